@@ -5,6 +5,7 @@
 export default {
   testEnvironment: '<rootDir>/tools/jest/open-handles-environment.js',
   setupFiles: ['<rootDir>/tools/jest/property-seed.js'],
+  testSequencer: '<rootDir>/tools/jest/longest-first.js',
   reporters: ['default', '<rootDir>/tools/jest/skip-reporter.js'],
   testMatch: [
     '<rootDir>/{packages,examples}/*/dist-test/**/*.test.js',

@@ -17,7 +17,7 @@ import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
 /**
  * `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. With --short it runs once, on
- * little memory and in seconds, as a smoke test: its figures mean nothing then.
+ * little memory and in seconds, as a smoke test, whose figures have no meaning.
  */
 const program = new Command('bench')
   .description('Godwit against the limits of this machine, as ratios measured in one run')

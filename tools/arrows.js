@@ -1,6 +1,6 @@
 /**
- * Who may import whom: the arrows between the packages, and no circles. `npm run check:arrows` applies it with
- * dependency-cruiser; type-only imports, `export ... from` and `import()` count as imports.
+ * The imports that are allowed between the packages (the arrows); circles are not. `npm run check:arrows` applies it
+ * with dependency-cruiser; type-only imports, `export ... from` and `import()` count as imports.
  *
  * A package is imported by its name, so it resolves to its built entry point: run `npm run build` first.
  */
@@ -13,7 +13,7 @@ const WORKERS = '^packages/workers/dist/';
 const OBSERVE = '^packages/observe/dist/';
 
 /**
- * The path of an installed package, wherever node_modules is.
+ * A pattern for the path of an installed package, in any node_modules folder.
  * @param {string} name
  */
 const installed = (name) => `(^|/)node_modules/${name}/`;

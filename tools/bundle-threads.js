@@ -1,6 +1,6 @@
 /**
  * Builds each thread of `packages/workers` into one file, `threads/NAME.js`, from what `tsc -b` has built: a thread that loads a hundred
- * modules one by one takes three times as long to start, and the guest waits for it.
+ * modules one by one takes three times as long to start, while the guest waits.
  *
  * `--check`: writes nothing, and fails when a file is not what it would write.
  */
@@ -23,7 +23,7 @@ const { outputFiles } = await build({
   platform: 'node',
   format: 'esm',
   target: 'node20',
-  // Their native parts lie beside them. That of msgpackr is for long strings, which frames do not have.
+  // These packages load native files from their own folders. The native file of msgpackr is for long strings, which frames do not have.
   external: ['koffi', 'msgpackr-extract'],
   define: { 'process.env.MSGPACKR_NATIVE_ACCELERATION_DISABLED': '"true"' },
   sourcemap: true,

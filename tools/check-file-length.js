@@ -1,4 +1,4 @@
-/** A source file holds one idea: one of more than 600 lines fails the check. */
+/** Checks the length of source files: a file should hold one idea, and one of more than 600 lines fails the check. */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 

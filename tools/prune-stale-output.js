@@ -1,6 +1,6 @@
 /**
- * Deletes what `tsc -b` once built from sources that are gone. tsc leaves such files behind: a deleted test would go on
- * running, a deleted module would go on shipping. Files that tsc did not make are left alone.
+ * Deletes the output of `tsc -b` for sources that no longer exist. tsc leaves such files behind, so that a deleted test
+ * would still run, and a deleted module would still be published. Files that tsc did not make are left alone.
  */
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';

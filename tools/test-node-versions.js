@@ -1,13 +1,15 @@
 /**
  * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
- * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
- * out, if it is exactly one of them, and under the others the tests that only compute: for .ci/run, where all that is here
- * has been run under it by then, and where those would take half of the time.
+ * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on
+ * npm and are kept in .cache/node. With --others the version that runs this is left out, if it is exactly one of them, and the
+ * others run the tests that can differ between versions (node-versions-scope.js): for .ci/run, where all that is here has been
+ * run under it by then.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { delimiter, join, resolve } from 'node:path';
+import { delimiter, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { rowOf } from './node-versions-scope.js';
 
 const VERSIONS = ['20', '22', '24'];
 
@@ -16,12 +18,8 @@ const cache = join(root, '.cache', 'node');
 const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
 
-/** Paths of tests of models, schedules and simulations, which touch nothing of Node that others do not. */
-const COMPUTING = [
-  '/test/dist/unit/(schedules|vfio-model|mutants)',
-  '/dist-test/(.*/)?simulat',
-  '/dist-test/policy-properties',
-];
+/** The test files of each version, for Jest; empty for all. */
+const chosen = values.others ? ['--', '--runTestsByPath', ...differing()] : [];
 
 /** A link that changes, with jitter, on several channels, and a guest that never converges. */
 const SIMULATION =
@@ -40,8 +38,7 @@ for (const version of VERSIONS) {
 
   const tallyFile = join(cache, `${version}.jsonl`);
   rmSync(tallyFile, { force: true });
-  const left = values.others ? ['--', '--testPathIgnorePatterns', ...COMPUTING] : [];
-  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...left], {
+  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...chosen], {
     cwd: root,
     env: { ...environment, TALLY_FILE: tallyFile },
     encoding: 'utf8',
@@ -89,8 +86,18 @@ for (const version of VERSIONS) {
   }
 }
 
+/** The test files that can differ between versions of Node, by their paths from the root. */
+function differing() {
+  const list = execFileSync('npm', ['run', '--silent', 'jest', '--', '--listTests', '--json'], {
+    cwd: root,
+    encoding: 'utf8',
+  });
+  const files = /** @type {string[]} */ (JSON.parse(list)).map((file) => relative(root, file));
+  return files.filter((file) => rowOf(file)?.runs !== false).sort();
+}
+
 /**
- * What `godwit simulate` prints under the `node` of an environment.
+ * The output of `godwit simulate` under the `node` of an environment.
  * @param {NodeJS.ProcessEnv} env
  */
 function simulate(env) {
@@ -122,7 +129,7 @@ function install(version) {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
   }
-  // Only `node` itself goes in front of PATH; npm stays the one that is there.
+  // Only `node` itself is put before PATH, so that npm stays the installed one.
   const binaries = join(folder, 'path');
   mkdirSync(binaries, { recursive: true });
   if (!existsSync(join(binaries, 'node'))) symlinkSync(binary, join(binaries, 'node'));

@@ -15,7 +15,7 @@ const MIB = 2 ** 20;
 const TARGET_MS = 10;
 const CANNOT_RUN_HERE = 3;
 const VCPUS = 2;
-/** How long the guest runs before each snapshot; the last part of it is what its speed is compared with. Milliseconds. */
+/** How long the guest runs before each snapshot; its speed in the last part of this time is the reference. Milliseconds. */
 const WARM_MS = 1000;
 const SPEED_MS = 500;
 
@@ -35,7 +35,7 @@ interface Saved {
 }
 
 /**
- * `npm run bench -- background`: snapshots of a KVM guest that writes flat out and runs on: how long it is paused, and how far it is slowed
+ * `npm run bench -- background`: saves snapshots of a KVM guest that writes flat out and runs on, and measures its pause and its speed
  * while its pages are saved.
  */
 export async function backgroundBenchmark({ runs, size, json }: BackgroundOptions): Promise<void> {
@@ -83,8 +83,8 @@ async function saveAll({
   try {
     await machine.prepared();
     await machine.resume();
-    // What the guest leaves alone: it writes zeros there, which is nothing to it, and makes it populated.
-    // It has been everywhere in its working set: a MiB that it has not seen would be taken for its own.
+    // Every MiB that is still all zero is outside the working set, and is filled below so that it is populated. The guest must have written
+    // its whole working set before: a MiB of it that is still zero would be overwritten.
     while (mark(machine).writes < memoryBytes / 2 / 4096) await sleep(WARM_MS / 10);
     await machine.pause();
     for (const block of machine.memory.blocks) {
@@ -112,9 +112,9 @@ async function save(machine: Machine, background: WriteProtectionThreads, path: 
   const to = mark(machine);
   const saving = migrate(machine, connectTo(file({ path })), {
     ...{ background, description: machine.description },
-    // A pause that is too long is what this is to show.
+    // No bound: the benchmark is to show a pause that is too long.
     pauseLimitMs: 0,
-    // A disk may take its time for the name of the file.
+    // On a slow disk the rename of the file may take long.
     switchoverTimeoutMs: 300_000,
   });
   let resumed = to;

@@ -4,7 +4,7 @@ import { median, type Report } from '../report.js';
 const PAGE_BYTES = 4096;
 
 /**
- * Measures the cost of a round before a byte is sent, for a large guest: the kernel's words are ORed into the engine's bitmap (the
+ * Measures the time of a round before a byte is sent, for a large guest: the kernel's words are ORed into the engine's bitmap (the
  * harvest), counted, and walked as coalesced runs. 1 % of the pages are dirty, scattered at random.
  */
 export async function bitmapBenchmark(options: {

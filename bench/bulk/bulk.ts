@@ -17,7 +17,7 @@ const PATH: PagePath = { over: 'tcp', channels: 0, workers: false };
  * Sends 2 GiB (by default) of random RAM from one process to another over loopback TCP, alternately with a raw `send`/`recv` loop and
  * with Godwit, into memory of the same kind:
  *
- * - `ready`: every page is populated already; this compares the two loops and is the figure that counts;
+ * - `ready`: every page is populated already; this compares the two loops and is the main figure;
  * - `fresh`: the destination's memory is all holes, as for a new guest. This mostly measures page faults, in a virtual machine those of
  *   its host too: memory that was freed more than two seconds ago may have been given back (free page reporting), and a run then takes
  *   twice as long as the one before it, with either loop.

@@ -62,7 +62,7 @@ export interface Figures {
   readonly ramMs: number;
   readonly totalMs: number;
   readonly wireBytes: number;
-  /** Only of an observed migration: sampling every millisecond takes a tenth of the time of a busy machine. */
+  /** Only for an observed migration: sampling every millisecond takes a tenth of the time on a busy machine. */
   readonly observed: Observed | undefined;
 }
 
@@ -224,13 +224,13 @@ function fill(memory: MappedGuestMemory): void {
   }
 }
 
-/** Populates every page now, so that the kernel's page faults are not measured. */
+/** Populates every page before the measurement, so that it does not include the kernel's page faults. */
 function touch(memory: MappedGuestMemory): void {
   for (const { hostAddress, byteLength } of memory.blocks)
     madvise(hostAddress, byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
 }
 
-/** The same memory as of an embedder that keeps all of it allocated: without holes and `discard`. */
+/** The memory without holes and `discard`, as for an embedder that keeps all of it allocated. */
 function withoutHoles(memory: MappedGuestMemory): AttachableMemory {
   return {
     pageSize: memory.pageSize,

@@ -2,7 +2,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import type { Figures, MemoryKind, Observed, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
 
-/** The figures of a migration that was observed while it ran; it was not timed. */
+/** The figures of a migration that was observed while it ran, and not timed. */
 export interface ObservedMigration extends Observed {
   readonly destinationExtraBytes: number;
 }

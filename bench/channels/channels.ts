@@ -29,7 +29,7 @@ const OBSERVED = 3;
  * Sends random RAM from one process to another on page channels, and compares with a raw `send`/`recv` loop of the same bytes: on worker
  * threads over TCP and UNIX sockets, on the main thread, and over TLS (compared with Node's own). In every run each path is measured
  * once, right after its reference; the ratios are of these pairs. The event loop and the memory are observed in separate migrations. The
- * destination's pages are populated already (`ready`), so that the loops are compared and not the kernel's page faults.
+ * destination's pages are populated already (`ready`), so that the figures compare the loops and not the kernel's page faults.
  */
 export async function channelsBenchmark(options: {
   readonly byteLength: number;

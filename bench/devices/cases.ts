@@ -4,7 +4,7 @@ import type { DeviceShape } from './waiting-device.js';
 export interface DeviceCase {
   readonly name: string;
   readonly devices: readonly DeviceShape[];
-  /** Bytes a second of the link; as fast as loopback is by default. */
+  /** Bytes per second of the link; by default the rate of loopback. */
   readonly linkRate?: number;
   readonly pageChannels?: number;
   readonly force?: boolean;
@@ -20,7 +20,7 @@ function four(parallel: boolean): DeviceShape[] {
   return Array.from({ length: 4 }, () => ({ bytes: 4096, saveMs: WAIT_MS, loadMs: WAIT_MS, parallel }));
 }
 
-/** `bytes` is the state of the large devices, and `linkRate` the slow link. */
+/** `bytes` is the size of the large devices' state, and `linkRate` the rate of the slow link. */
 export function deviceCases(bytes: number, linkRate: number): readonly DeviceCase[] {
   const megabytes = `${bytes / MB} MB at ${linkRate / MB} MB/s`;
   return [

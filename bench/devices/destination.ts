@@ -5,7 +5,7 @@ import { onWorkers } from '@godwit/workers';
 import type { DeviceCase } from './cases.js';
 import { End } from './end.js';
 
-/** What the process of the destination says: where it listens, and then what it used. */
+/** The messages of the destination's process: its port, and at the end the memory that it used. */
 export type Said = { readonly port: number } | { readonly mostBytes: number };
 
 const [chosen] = (await once(process, 'message')) as [DeviceCase];

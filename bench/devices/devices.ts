@@ -10,11 +10,11 @@ import type { Said } from './destination.js';
 import { End } from './end.js';
 
 export interface DevicesOptions {
-  /** Of the large devices. MB. */
+  /** The state of the large devices. MB. */
   readonly size: number;
-  /** Of the slow link. MB/s. */
+  /** The rate of the slow link. MB/s. */
   readonly link: number;
-  /** Only cases whose name has this in it. */
+  /** Only cases whose name contains this text. */
   readonly only: string;
   readonly json: boolean;
 }
@@ -28,7 +28,10 @@ interface Moved {
   readonly destinationBytes: number;
 }
 
-/** The most that either end may use beside the guest's memory: what a destination holds by default, and the engine. MiB. */
+/**
+ * The most memory that either end may use beside the guest's: the device state that a destination holds by default, and the
+ * engine's own. MiB.
+ */
 const MOST_MIB = 320;
 
 /** Migrates VMs with many, large, slow and waiting devices to another process, over TCP; every byte of state is checked there. */

@@ -42,7 +42,7 @@ export class End {
   }
 }
 
-/** Resident memory that is not shared: the guest's memory is a memory file's (RssShmem in proc(5)). */
+/** Resident memory that is not shared: the guest's memory is a memory file, which counts as shared (RssShmem in proc(5)). */
 function residentBytes(): number {
   const status = readFileSync('/proc/self/status', 'utf8');
   const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);

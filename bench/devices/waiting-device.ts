@@ -1,23 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MigratableDevice } from '@godwit/core';
 
-/** What a device has, and how long its hardware takes. */
+/** The state of a device, and the times of its hardware. */
 export interface DeviceShape {
-  /** Bytes of state in all. */
+  /** All bytes of state. */
   readonly bytes: number;
-  /** Of these, bytes that it yields while the guest runs. */
+  /** The part of `bytes` that the device yields while the guest runs. */
   readonly precopyBytes?: number;
   /** Milliseconds in which its hardware saves, and loads, before the first byte and after the last. */
   readonly saveMs?: number;
   readonly loadMs?: number;
-  /** Bytes a second that its `load` takes; as fast as they come by default. */
+  /** Bytes per second that its `load` takes; by default as fast as they come. */
   readonly loadRate?: number;
   readonly parallel?: boolean;
 }
 
 const PIECE_BYTES = 2 ** 20;
 
-/** A device that waits as hardware does: its processor is not this machine's. Its `load` checks every byte. */
+/** A device that waits like hardware, without using this machine's processors. Its `load` checks every byte. */
 export class WaitingDevice implements MigratableDevice {
   readonly id: string;
   readonly version = 1;
@@ -29,7 +29,7 @@ export class WaitingDevice implements MigratableDevice {
     this.id = id;
     this.#shape = shape;
     this.parallel = shape.parallel ?? false;
-    // A device has `precopy` or has not: the engine looks whether it is there.
+    // The method is set only where it is used: the engine checks whether a device has `precopy`.
     if (shape.precopyBytes !== undefined) this.precopy = () => this.#pieces(shape.precopyBytes as number);
   }
 
@@ -73,7 +73,7 @@ export class WaitingDevice implements MigratableDevice {
     return [];
   }
 
-  /** The state from where it was yielded to, up to byte `end`. */
+  /** Yields the state from the last yielded byte up to byte `end`. */
   async *#pieces(end: number): AsyncGenerator<Uint8Array> {
     while (this.#yielded < end) {
       const length = Math.min(PIECE_BYTES, end - this.#yielded);
@@ -83,7 +83,7 @@ export class WaitingDevice implements MigratableDevice {
   }
 }
 
-/** The state repeats itself after so many bytes, which is no divisor of any piece. */
+/** The state repeats after this many bytes, a number that divides no piece. */
 const PERIOD = 65_521;
 const STATE = Uint8Array.from({ length: PIECE_BYTES + PERIOD }, (_, at) => (at % PERIOD) ^ ((at % PERIOD) >> 8));
 

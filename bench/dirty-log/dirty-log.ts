@@ -8,23 +8,23 @@ const PAGE_BYTES = 4096;
 const DIRTY_PAGES = [500, 5_000, 20_000] as const;
 /** Pages that the engine re-arms in one call. */
 const CHUNK_PAGES = 4096;
-/** How long the guest writes before each harvest, and how often it writes each page meanwhile, if it can. */
+/** How long the guest writes before each harvest, and how often it is to write each page in that time. */
 const WRITE_MS = 300;
 const TIMES_EACH = 1.2;
 
-/** What one harvest has cost, in milliseconds. */
+/** The time of one harvest, in milliseconds. */
 interface Cost {
   readonly harvestMs: number;
-  /** The log's pages are re-armed afterwards, by the engine; the ring's are already. */
+  /** Time to re-arm the pages: the engine re-arms those of the log after the harvest; those of the ring are already re-armed. */
   readonly rearmMs: number;
   readonly dirtyPages: number;
-  /** Entries of the ring: more than pages where KVM emulates instructions, since it then logs every store. */
+  /** Entries of the ring: more than the dirty pages where KVM emulates instructions, since it then logs every store. */
   readonly entries: number;
 }
 
 /**
- * Compares KVM's dirty log with its dirty rings: what a harvest costs, of a paused guest that has written so many pages, in guests of three
- * sizes of which most is untouched.
+ * Compares KVM's dirty log with its dirty rings: the time of a harvest of a paused guest, for several numbers of written pages, in guests
+ * of three sizes whose memory is mostly untouched.
  */
 export async function dirtyLogBenchmark(options: {
   readonly byteLength: number;
@@ -83,7 +83,7 @@ async function costOf(dirtyRing: boolean, memoryBytes: number, pages: number, ru
       const harvested = performance.now();
       rearm(tracker, into);
       const end = performance.now();
-      // The first one warms up.
+      // The first harvest is a warm-up.
       const cost = { harvestMs: harvested - start, rearmMs: end - harvested, dirtyPages: into.count(), entries };
       if (run > 0) all.push(cost);
       await machine.resume();

@@ -43,7 +43,7 @@ export async function encodingsBenchmark(options: {
   try {
     const [port] = (await once(destination, 'message')) as [number];
     const move = (settings: Settings, bytesPerSecond?: number) => migration(guest, port, settings, bytesPerSecond);
-    // The first ones are warm-up for the JIT compiler.
+    // The first migrations are a warm-up for the JIT compiler.
     await move({});
     await move({ ...both }, SLOW_LINK);
 

@@ -13,7 +13,7 @@ import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { type EstimatedGuest, GUESTS } from './guests.js';
 
 const DOWNTIME_LIMIT_MS = 300;
-/** A guest of 256 MiB that has not converged by then does not. */
+/** A guest of 256 MiB that has not converged within this time counts as not converging. */
 const BUDGET_MS = 20_000;
 /** How many of 20 estimates may be wrong about convergence. */
 const MOST_WRONG = 1;

@@ -3,7 +3,10 @@ import type { MigratableDevice } from '@godwit/core';
 
 const PIECE_BYTES = 2 ** 20;
 
-/** A device with so many bytes of state, which takes its time to load them and says so, as firmware does that knows itself. */
+/**
+ * A device with a given size of state and a given time to load it, which it announces (`expectedLoadMs`), like firmware that
+ * knows its own times.
+ */
 export class BallastDevice implements MigratableDevice {
   readonly id = 'ballast';
   readonly version = 1;

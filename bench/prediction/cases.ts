@@ -37,7 +37,7 @@ const USUAL: PredictionCase = {
 
 type Change = Partial<Omit<PredictionCase, 'name'>>;
 
-/** One axis at a time around the usual guest, and pairs of axes that meet in practice. In short form, every n-th is taken. */
+/** Changes of one setting of the usual guest, and of pairs of settings that occur together in practice. */
 const CHANGES: readonly (readonly [name: string, change: Change])[] = [
   ['usual', {}],
   ['idle', { workingSetBytes: 0 }],
@@ -91,5 +91,5 @@ const CHANGES: readonly (readonly [name: string, change: Change])[] = [
 
 export const CASES: readonly PredictionCase[] = CHANGES.map(([name, change]) => ({ ...USUAL, ...change, name }));
 
-/** Twelve of them, spread over all axes. */
+/** Twelve of the cases, with changes of all settings. */
 export const SHORT_CASES: readonly PredictionCase[] = CASES.filter((_, index) => index % 4 === 0);

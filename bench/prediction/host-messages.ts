@@ -5,7 +5,7 @@ import type { Simulated } from './simulated.js';
 /** How long closing may take before the process is killed. Milliseconds. */
 export const LAST_RESORT_MS = 10_000;
 
-/** What was predicted at the decision to switch over, and what then was. */
+/** The downtime predicted at the decision to switch over, and the actual one. */
 export interface Outcome {
   readonly predictedMs: number;
   readonly rangeMs: readonly [low: number, high: number];
@@ -13,7 +13,7 @@ export interface Outcome {
   readonly rounds: number;
   readonly attempts: number;
   readonly totalMs: number;
-  /** What the simulator makes of it, if it was asked. */
+  /** The simulation of the same migration, if requested. */
   readonly simulated?: Simulated;
   readonly terms: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
 }
@@ -34,7 +34,7 @@ export interface HostCommands {
   close: { request: null; reply: null };
 }
 
-/** The processes say nothing but answers. */
+/** The processes send answers only. */
 export interface HostMessage {
   readonly type: 'none';
 }

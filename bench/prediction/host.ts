@@ -23,7 +23,7 @@ import { simulateLive } from './simulated.js';
 
 const MEMORY_BYTES = 512 * 2 ** 20;
 
-/** Least and most milliseconds for which the guest runs before it is migrated, to write its working set once. */
+/** The shortest and the longest time for which the guest runs before it is migrated, to write its working set once. Milliseconds. */
 const WARM_UP_MS = { least: 500, most: 3000 };
 const PAGE = 4096;
 
@@ -37,7 +37,7 @@ class Host {
       const workload = { workingSetBytes, order, wholePages, pagesPerSecond };
       this.#machine = await Machine.create({ memoryBytes: MEMORY_BYTES, vcpus, overcommit: true, workload });
       await this.#machine.resume();
-      // Pages that were never written are holes, which cost nothing to send.
+      // Pages that were never written are holes, which take no time to send.
       const onceMs = pagesPerSecond === 0 ? 0 : (workingSetBytes / PAGE / pagesPerSecond) * 1000;
       await sleep(Math.min(WARM_UP_MS.most, WARM_UP_MS.least + onceMs));
       return null;

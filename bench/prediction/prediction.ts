@@ -7,7 +7,7 @@ import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-mess
 import { qemuFigures } from './qemu-figure.js';
 import { HEAD, line, type Run, runOf, SIMULATED_HEAD, simulatedSummary, summary, totalsOf } from './table.js';
 
-/** Of the twelve cases of the short form, so many at least have to lie inside the interval, in one of two passes. */
+/** In the short form, at least this many of the twelve cases have to be inside their interval, in one of two passes. */
 const LEAST_INSIDE = 8;
 const PASSES = 2;
 
@@ -19,11 +19,11 @@ export interface PredictionOptions {
   /** Only cases whose name contains this text. */
   readonly only: string;
   readonly short: boolean;
-  /** Every term, under each line. */
+  /** Whether every term is printed, below each line. */
   readonly terms: boolean;
-  /** Simulates each migration too. */
+  /** Whether each migration is simulated too. */
   readonly simulate: boolean;
-  /** QEMU's own prediction of the sweep guest's downtime below the table, and Godwit's. */
+  /** Whether QEMU's own prediction of the sweep guest's downtime, and Godwit's, are printed below the table. */
   readonly qemu: boolean;
   readonly json: boolean;
 }
@@ -32,8 +32,8 @@ type Host = CommandProcess<HostCommands, HostMessage>;
 
 /**
  * `npm run bench -- prediction`: migrates a KVM guest over loopback, in many settings, and compares the downtime that was predicted at the
- * decision with the one that the guest then saw. With `short`, 12 cases once each: the exit status is 1 when fewer than 8 lie inside
- * their interval, and in a second pass again, since others may have used the machine in the first.
+ * decision with the one that the guest saw. With `short`, 12 cases run once each: the exit status is 1 when fewer than 8 are inside their
+ * interval in each of two passes; there is a second pass because other processes may have disturbed the first.
  */
 export async function predictionBenchmark(options: PredictionOptions): Promise<void> {
   const { times, only, short, json } = options;

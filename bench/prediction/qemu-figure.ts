@@ -10,8 +10,8 @@ const CASES: readonly CaseName[] = ['sweep', 'sweep-limited'];
 const ms = (value: number | undefined): string => (value === undefined ? 'nothing' : `${value.toFixed(0)} ms`);
 
 /**
- * What QEMU says of the same idea, its `expected-downtime`, and what then is: the sweep guest, moved `times` times by the newest QEMU and by
- * Godwit in turns. A line for each; where there is no QEMU, why.
+ * Compares QEMU's own prediction, `expected-downtime`, with the actual downtime: the newest QEMU and Godwit move the sweep guest `times`
+ * times each, in turns. Returns a line for each move; without QEMU, a line with the reason.
  */
 export async function qemuFigures(times: number): Promise<readonly string[]> {
   const report = (text: string): void => void process.stderr.write(`prediction: ${text}\n`);

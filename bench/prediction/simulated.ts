@@ -3,13 +3,13 @@ import { type DeviceScenario, type Scenario, simulate } from '@godwit/core/simul
 import type { PredictionCase } from './cases.js';
 import { liveSettings } from './settings.js';
 
-/** What the simulator makes of a migration that was live. Milliseconds. */
+/** The simulated times of a live migration. Milliseconds. */
 export interface Simulated {
   readonly totalMs: number;
   readonly downtimeMs: number;
 }
 
-/** What the simulator cannot know and has to be told: of the guest, what an estimate sees; of hosts and link, what the rounds show. */
+/** The measurements that the simulator needs: of the guest, those of an estimate; of hosts and link, those that the rounds show. */
 export interface Seen {
   readonly sample: GuestSample;
   readonly vcpus: number;
@@ -40,7 +40,9 @@ function scenarioOf({ channels, deviceBytes, loadMs, encodings }: PredictionCase
   };
 }
 
-/** A vCPU is saved and loaded by its own thread, in a millisecond or a few; the machine has as many of them as it has processors. */
+/**
+ * Each vCPU is saved and loaded by its own thread, in one to a few milliseconds; the machine has as many of them as it has processors.
+ */
 function ownDevices({ vcpus, stateBytes }: Seen): readonly DeviceScenario[] {
   return Array.from({ length: vcpus }, (_, index) => ({
     id: `vcpu${index}`,
@@ -55,13 +57,13 @@ function linkRate({ rounds }: MigrationSummary): number {
   return rates.at(-1) ?? 1e9;
 }
 
-/** How fast a thread looks at pages and encodes them, in bytes of guest memory per second. */
+/** How fast a thread scans pages and encodes them, in bytes of guest memory per second. */
 function scanRate({ rounds }: MigrationSummary): number {
   const [bytes, ms] = rounds.reduce(([b, t], round) => [b + round.rawBytes, t + round.scanMs], [0, 0]);
   return ms > 0 ? (bytes / ms) * 1000 : Number.POSITIVE_INFINITY;
 }
 
-/** By how pages were encoded that were sent again. */
+/** The encoding of the scenario, derived from the pages that were sent again. */
 function encodingOf({ rounds }: MigrationSummary, pageSize: number): NonNullable<Scenario['encoding']> {
   const again = rounds.slice(1);
   const sum = (of: (round: (typeof rounds)[number]) => number) => again.reduce((total, round) => total + of(round), 0);
@@ -69,7 +71,7 @@ function encodingOf({ rounds }: MigrationSummary, pageSize: number): NonNullable
   const pages = sum((round) => round.pages.delta + round.pages.raw + round.pages.compressed);
   if (pages === 0) return {};
   const share = 1 - sum(({ savedBytes }) => savedBytes) / (pages * pageSize);
-  // Deltas save nearly all of a page: what was sent is that of the others, or of all alike.
+  // A delta saves nearly all of a page, so that the sent bytes are those of the other pages, or of all pages when there are no others.
   const deltaShare = deltas / pages;
   const ratio = Math.min(1, Math.max(0.01, share));
   return deltaShare > 0 ? { deltaShare, deltaRatio: ratio } : { compressedRatio: ratio };

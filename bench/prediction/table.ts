@@ -17,9 +17,9 @@ export interface Totals {
   readonly inside: number;
   readonly share: number;
   readonly medianErrorMs: number;
-  /** Of the predicted, over the actual downtime. */
+  /** The median of the predicted downtime divided by the actual one. */
   readonly medianError: number;
-  /** Of runs, those that are within a fifth or 3 ms. */
+  /** The number of runs whose prediction is within a fifth, or 3 ms, of the actual downtime. */
   readonly near: number;
 }
 
@@ -45,7 +45,7 @@ export function totalsOf(runs: readonly Run[]): Totals {
 
 const ms = (value: number): string => value.toFixed(value < 10 ? 1 : 0);
 
-/** `predicted [interval] actual`, and how far off. */
+/** `predicted [interval] actual`, and the error. */
 export function line(run: Run): string {
   const interval = `[${ms(run.rangeMs[0])}, ${ms(run.rangeMs[1])}]`;
   const error = `${run.errorMs >= 0 ? '+' : ''}${ms(run.errorMs)}`;
@@ -62,14 +62,14 @@ export function line(run: Run): string {
   return columns.join(' ');
 }
 
-/** Live and simulated: total and downtime. */
+/** The total time and the downtime, live and simulated. */
 function simulated({ totalMs, actualMs }: Run, { totalMs: total, downtimeMs: down }: Simulated): string {
   return `  total ${ms(totalMs)} / ${ms(total)}, downtime ${ms(actualMs)} / ${ms(down)}`;
 }
 
 export const SIMULATED_HEAD = '  live / simulated, ms';
 
-/** How far the simulated totals and downtimes are off, and which are the worst. A line each, or nothing. */
+/** The errors of the simulated total times and downtimes, with the worst cases: a line each, or an empty text. */
 export function simulatedSummary(runs: readonly Run[]): string {
   const compared = runs.flatMap(({ name, totalMs, actualMs, simulated: other }) =>
     other === undefined ? [] : [{ name, total: off(other.totalMs, totalMs), down: off(other.downtimeMs, actualMs) }],

@@ -15,7 +15,7 @@ interface CpuProfile {
 /** Calls of one function from the same callers. */
 export interface Call {
   readonly name: string;
-  /** The file, by its last two folders, and the line; empty for what is no JavaScript. */
+  /** The file, by its last two folders, and the line; empty for frames that are no JavaScript. */
   readonly place: string;
   /** Milliseconds on the stack, callees included. */
   ms: number;
@@ -24,13 +24,13 @@ export interface Call {
 
 /** One thread of a process, in a window of time. */
 export interface ThreadProfile {
-  /** `main`, or the file that the thread runs. */
+  /** `main`, or the file of the thread's first module. */
   readonly thread: string;
-  /** All of the window; its callees are the outermost calls. */
+  /** The whole window; its callees are the outermost calls. */
   readonly root: Call;
 }
 
-/** Frames that say what the thread did when it ran no JavaScript. They are shown as callees of whoever is above them. */
+/** Frames of a thread that runs no JavaScript. They are shown as callees of the frame above them. */
 const IDLE = '(idle)';
 
 /** Reads the profile of a thread, of the time between two moments (microseconds, as of `process.hrtime`). */

@@ -3,14 +3,14 @@ import type { Call, ThreadProfile } from './cpu-profile.js';
 const WIDTH = 1400;
 const ROW = 17;
 const TITLE = 34;
-/** Narrower calls are left out: nobody sees them. */
+/** Narrower calls are left out, since they are invisible. */
 const LEAST_WIDTH = 0.4;
-/** Wide enough for a few letters. */
+/** The smallest width of a box with text, which fits a few letters. */
 const LEAST_TEXT = 24;
 const LETTER = 6.6;
 
 /**
- * Draws a flame graph as SVG, without scripts: a box for each call, as wide as its time, above its caller's; the pointer shows name, place
+ * Draws a flame graph as SVG, without scripts: a box for each call, as wide as its time, above its caller's; the tooltip has name, place
  * and time. The outermost calls are at the bottom.
  */
 export function flameGraph(title: string, { root }: ThreadProfile): string {
@@ -54,7 +54,10 @@ function box({ name, place, ms }: Call, x: number, y: number, width: number, all
   );
 }
 
-/** Of what is not JavaScript grey; of Godwit's own code warm; of Node's and of dependencies' cool. The shade is the name's. */
+/**
+ * The colour of a call: grey for frames that are no JavaScript, warm for Godwit's own code, cool for Node's and dependencies'. The shade
+ * depends on the name.
+ */
 function colorOf(name: string, place: string): string {
   let shade = 0;
   for (const letter of name) shade = (shade * 31 + letter.charCodeAt(0)) % 40;

@@ -9,13 +9,13 @@ import { idleMs, readProfile } from './cpu-profile.js';
 import { flameGraph } from './flame-graph.js';
 
 export interface ProfileOptions {
-  /** The way to do it: part of an entrant's name, such as `main thread`. Empty: the default one. */
+  /** The entrant: a part of its name, such as `main thread`. Empty: the default entrant. */
   readonly way: string;
   /** The folder for the pictures. */
   readonly out: string;
 }
 
-/** A process of which V8 takes samples, and the time in which it was looked at. Microseconds of CLOCK_MONOTONIC. */
+/** A process that V8 samples, and the time window of the profile. Microseconds of CLOCK_MONOTONIC. */
 interface Watched {
   readonly role: string;
   readonly folder: string;
@@ -27,7 +27,7 @@ const CANNOT_RUN_HERE = 3;
 
 /**
  * `npm run profile -- CASE`: runs a case of the judge once, with Godwit alone, and writes a flame graph for every thread of the source and
- * of the destination, of the time of the migration (or of the save, and of the restore). Prints where they are.
+ * of the destination, for the time of the migration (or of the save, and of the restore). Prints the paths.
  */
 export async function profile(name: CaseName, { way, out }: ProfileOptions): Promise<void> {
   if (!hasKvm()) {
@@ -71,7 +71,7 @@ function writePictures({ role, folder, from, until }: Watched, name: string, out
   }
 }
 
-/** Godwit in processes that are profiled; what it does is watched from the command to the end. */
+/** Godwit in profiled processes; the window of a profile reaches from the command to its end. */
 function profiled(samples: string, all: Watched[]): Vmm {
   const started = (role: string): Watched => {
     const one = { role, folder: join(samples, `${all.length}-${role}`), from: Number.POSITIVE_INFINITY, until: 0 };

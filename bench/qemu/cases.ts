@@ -21,7 +21,7 @@ export interface Contestants {
 }
 
 const SETTINGS: MoveSettings = { channels: 0, downtimeLimitMs: 300, bytesPerSecond: 0, deltas: false };
-/** The budget of a migration that ends in seconds. */
+/** The budget of a migration that takes only seconds. */
 const AMPLE: Patience = { budgetMs: 120_000, thenDowntimeLimitMs: 600_000 };
 /** The sweep of an idle guest. */
 const IDLE: Required<Sweep> = { first: MIB, end: MIB, passes: 1 };
@@ -69,7 +69,7 @@ function movers(
   ];
 }
 
-/** Moves of the sweep guest by post-copy from the start. */
+/** The entrants for moves of the sweep guest by post-copy from the start. */
 function postcopies(
   { newest, godwit, disk }: Contestants,
   channels: { readonly qemu: readonly number[]; readonly godwit: readonly MoveSettings['channels'][] },

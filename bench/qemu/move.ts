@@ -9,7 +9,7 @@ const MIB = 2 ** 20;
 /** Time limit of a run without the migration's own budget, in milliseconds: on a busy machine a guest takes long to boot. */
 const LONGEST_MS = 180_000;
 
-/** The part of its speed that a guest has to have again after a migration by post-copy. */
+/** The part of its former speed that a guest has to reach after a migration by post-copy. */
 const NEARLY = 0.9;
 
 /** A migration from one new process to another. */
@@ -17,7 +17,7 @@ export interface Move {
   readonly spec: GuestSpec;
   readonly settings: MoveSettings;
   readonly patience: Patience;
-  /** Bytes that the destination will allocate, which are warmed before. */
+  /** Bytes that the destination will allocate, which are warmed before the migration. */
   readonly warmBytes: number;
   /** The link's rate; undefined for that of loopback. */
   readonly linkBytesPerSecond?: number;

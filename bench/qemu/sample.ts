@@ -17,7 +17,7 @@ export const FIGURES = {
   loadMs: 'load, ms',
   /** Threads that waited for a page. */
   faults: 'faults',
-  /** Of the waits: the upper end of the bucket of a log2 histogram in which the median is, 99 % are, 99.9 % are, and the longest is. */
+  /** The median, the 99 % and the 99.9 % quantile, and the maximum of the waits: the upper ends of their buckets in a log2 histogram. */
   faultMedianUs: 'fault: median below, us',
   fault99Us: '99 % below, us',
   fault999Us: '99.9 % below, us',

@@ -29,11 +29,11 @@ export interface MoveSettings {
   /** Whether pages are sent as deltas (QEMU: XBZRLE). */
   readonly deltas: boolean;
   /**
-   * By post-copy from the start, with a thread for urgent pages on a channel of its own (QEMU: postcopy-preempt), and so many bytes per
-   * second for the other pages; 0: no limit. Undefined: the guest's memory comes before it runs.
+   * The limit, in bytes per second, for pages that are not urgent, in a migration by post-copy from the start, with a thread for urgent
+   * pages on a channel of its own (QEMU: postcopy-preempt); 0: no limit. Undefined: by pre-copy.
    */
   readonly postcopyBytesPerSecond?: number;
-  /** Both main threads are blocked for so long again and again, in milliseconds; Godwit only. Default 0. */
+  /** How long both main threads are blocked, again and again, in milliseconds; Godwit only. Default 0. */
   readonly blockedMs?: number;
 }
 
@@ -74,9 +74,9 @@ export interface VmmProcess {
    * After a migration by post-copy to here: how many page faults took 2^n to 2^(n+1) microseconds, for each n, as the VMM has counted them.
    */
   faultLatencies(): Promise<readonly number[]>;
-  /** How many pages the guest sweeps in a millisecond; where the VMM can tell. */
+  /** How many pages the guest sweeps in a millisecond; missing if the VMM cannot measure this. */
   speed?(): Promise<number>;
-  /** Resolves with the time at which the guest that has come here was as fast for the first time, once all its memory is here. */
+  /** Resolves with the time at which the guest first reached `speed` here; resolves only once all of its memory is here. */
   reaches?(speed: number): Promise<number>;
   /** Saves the guest to a new file; resolves when the VMM reports that it is done. */
   save(path: string, settings: MoveSettings): Promise<void>;

@@ -11,7 +11,7 @@ import { forget } from '../qemu/memory/page-cache.js';
 import { median, printReport, type Row } from '../report.js';
 
 const MIB = 2 ** 20;
-/** The longest from the call to the running guest, into a VM that stands. Milliseconds. */
+/** The longest time from the call of `receive` to the running guest, in a VM that was built before. Milliseconds. */
 const TARGET_MS = 20;
 const CANNOT_RUN_HERE = 3;
 
@@ -25,12 +25,12 @@ export interface RestoreOptions {
 interface Snapshot {
   readonly name: string;
   readonly memoryBytes: number;
-  /** Of these so many are filled. */
+  /** The bytes of the guest's memory that are filled. */
   readonly filledBytes: number;
 }
 
 interface Restored {
-  /** Milliseconds from the call of `receive` until the guest ran, until all of its memory was there, and what building the VM took before. */
+  /** Milliseconds from the call of `receive` until the guest ran, and until all of its memory was loaded; then those of building the VM. */
   readonly runningMs: number;
   readonly wholeMs: number;
   readonly builtMs: number;

@@ -6,7 +6,7 @@ import { markdown, withVerdict } from '../qemu/table.js';
 
 const sample = (totalMs: number, more: Partial<Sample> = {}): Sample => ({ figures: { totalMs }, ...more });
 
-/** A case whose entrants take what is listed for them, one after the other. */
+/** A case whose entrants return the listed samples, one after the other. */
 function play(entrants: Readonly<Record<string, readonly (Sample | Error)[]>>) {
   const order: string[] = [];
   const one: Case = {

@@ -7,9 +7,9 @@ import { Type1, VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET } from '@godwit/vfio/un
 import { median, type Row } from '../report.js';
 
 const PAGE_BYTES = 4096;
-/** One page each, with a hole behind it, as a guest's driver maps its buffers by a virtual IOMMU. */
+/** The number of mappings: one page each, followed by a hole, as a guest's driver maps its buffers by a virtual IOMMU. */
 const MAPPINGS = 100_000;
-/** Every so many mappings one is dirty. */
+/** One of this many mappings is dirty. */
 const DIRTY_EVERY = 100;
 
 /** A kernel that maps, unmaps and reads logs in no time. */
@@ -36,7 +36,7 @@ class ImmediateKernel implements KernelPort {
   };
 }
 
-/** What 100,000 mappings cost beside the kernel's part of it: to make them all, and to harvest them. */
+/** Measures the cost of 100,000 mappings without the kernel's part: that of making them, and that of harvesting them. */
 export async function mappingRows(runs: number): Promise<readonly Row[]> {
   const mapMs: number[] = [];
   const harvestMs: number[] = [];

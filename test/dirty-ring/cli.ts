@@ -1,6 +1,6 @@
 /**
  * `npm run test:dirty-ring -- [--times N] [--entries N]`: moves a live KVM guest whose writes are logged in dirty rings there and back
- * between two processes, compares the memory of both sides each time, and lets the guest be examined.
+ * between two processes, and compares the memory of both sides and examines the guest after each move.
  */
 import { parseArgs } from 'node:util';
 import { hostSupport } from '@godwit/linux';
@@ -8,7 +8,7 @@ import type { Moved } from './host-messages.js';
 import { roundTrips } from './round-trips.js';
 
 const MIB = 2 ** 20;
-/** How often to say how far it is. */
+/** Migrations between two messages of progress. */
 const SAY_EVERY = 20;
 
 const { values } = parseArgs({

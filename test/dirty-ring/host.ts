@@ -44,7 +44,7 @@ class Host {
       const { description } = guest.machine;
       const migration = migrate(guest.machine, connectTo(tcp({ host: '127.0.0.1', port })), {
         ...{ description, verify: true, downtimeLimitMs: 200, pauseLimitMs: PAUSE_LIMIT_MS },
-        // On a busy host too it is to move: what is tested is which pages arrive, and not how soon.
+        // The guest has to move on a busy host too: the test is about which pages arrive, not about how soon.
         policy: firstOpinion(withinDowntimeLimit, roundCap(MOST_ROUNDS, 'switchover')),
       });
       const summary = await migration.result;

@@ -6,7 +6,7 @@ import { type HostCommands, LAST_RESORT_MS, type Moved } from './host-messages.j
 export interface RoundTrips {
   readonly config: MachineConfig & { readonly dirtyRing: number | boolean };
   readonly times: number;
-  /** Called after each migration, with what is wrong with the guest since. */
+  /** Called after each migration, with what is wrong with the guest since then. */
   readonly onMoved: (moved: Moved, problems: readonly string[]) => void;
 }
 

@@ -1,6 +1,6 @@
 /**
- * A destination on its own: as a command it takes one guest from its standard input and writes what it found to the file
- * that is its argument; as a worker it takes one through the `MessagePort` that is its data.
+ * A destination on its own: as a command it receives one guest from its standard input and writes its findings to the
+ * file that its argument names; as a worker it receives one guest through the `MessagePort` in its `workerData`.
  */
 import { renameSync, writeFileSync } from 'node:fs';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';

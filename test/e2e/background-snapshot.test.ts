@@ -15,13 +15,16 @@ import { GuestListener, type HeardSoFar, inspectGuest } from './guest-listener.j
 jest.setTimeout(300_000);
 
 const MIB = 2 ** 20;
-/** Flat out: every page of the working set is written again and again, in the pause's wake too. */
+/**
+ * The guest writes as fast as it can: every page of the working set is written again and again, right after the pause
+ * too.
+ */
 const CONFIG: MachineConfig = {
   memoryBytes: 64 * MIB,
   vcpus: 2,
   workload: { workingSetBytes: 16 * MIB, pagesPerSecond: 0, order: 'random', console: 'serial' },
 };
-/** So that the guest writes pages before their turn has come. Bytes a second. */
+/** Bytes per second: so slow that the guest writes pages before these are saved. */
 const SLOWLY = 64 * 1024;
 
 let folder: string;
@@ -43,7 +46,7 @@ afterEach(async () => {
 
 type Kind = typeof Machine | typeof SoftwareMachine;
 
-/** A guest that runs, and what it says. */
+/** A running guest, and the listener to its console. */
 async function running(kind: Kind, config = CONFIG): Promise<{ machine: VirtualMachine; guest: GuestListener }> {
   const machine = await kind.create(config);
   ending.push(() => machine.close());
@@ -60,7 +63,7 @@ interface Moment {
   heard: HeardSoFar;
 }
 
-/** The machine, whose memory is copied at the end of each pause: a snapshot has to be equal to that. */
+/** The machine as a VM whose memory is copied at the end of each pause; a snapshot has to equal this copy. */
 function watched(machine: VirtualMachine, guest: GuestListener): MigratableVm & { readonly moments: Moment[] } {
   const moments: Moment[] = [];
   return {
@@ -80,7 +83,10 @@ function watched(machine: VirtualMachine, guest: GuestListener): MigratableVm & 
   };
 }
 
-/** Restores the snapshot into another machine; its memory is compared with that of the moment before it runs. */
+/**
+ * Restores the snapshot into another machine; before the guest runs there, the memory is compared with that of the
+ * moment.
+ */
 async function restoredAs(kind: Kind, { description }: VirtualMachine, { memory, heard }: Moment): Promise<void> {
   const guest = new GuestListener(heard);
   const links = await listenOn(file({ path, verify: true }));
@@ -122,7 +128,10 @@ function differingPages(a: Buffer, b: Buffer): number[] {
   return pages;
 }
 
-/** The guest goes on where it was, and finds its memory right, and so do we. It runs afterwards. */
+/**
+ * Checks that the guest goes on where it was, and that both the guest and the test find its memory right. The guest
+ * runs afterwards.
+ */
 async function expectAlive(machine: VirtualMachine, guest: GuestListener): Promise<void> {
   await guest.moreBeats(3);
   await machine.pause();
@@ -138,7 +147,7 @@ function pagemapOf({ blocks }: VirtualMachine['memory']): PagemapTracker {
   return new PagemapTracker({ ranges });
 }
 
-/** Nobody waits for a page any more, and the memory may be protected anew. */
+/** Checks that no thread waits for a page, and that the memory can be protected again. */
 function expectUnprotected(machine: VirtualMachine): void {
   expect(background.blockers(machine.memory)).toEqual([]);
 }
@@ -170,14 +179,14 @@ forBothGuests((_options, kindName) => {
         });
         const summary = await saving.result;
         expect([saving.state, saving.ownership, machine.state]).toEqual(['completed', 'running', 'running']);
-        // The file has its name.
+        // The file already has its final name.
         expect(saving.cancel()).toBe(false);
         expect(states(events)).toEqual(['setup', 'active', 'device', 'active', 'completed']);
         expect(readdirSync(folder)).toEqual(['guest.snap']);
         const { protection } = summary.background as NonNullable<typeof summary.background>;
         expect(protection).toMatchObject({ pagesLeft: 0, bufferedBytes: 0 });
         expect(protection.pagesTotal).toBe(summary.pages.raw + summary.pages.zero);
-        // Written before their turn came, and saved as they were before.
+        // Pages that were written before they were saved, and whose old contents were saved.
         expect(protection.pagesCopied).toBeGreaterThan(0);
         const latencies = protection.latencyDistribution.reduce((sum, count) => sum + count, 0);
         expect(latencies).toBeLessThanOrEqual(protection.faults);
@@ -209,7 +218,7 @@ forBothGuests((_options, kindName) => {
       expect(readdirSync(folder)).toEqual([]);
       expectUnprotected(machine);
       await expectAlive(machine, guest);
-      // The next one is as good as any.
+      // The next snapshot succeeds.
       const moments = vm.moments.length;
       await migrate(vm, connectTo(file({ path })), { ...options, bandwidthLimit: 0 }).result;
       await restoredAs(kind, machine, vm.moments[moments] as Moment);
@@ -304,7 +313,7 @@ forKvm(() => {
   };
 
   test('what makes it impossible refuses it before anything is touched', async () => {
-    const { machine, guest } = await running(Machine);
+    const { machine, guest } = await running(Machine, { ...CONFIG, memoryFiles: true });
     const own = ending.length;
     for (const [reason, change] of Object.entries(refusals)) {
       const changes = change(machine);

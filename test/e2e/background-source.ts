@@ -1,11 +1,11 @@
 /**
- * Started by the tests: saves a guest in the background, where files cannot grow beyond a limit, so that it fails, and says on standard
- * output what has become of everything.
+ * Started by the tests: saves a guest in the background under a limit of the file size, so that the saving fails, and reports the state
+ * of the guest and the files on standard output.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { GodwitError, migrate } from '@godwit/core';
+import { claimOf, GodwitError, migrate } from '@godwit/core';
 import { Machine, SoftwareMachine } from '@godwit/example-node-vmm';
 import { connectTo, file } from '@godwit/transport';
 import { writeProtection } from '@godwit/workers';
@@ -23,7 +23,8 @@ const guest = new GuestListener();
 guest.follow(machine);
 await machine.resume();
 await guest.moreBeats(2);
-// Past the first pages, and before the last. The guest's memory is a file too, and has its size already.
+// The limit is reached after the first pages and before the last. It does not affect the guest's memory, a file that has its full size
+// already.
 execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${16 * MIB}`]);
 const saving = migrate(machine, connectTo(file({ path })), {
   background,
@@ -48,5 +49,7 @@ process.stdout.write(
     defects: inspectGuest(machine).defects,
   }),
 );
+// The result is there before the last thread has let go of the memory.
+await claimOf(machine).free;
 await machine.close();
 await background.close();

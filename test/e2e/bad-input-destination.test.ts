@@ -27,7 +27,9 @@ function moveTo(port: number, options: MigrateOptions = {}) {
   return failureOf(migration.result);
 }
 
-/** Moves the guest to a peer that speaks for itself, and returns why the source gave up and what the peer heard. */
+/**
+ * Moves the guest to a peer that the test plays, and returns the source's error and the frames that the peer received.
+ */
 async function play(part: (stream: ByteStream) => Promise<readonly Frame[]>, options?: MigrateOptions) {
   const listener: TcpListener = await tcp({ port: 0 }).listen();
   try {
@@ -38,7 +40,7 @@ async function play(part: (stream: ByteStream) => Promise<readonly Frame[]>, opt
   }
 }
 
-/** Says nothing that the engine understands; listens to the end. */
+/** Writes words that the engine does not understand, and reads the stream to its end. */
 async function say(stream: ByteStream, ...words: readonly string[]): Promise<readonly Frame[]> {
   for (const word of words) await stream.write([Buffer.from(word, 'latin1')]);
   return listenToTheEnd(stream, () => []);
@@ -64,7 +66,7 @@ async function listenToTheEnd(
   return heard;
 }
 
-/** The peer is told why, once and last, although it broke the rules itself. */
+/** Checks that the source's last frame tells the peer the error, once, although the peer broke the protocol itself. */
 function expectLastWords(heard: readonly Frame[], source: GodwitError): void {
   const errors = heard.filter(({ type }) => type === 'error');
   expect(errors).toEqual([{ type: 'error', code: source.code, message: source.message, retry: false }]);
@@ -106,13 +108,13 @@ test('a web server', async () => {
   await guest.runsOn();
 });
 
-/** One attempt: the next one would begin later. */
+/** Allows one attempt: a second one would begin after this time. */
 const ONCE = { connectTimeoutMs: 50 };
 
 test('a peer that closes at once', async () => {
   const { source } = await play(async (stream) => {
     await stream.close();
-    // What the source had written by then may reset the connection.
+    // Bytes that the source had written by then may reset the connection.
     return listenToTheEnd(stream, () => []).catch(() => []);
   }, ONCE);
   expect(source).toMatchObject({ code: 'GODWIT_LINK_LOST' });

@@ -44,17 +44,17 @@ export class LiveGuest {
     return guest;
   }
 
-  /** The machine that it runs on now. */
+  /** The machine that the guest runs on now. */
   get vm(): VirtualMachine {
     return this.#machine;
   }
 
-  /** A machine for it to arrive at, of its own description if no other is given. */
+  /** A machine for the guest to arrive at, with the guest's own description if no other is given. */
   blank(description: unknown = this.vm.description): Promise<VirtualMachine> {
     return (this.vm.description.kind === 'kvm' ? Machine : SoftwareMachine).fromDescription(description);
   }
 
-  /** It runs, its heartbeat goes on, and nothing is wrong with it. */
+  /** Checks that the guest runs, that its heartbeat goes on, and that nothing is wrong with it. */
   async runsOn(): Promise<void> {
     expect(this.vm.state).toBe('running');
     await new Promise<void>((resolve) => {
@@ -63,7 +63,10 @@ export class LiveGuest {
     expect(this.problems).toEqual([]);
   }
 
-  /** Moves it to a machine of its own kind, every page compared, and checks its memory from outside at its new home. */
+  /**
+   * Moves the guest to a machine of the same kind, compares every page, and checks the guest's memory from outside on
+   * the new machine.
+   */
   async move(links: ListeningLinks<TcpListener>, incoming = this.receive(links)): Promise<void> {
     const source = this.vm;
     const migration = migrate(source, connectTo(tcp({ port: links.listener.port })), {
@@ -81,7 +84,7 @@ export class LiveGuest {
     await this.vm.resume();
   }
 
-  /** Waits at `links` for the guest to come; its console is followed from its first line there. */
+  /** Waits at `links` for the guest to come; the listener follows the guest's console there from the first line. */
   receive(links: ListeningLinks<TcpListener>) {
     return receive(links, {
       prepare: async () => {
@@ -129,7 +132,7 @@ export class LiveGuest {
   }
 }
 
-/** What a promise rejects with: always one of our own errors. */
+/** The error with which a promise rejects; it must be a `GodwitError`. */
 export async function failureOf(promise: Promise<unknown>): Promise<GodwitError> {
   const [result] = await Promise.allSettled([promise]);
   if (result.status === 'fulfilled') throw new Error('it succeeded');

@@ -33,7 +33,10 @@ interface Refusal {
   readonly options?: MigrateOptions;
 }
 
-/** Moves the guest to where it cannot go: both sides fail for the same reason, and it stays where it is. */
+/**
+ * Moves the guest to a destination that does not fit: both sides must fail for the same reason, and the guest must stay
+ * where it is.
+ */
 async function expectRefused(code: ErrorCode, message: RegExp, by: 'source' | 'destination', refusal: Refusal) {
   const links = await listenOn(tcp({ port: 0 }));
   const prepare = refusal.prepare ?? (() => guest.blank());
@@ -73,7 +76,7 @@ async function expectRefused(code: ErrorCode, message: RegExp, by: 'source' | 'd
   }
 }
 
-/** The same VM with some of it replaced. */
+/** The same VM with some of its properties replaced. */
 function replaced(vm: MigratableVm, changes: Partial<MigratableVm>): MigratableVm {
   return {
     memory: vm.memory,
@@ -142,7 +145,7 @@ describe('other RAM at the destination', () => {
 });
 
 describe('other devices at the destination', () => {
-  /** The machine with one of its devices changed, or without it. */
+  /** The machine with one of its devices changed or removed. */
   async function otherDevice(change: (device: MigratableDevice) => MigratableDevice | undefined) {
     const machine = await guest.blank();
     const [first, ...others] = machine.devices as readonly [MigratableDevice, ...MigratableDevice[]];
@@ -196,7 +199,7 @@ describe('other devices at the destination', () => {
 
   test('another number of vCPUs', async () => {
     const { kind, vcpus } = guest.vm.description;
-    // A software machine is one device, whatever the number of its vCPUs: it refuses the state when it loads it.
+    // A software machine is one device, whatever the number of its vCPUs, and refuses the state when it loads it.
     const code = kind === 'kvm' ? 'GODWIT_DEVICE_MISMATCH' : 'GODWIT_DEVICE_FAILED';
     await expectRefused(code, kind === 'kvm' ? /"vcpu.?2" that the source lacks/ : /vcpu/i, 'destination', {
       prepare: () => guest.blank({ ...guest.vm.description, vcpus: vcpus + 1 }),
@@ -304,7 +307,7 @@ describe('a source that goes wrong', () => {
       connector: changing((frame) => {
         if (frame.type !== 'pages') return frame;
         const [first = 0, count = 0, ...rest] = frame.runs;
-        // The whole first run one page lower, where that is free.
+        // The whole first run begins one page earlier, if that page is free.
         return first > 0 ? { ...frame, runs: [first - 1, count, ...rest] } : frame;
       }),
     }));

@@ -11,8 +11,8 @@ const KVM = '/dev/kvm';
 const NOBODY = 65534;
 
 /**
- * The command that starts a program as a user without access to /dev/kvm. It may read what root may, so that it does not
- * matter where this checkout lies; to open /dev/kvm one has to write, too.
+ * The command that starts a program as a user without access to /dev/kvm. This user may read all files that root may
+ * read, so that this checkout can be anywhere. That is not enough for /dev/kvm, which has to be opened for writing too.
  */
 const AS_NOBODY = [
   'setpriv',
@@ -33,7 +33,7 @@ function accessible(): boolean {
   }
 }
 
-/** How to be a user without access, or why that is not possible. */
+/** The command that starts a program as a user without access, or, as a string, why there is none. */
 function prefix(): readonly string[] | string {
   const node = statSync(KVM, { throwIfNoEntry: false });
   if (node === undefined) return `${KVM} does not exist`;
@@ -52,7 +52,7 @@ const commands = prefix();
 const reason = typeof commands === 'string' ? ` (skipped: ${commands})` : '';
 const suite = reason === '' ? describe : describe.skip;
 
-/** Runs Node in another process; resolves with what it printed, whatever its exit status. */
+/** Runs Node in another process; resolves with its output and exit status, whatever the status is. */
 function node(...args: readonly string[]): Promise<{ readonly stdout: string; readonly status: number }> {
   const [command = '', ...rest] = [...(commands as readonly string[]), process.execPath, ...args];
   return new Promise((resolve) => {

@@ -29,7 +29,7 @@ beforeEach(async () => {
 
 afterEach(() => links.close());
 
-/** Everything that the peer says, to the end of its stream. */
+/** All frames of the peer, to the end of its stream. */
 async function listenToTheEnd(stream: FrameStream): Promise<readonly Frame[]> {
   const heard: Frame[] = [];
   for (let received = await stream.read(); received !== null; received = await stream.read()) {
@@ -55,7 +55,7 @@ test.each<readonly [string, string, ErrorCode, RegExp]>([
     const stream = await tcp({ port: links.listener.port }).connect();
     if (words !== '') await stream.write([Buffer.from(words, 'latin1')]);
     const heard = await listenToTheEnd(frameStream(stream));
-    // One that was only slow may come again.
+    // A source that was only slow may connect again.
     const retry = code === 'GODWIT_TIMEOUT';
     expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message), retry }]);
     await guest.move(links, incoming);
@@ -73,7 +73,7 @@ test('pending connections who leave without a word, or in the middle of one, do 
   await guest.move(links, incoming);
 });
 
-/** What an honest source of this guest would say first. */
+/** The hello of an honest source of this guest. */
 function hello(): HelloFrame {
   const { memory, devices, description } = guest.vm;
   return {
@@ -176,7 +176,7 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
       heard.push(await stream.read());
       expect(heard[0]?.frame).toMatchObject({ type: 'welcome', version: 2 });
     }
-    // It may be refused before all of it has been taken.
+    // The frame may be refused before the peer has read all of it.
     stream.write(frame, payloadBytes === undefined ? undefined : [new Uint8Array(payloadBytes)]).catch(() => {});
     const [destination, words] = await Promise.all([failureOf(incoming.result), listenToTheEnd(stream)]);
     expect(destination).toMatchObject({ code, remote: false });

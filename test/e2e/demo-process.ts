@@ -17,7 +17,7 @@ export interface Exit {
 /** From test/dist/e2e: what `npm run demo` starts. */
 const CLI = fileURLToPath(new URL('../../../examples/node-vmm/dist/demo/cli.js', import.meta.url));
 
-/** The demo as a person would start it, read line by line. */
+/** The demo, started as a user starts it, whose output is read line by line. */
 export class DemoProcess {
   readonly lines: DemoLine[] = [];
   readonly exit: Promise<Exit>;
@@ -53,7 +53,7 @@ export class DemoProcess {
     return last;
   }
 
-  /** Throws with all that is known of a run that failed: its last lines, and what it said on stderr. */
+  /** Throws if the run failed; the error has the run's last lines and its standard error. */
   expectNoFailure(): void {
     if (this.last.event !== 'failed') return;
     const lines = this.lines.filter(({ event }) => event !== 'console' && event !== 'progress').slice(-12);
@@ -69,7 +69,10 @@ export class DemoProcess {
     return this.lines.filter((line) => line.event === event);
   }
 
-  /** The first line that satisfies `wanted`, seen already or still to come; rejects when the demo ends without. */
+  /**
+   * Resolves with the first line that satisfies `wanted`, from the beginning of the output; rejects if the demo ends
+   * without one.
+   */
   until(wanted: (line: DemoLine) => boolean): Promise<DemoLine> {
     const seen = this.lines.find(wanted);
     if (seen !== undefined) return Promise.resolve(seen);
@@ -100,7 +103,7 @@ export class DemoProcess {
   }
 }
 
-/** Whether a process is there, zombies of ours not counted. */
+/** Whether a process exists; a zombie of this process does not count. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -110,7 +113,7 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** Waits until none of the processes is left, or says which are. */
+/** Waits until all of the processes have ended; resolves with those that have not by then. */
 export async function allGone(pids: readonly number[], timeoutMs = 8000): Promise<readonly number[]> {
   const deadline = performance.now() + timeoutMs;
   while (performance.now() < deadline && pids.some(isAlive)) await new Promise((resolve) => setTimeout(resolve, 50));

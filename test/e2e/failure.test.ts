@@ -11,10 +11,10 @@ afterEach(async () => {
   await demo?.exit;
 });
 
-/** Slow enough to be interrupted in the middle. */
+/** Options of a migration that is slow enough to be interrupted in the middle. */
 const SLOW = ['--memory', '128M', '--working-set', '64M', '--max-bandwidth', '20M', '--downtime-limit', '20'];
 
-/** A demo whose migration is under way: pages have been sent, the end is far. */
+/** A demo in the middle of its migration: pages have been sent, and the end is far. */
 async function midMigration(options: readonly string[]): Promise<DemoProcess> {
   const run = new DemoProcess(...SLOW, ...options);
   demo = run;

@@ -10,7 +10,7 @@ function kvmProblem(): string | undefined {
   }
 }
 
-/** Runs a suite with a KVM guest and with the guest that needs none; says so on the screen when there is no KVM. */
+/** Runs a suite with a KVM guest and with the software guest; prints a message if there is no KVM. */
 export function forBothGuests(suite: (options: readonly string[], kind: 'kvm' | 'software') => void): void {
   forKvm((options) => suite(options, 'kvm'));
   describe('without KVM', () => suite(['--no-kvm'], 'software'));

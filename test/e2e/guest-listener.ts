@@ -11,13 +11,13 @@ import {
   PARAMS_ADDRESS,
 } from '@godwit/example-node-vmm/guest';
 
-/** Where a guest's console was when it was paused: another listener takes it up there. */
+/** The position in the guest's console at a pause, from which another listener goes on. */
 export interface HeardSoFar {
   readonly last: HeartbeatLine | undefined;
   readonly pending: string;
 }
 
-/** For `JSON.stringify`: the guest's picture is a `bigint`, which JSON has not. */
+/** For `JSON.stringify`: the guest's picture is a `bigint`, which JSON does not have. */
 export function pictureAsText(_key: string, value: unknown): unknown {
   return typeof value === 'bigint' ? String(value) : value;
 }
@@ -35,7 +35,7 @@ export class GuestListener {
   readonly #monitor = new HeartbeatMonitor();
   #waiting: { readonly wanted: number; readonly resolve: () => void }[] = [];
 
-  /** With `heard`, the next heartbeat must follow on what was heard then. */
+  /** With `heard`, the next heartbeat must follow the last one of that position. */
   constructor(heard?: HeardSoFar) {
     this.#parser = new GuestLineParser(heard?.pending);
     if (heard?.last !== undefined) this.#monitor.observe(heard.last);

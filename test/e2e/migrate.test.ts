@@ -19,7 +19,10 @@ afterEach(async () => {
   await demo?.exit;
 });
 
-/** The run is verified, ended by itself, and the guest's console is one unbroken sequence over both hosts. */
+/**
+ * Checks that the run was verified and ended by itself, and that the guest's console is one unbroken sequence over both
+ * hosts.
+ */
 async function expectVerified(run: DemoProcess): Promise<void> {
   const { status } = await run.exit;
   run.expectNoFailure();
@@ -91,7 +94,7 @@ forBothGuests((options) => {
   test('8 GiB of which 64 MiB were touched: sparse on the wire and at both sides', async () => {
     const run = start(...options, '--memory', '8G', '--working-set', '60M', '--max-bandwidth', '0', '--settle', '1');
     await expectVerified(run);
-    // A page that nobody touched takes no byte; those that the guest writes meanwhile are sent again.
+    // A page that was never written takes no byte; pages that the guest writes meanwhile are sent again.
     expect(Number(run.last['wireBytes'])).toBeLessThan(GIB);
     for (const { host, guestBytes } of run.all('memory')) {
       expect({ host, sparse: Number(guestBytes) < 80 * MIB }).toEqual({ host, sparse: true });

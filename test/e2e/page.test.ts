@@ -27,7 +27,7 @@ test('the demo with --page tells its migration live, both sides, with the number
     'completed',
   ]);
   expect(model.destination).toMatchObject({ states: { state: 'completed' }, ownership: 'settled' });
-  // The page ends with the demo, where nobody sits at a terminal.
+  // Without a terminal, the page ends with the demo.
   await expect(body(url)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
 });
 

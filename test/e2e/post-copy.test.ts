@@ -23,7 +23,7 @@ import { LiveGuest } from '../guest/live-guest.js';
 jest.setTimeout(300_000);
 
 const MIB = 2 ** 20;
-/** Every vCPU writes, and more than a link of `SLOW` carries. */
+/** Every vCPU writes, together faster than a link of `SLOW` carries. */
 const GUEST: MachineConfig = {
   memoryBytes: 96 * MIB,
   vcpus: 2,
@@ -99,7 +99,7 @@ function moving({ connector, listener }: Ends, options: MigrateOptions): Moving 
   const migration = migrate(machine, connector, {
     description: machine.description,
     postcopy: true,
-    // However busy the machine is.
+    // Long enough for a busy machine.
     pauseLimitMs: 60_000,
     ...options,
   });
@@ -114,7 +114,7 @@ interface Moved {
   readonly arrived: IncomingSummary;
 }
 
-/** Resolves when the guest has come whole, and its own checks hold. */
+/** Resolves when all of the guest has arrived and its own checks hold. */
 async function moved({ migration, incoming }: Moving): Promise<Moved> {
   const { machine } = guest;
   const [summary, { vm, summary: arrived }] = await Promise.all([migration.result, incoming.result]);
@@ -169,7 +169,7 @@ describe('a link that is lost while pages are missing', () => {
 
   const way = ['to destination', 'to source'] as const;
   test.each(way)('is made anew, cut at any byte %s; no page that had come is sent again', async (direction) => {
-    // Few bytes go to the source: requests, acknowledgements.
+    // Only requests and acknowledgements go to the source: few bytes.
     const bytes = direction === 'to source' ? [1, 10, 30] : [1, 50_000, 700_001];
     const move = moving(ends, { pageChannels: 1, policy: 'hybrid', downtimeLimitMs: 0, postcopyBandwidth: SLOW });
     move.migration.subscribe((event) => {
@@ -184,7 +184,7 @@ describe('a link that is lost while pages are missing', () => {
       expect.arrayContaining(['postcopy-paused', 'postcopy-recover', 'destination postcopy-paused']),
     );
     const { raw, zero } = arrived.pages;
-    // What was on its way when the link was lost is sent again; what had come is not.
+    // Pages that were in flight when the link was lost are sent again; pages that had arrived are not.
     expect(raw + zero).toBeGreaterThan(0);
     expect(arrived.faults?.pagesTotal).toBe(summary.postcopy?.pages);
   });
@@ -222,7 +222,7 @@ describe('a link that is lost while pages are missing', () => {
     );
     expect(move.incoming.state).toBe('postcopy-paused');
     expect(move.incoming.status().faults?.pagesMissing).toBeGreaterThan(0);
-    // For the destination the guest is lost: it stands, and reads no zeros.
+    // For the destination the guest is lost: the guest stands still, and does not read zeros.
     expect(move.incoming.giveUpPages('the source is unreachable')).toBe(true);
     await expect(move.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
     expect(move.incoming.ownership).toBe('stranded');

@@ -9,10 +9,13 @@ jest.setTimeout(120_000);
 
 const MIB = 2 ** 20;
 
-/** It writes 24 MiB over and over as fast as it can: under a plain limit it never moves over a link of a few MiB a second. */
+/**
+ * A guest that writes 24 MiB over and over, as fast as it can: under a plain downtime limit, it never moves over a link of a
+ * few MiB a second.
+ */
 const RESTLESS = { memoryBytes: 64 * MIB, vcpus: 2, workload: { workingSetBytes: 24 * MIB } };
 
-/** What became of a migration under a preset, at both ends. */
+/** The results of a migration under a preset, at both ends. */
 async function under(guest: LiveGuest, policy: PresetName, bytesPerSecond: number, more: MigrateOptions) {
   const source = guest.machine;
   const transport = memory();
@@ -72,7 +75,7 @@ test('balanced holds the guest back by at most 80 %, and moves it within the lim
     expect(Math.max(...throttles)).toBeGreaterThan(0);
     expect(Math.max(...throttles)).toBeLessThanOrEqual(0.8);
     expect(throttles.at(-1)).toBe(0);
-    // It depends on how fast this machine runs the guest.
+    // Whether the migration succeeds depends on how fast this machine runs the guest.
     if (sent.status === 'fulfilled') await guest.moved(arrived);
     else {
       expect(sent.reason).toMatchObject({ code: 'GODWIT_NOT_CONVERGING' });

@@ -12,7 +12,7 @@ import { GuestListener, type HeardSoFar, inspectGuest } from './guest-listener.j
 jest.setTimeout(180_000);
 
 const MIB = 2 ** 20;
-/** Memory that the guest has no use for, full of bytes: to be loaded, which takes some time. */
+/** Memory that the guest does not use, filled with bytes, so that loading it takes some time. */
 const MORE = { address: 64 * MIB, byteLength: 160 * MIB } as const;
 const CONFIG: MachineConfig = {
   memoryBytes: 224 * MIB,
@@ -39,7 +39,7 @@ afterEach(async () => {
 
 type Kind = typeof Machine | typeof SoftwareMachine;
 
-/** Saves a guest that has run for a while; it stays paused at its source. */
+/** Saves a guest that has run for a while; the guest stays paused at its source. */
 async function saved(kind: Kind, config = CONFIG): Promise<{ source: VirtualMachine; heard: HeardSoFar }> {
   const source = await kind.create(config);
   machines.push(source);
@@ -63,7 +63,7 @@ interface Restoring {
   readonly running: Promise<void>;
 }
 
-/** Restores it at once; `before` gets the machine before anything is loaded. */
+/** Restores the guest at once; `before` gets the machine before anything is loaded. */
 async function restoring(
   kind: Kind,
   { description }: VirtualMachine,
@@ -72,7 +72,7 @@ async function restoring(
 ): Promise<Restoring> {
   const machine = await kind.fromDescription(description);
   machines.push(machine);
-  // A machine that stands: its threads have started.
+  // A machine that is ready: its threads have started.
   await (machine as Machine).prepared?.();
   await faults.ready();
   const guest = new GuestListener(heard);
@@ -139,7 +139,7 @@ forBothGuests((_options, kindName) => {
       const [a, b] = [block, machine.memory.blocks[i]].map((one) => one?.view(0, block.byteLength) as Uint8Array);
       expect(Buffer.compare(a as Uint8Array, b as Uint8Array)).toBe(0);
     }
-    // A restored guest can be saved again: the memory is free of everything.
+    // A restored guest can be saved again: nothing of the restore still uses its memory.
     await machine.resume();
     await migrate(machine, connectTo(file({ path: join(folder, 'again.snap') })), {
       description: machine.description,
@@ -165,7 +165,7 @@ forKvm(() => {
   test('a page that is damaged stops the guest that needs it, which reads no zeros, and everything ends', async () => {
     const { source, heard } = await saved(Machine);
     const bytes = readFileSync(path);
-    // All the working set: whatever the guest does next needs one of these.
+    // All pages of the working set, so that the guest soon needs one of them.
     const at = bytes.findIndex((byte, index) => index > 8 * MIB && byte !== 0);
     for (let i = at; i < bytes.length - MORE.byteLength - 2 * MIB; i += 4096) bytes[i] = (bytes[i] as number) ^ 0x10;
     writeFileSync(path, bytes);
@@ -178,7 +178,7 @@ forKvm(() => {
         /\d+ of \d+ pages of the guest are missing.*page \d+ of "ram-low".*does not match its checksum/,
       ),
     });
-    // A vCPU that has waited for one of these pages may have ended with an error of KVM_RUN: it has read nothing.
+    // A vCPU that has waited for one of these pages may have ended with an error of KVM_RUN, without reading anything.
     expect(['paused', 'crashed']).toContain(machine.state);
     expect([incoming.state, incoming.ownership]).toEqual(['failed', 'stranded']);
     expect(guest.problems.filter((problem) => !problem.includes('cannot go on'))).toEqual([]);

@@ -22,7 +22,7 @@ jest.setTimeout(60_000);
 
 const host = '127.0.0.1';
 const HANDSHAKE_MS = 700;
-/** Pending connections that the plain listener holds at once. */
+/** Pending connections that the plain listener holds at a time. */
 const ROOM = 64;
 const HOUR_MS = 3_600_000;
 
@@ -71,14 +71,17 @@ async function refused(work: Promise<unknown>): Promise<GodwitError> {
   return outcome.reason;
 }
 
-/** Resolves once the listener has told its operator this of a peer that it refused; a source comes with several streams. */
+/**
+ * Resolves once the listener has reported this message about a refused peer to its operator. A source connects with several
+ * streams, so that several reports may come.
+ */
 async function told(from: number, message: RegExp): Promise<void> {
   while (!refusals.slice(from).some((error) => message.test(error.message))) {
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
 
-/** All that a peer says to raw bytes, to the end of the connection. */
+/** All bytes that the listener answers to raw bytes, to the end of the connection. */
 async function answerTo(port: number, bytes: Uint8Array | string): Promise<Buffer> {
   const socket = net.connect({ host, port });
   socket.on('error', () => {});
@@ -120,7 +123,7 @@ describe('the destination refuses', () => {
   test('TLS at a plain port', async () => {
     const error = await refused(leave(plain.listener.port, client).result);
     expect(error).toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
-    // What the listener says is no TLS either: the source is told so, and not that somebody hung up.
+    // The listener's answer is not TLS either. The source's error says so, and not that the connection was closed.
     expect(error.message).toMatch(/not.*TLS|TLS.*plain/i);
   });
 
@@ -181,7 +184,8 @@ test('who guesses a migration’s id joins nothing; after all that the guest mov
     pauseBeforeSwitchover: true,
   });
   const answers: string[] = [];
-  // A client that is let in, and wants a page channel of somebody else's migration: by a guess, and by its right name.
+  // A client with valid credentials that asks for a page channel of another client's migration: by a guessed name, and by
+  // the right one.
   migration.subscribe(async (event) => {
     if (event.type !== 'state' || event.state !== 'pre-switchover') return;
     const guesses = [migration.id.replace(/^./, (digit) => (digit === '0' ? '1' : '0')), migration.id];
@@ -189,7 +193,7 @@ test('who guesses a migration’s id joins nothing; after all that the guest mov
     migration.proceed();
   });
   const [summary, { vm }] = await Promise.all([migration.result, waiting.result]);
-  // Nobody waits for such a channel any more.
+  // The migration no longer waits for such a channel.
   expect(answers).toEqual(['GODWIT_TIMEOUT', 'GODWIT_TIMEOUT']);
   expect(summary.verified).toBe(true);
   await guest.moved(vm as VirtualMachine);

@@ -1,6 +1,6 @@
 /**
- * Started by the tests: boots a guest, lets it write, saves it live and ends. The last line on standard output says what
- * was saved: the sum of each RAM block, and where the guest's console was.
+ * Started by the tests: boots a guest, lets it write, saves it live and ends. The last line on standard output describes
+ * the snapshot: the checksum of each RAM block, and the position in the guest's console.
  */
 import { createHash } from 'node:crypto';
 import { migrate, roundCap } from '@godwit/core';

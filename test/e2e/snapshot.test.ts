@@ -39,7 +39,7 @@ interface Restored {
   readonly verified: boolean;
 }
 
-/** Restores the snapshot; `compare` sees the machine when all is loaded and the guest has not run yet. */
+/** Restores the snapshot; `compare` gets the machine when everything is loaded and the guest has not run yet. */
 async function restore(
   kind: typeof Machine | typeof SoftwareMachine,
   options: { readonly heard: HeardSoFar; readonly pageChannels?: number },
@@ -71,7 +71,7 @@ async function restore(
   return { machine: machine as VirtualMachine, guest, verified: summary.verified };
 }
 
-/** The guest goes on where it was, finds its memory right, and so do we. */
+/** Checks that the guest goes on where it was, and that both the guest and the test find its memory right. */
 async function expectAlive({ machine, guest }: Pick<Restored, 'machine' | 'guest'>): Promise<void> {
   await guest.moreBeats(5);
   await machine.pause();

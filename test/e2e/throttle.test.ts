@@ -9,12 +9,15 @@ jest.setTimeout(120_000);
 
 const MIB = 2 ** 20;
 const LIMIT_MS = 1000;
-/** Few enough to switch over. Not the predicted downtime: with no limit, as in a switchover, this link takes the guest in one go. */
+/**
+ * Dirty pages that are few enough to switch over. The predicted downtime is not used: without a bandwidth limit, as in a switchover,
+ * this link carries the whole guest in one burst.
+ */
 const FEW_PAGES = (8 * MIB) / 4096;
 const BUDGET_MS = 60_000;
 const SWEEP = { first: MIB, end: 65 * MIB };
 
-/** Holds the guest back further after each round, until few pages are left. Rounds 1 to 3 are without: those leave many. */
+/** Throttles the guest more after each round, until few pages are left. Rounds 1 to 3 are not throttled, and leave many pages. */
 const throttleUntilItFits: ConvergencePolicy = ({ moment, outcome, throttle, canThrottle }) => {
   if (moment !== 'round-end') return undefined;
   if (outcome.newlyDirtyPages <= FEW_PAGES) return { action: 'switchover', reason: 'few pages are left' };

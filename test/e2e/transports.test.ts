@@ -32,7 +32,7 @@ const ARRIVAL = fileURLToPath(new URL('./arrival.js', import.meta.url));
 /** A transport with its listening end in this process, made for one migration. */
 interface Pair {
   readonly listening: Transport;
-  /** The connecting end, once the other listens at this address. */
+  /** The connecting end; the other end listens at this address by then. */
   readonly connecting: (address: URL) => Transport;
 }
 
@@ -101,7 +101,7 @@ describe.each(Object.keys(PAIRS))('a live guest crosses %s', (name) => {
   });
 });
 
-/** A guest that goes where this process cannot follow it is booted for the purpose. */
+/** Each test that moves a guest out of this process boots a guest of its own. */
 describe('a live guest leaves this thread', () => {
   beforeAll(async () => {
     await guest.close();
@@ -119,7 +119,7 @@ describe('a live guest leaves this thread', () => {
 
   test('by exec, for the standard input and output of a command', async () => {
     const report = join(folder, 'arrival.json');
-    // The command examines the guest after the stream has ended.
+    // The command examines the guest only after the stream has ended.
     const connector = connectTo(exec({ command: process.execPath, args: [ARRIVAL, report], lingerMs: 60_000 }));
     const changes = watch(folder)[Symbol.asyncIterator]();
     await crosses(connector, 0, async () => {

@@ -1,7 +1,7 @@
 /**
  * The new VMM of an upgrade, as a process of its own: it maps the guest's memory files, which it has inherited as descriptors from 3 on,
- * takes the guest over a UNIX socket and says what it found. Arguments: the socket's path, the RAM blocks as JSON, and `refuse` for a VMM
- * whose device fails to load.
+ * receives the guest over a UNIX socket and reports its findings. Arguments: the socket's path, the RAM blocks as JSON, and `refuse` for
+ * a VMM whose device fails to load.
  */
 import { GodwitError, type MigratableVm, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
@@ -9,7 +9,7 @@ import { attachGuestMemory, type BlockPlacement } from '@godwit/linux';
 import { listenOn, unix } from '@godwit/transport';
 import { LiveGuest } from '../guest/live-guest.js';
 
-/** What the process says on its standard output, one JSON object a line. */
+/** The reports of the process on its standard output, one JSON object a line. */
 export type UpgradeReport =
   | { readonly type: 'listening' }
   | { readonly type: 'arrived'; readonly running: boolean; readonly problems: readonly string[] }
@@ -42,7 +42,7 @@ say({ type: 'listening' });
 try {
   const { vm } = await incoming.result;
   await guest.moved(vm as VirtualMachine);
-  // Its former VMM has ended by now, or does while the guest is examined.
+  // The guest's former VMM has ended by now, or ends while the guest is examined.
   say({ type: 'arrived', running: guest.here, problems: await guest.examine() });
 } catch (error) {
   say({ type: 'refused', code: GodwitError.wrap(error, 'GODWIT_INTERNAL', 'it failed').code });

@@ -52,7 +52,7 @@ async function newVmm({ memory }: Machine, path: string, ...how: string[]) {
 
 forKvm(() => {
   test('a running guest moves to a new VMM process with its memory left where it is', async () => {
-    const guest = await LiveGuest.boot({ ...GUEST, memoryBytes: 64 * 2 ** 20, vcpus: 2 });
+    const guest = await LiveGuest.boot({ ...GUEST, memoryBytes: 64 * 2 ** 20, vcpus: 2, memoryFiles: true });
     expect(await guest.examine()).toEqual([]);
     const machine = guest.machine as Machine;
     const path = join(folder, 'socket');
@@ -74,7 +74,7 @@ forKvm(() => {
   });
 
   test('a guest whose new VMM refuses runs on in the old one, and its memory is right', async () => {
-    const guest = await LiveGuest.boot();
+    const guest = await LiveGuest.boot({ ...GUEST, memoryFiles: true });
     const machine = guest.machine as Machine;
     const path = join(folder, 'socket');
     const { reports, ended } = await newVmm(machine, path, 'refuse');

@@ -20,7 +20,7 @@ const CONFIG: MachineConfig = {
   workload: { workingSetBytes: 8 * MIB, pagesPerSecond: 20_000, order: 'random', wholePages: true },
 };
 
-/** Debian's Python first: the one in the PATH may be another, which does not see Debian's modules. */
+/** Debian's Python comes first: a Python in the PATH may not see Debian's modules. */
 const PYTHON = ['/usr/bin/python3', 'python3'].find(
   (python) => spawnSync(python, ['-c', 'import msgpack']).status === 0,
 );
@@ -60,7 +60,7 @@ function pagesWithContent(block: Uint8Array): number {
   return pages;
 }
 
-/** Runs the guest until it has written as many pages as its working set has. */
+/** Runs the guest until it has written as many pages as its working set has pages. */
 async function warmUp(machine: VirtualMachine): Promise<void> {
   const parser = new GuestLineParser();
   const written = new Promise<void>((resolve) => {

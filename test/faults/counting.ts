@@ -6,7 +6,9 @@ export interface ByteCount {
   in: number;
 }
 
-/** Wraps a transport and counts the bytes of its streams, in the order in which they were made: the control stream is the first. */
+/**
+ * Wraps a transport and counts the bytes of its streams, in the order in which they were made. The first one is the control stream.
+ */
 export function counting(transport: Transport, counts: ByteCount[]): Transport {
   return {
     listen: (signal) => transport.listen(signal),

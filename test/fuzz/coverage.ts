@@ -1,11 +1,11 @@
 import { type Profiler, Session } from 'node:inspector/promises';
 
-/** Code whose coverage counts: the built packages, not what runs them. */
+/** Files whose coverage counts: the built packages, without the fuzzer's own code. */
 const COUNTED = /\/packages\/[^/]+\/dist\/(?!testing\/)/;
 
 /**
- * Which blocks of the engine ran, and which did not where their function did, as V8 counts them. V8 begins anew each time
- * it is asked, which takes one or two milliseconds.
+ * The blocks of the engine that ran, and the blocks that did not run in a function that did, as V8 counts them. Each
+ * query resets V8's counts, and takes one or two milliseconds.
  */
 export class Coverage {
   readonly #session = new Session();
@@ -16,7 +16,7 @@ export class Coverage {
     await this.#session.post('Profiler.startPreciseCoverage', { callCount: false, detailed: true });
   }
 
-  /** One key for each block that ran, or was passed by, since the last call. */
+  /** One key for each block that ran, or that its function skipped, since the last call. */
   async take(): Promise<readonly string[]> {
     const { result } = (await this.#session.post(
       'Profiler.takePreciseCoverage',

@@ -1,6 +1,6 @@
 /**
- * An input read as a series of decisions: what a byte means depends on what was asked. A mutation of the bytes is then a
- * mutation of what the hostile peer does, and every sequence of bytes is a possible peer.
+ * An input read as a series of decisions: the meaning of a byte depends on the question that it answers. So a mutation
+ * of the bytes changes what the hostile peer does, and every sequence of bytes is a possible peer.
  */
 export class Decisions {
   readonly #bytes: Uint8Array;
@@ -14,7 +14,7 @@ export class Decisions {
     return this.#at >= this.#bytes.length;
   }
 
-  /** 0 to 255; 0 when the input is spent. */
+  /** The next byte, 0 to 255; 0 at the input's end. */
   byte(): number {
     return this.#bytes[this.#at++] ?? 0;
   }
@@ -23,7 +23,7 @@ export class Decisions {
     return (bound <= 256 ? this.byte() : this.byte() * 256 + this.byte()) % bound;
   }
 
-  /** True when the byte is below `odds` of 256; false when the input is spent. */
+  /** True if the next byte is below `odds` of 256; false at the input's end. */
   odds(odds: number): boolean {
     return !this.spent && this.byte() < odds;
   }
@@ -32,7 +32,7 @@ export class Decisions {
     return list[this.below(list.length)] as T;
   }
 
-  /** `usual`, or now and then a number that nobody expects. */
+  /** `usual`, or sometimes an unexpected number. */
   number(usual: number): number {
     if (!this.odds(40)) return usual;
     return this.pick([0, 1, -1, usual - 1, usual + 1, 2 ** 31, 2 ** 32, 2 ** 53 - 1, 0.5, Number.NaN, this.byte()]);

@@ -5,13 +5,16 @@ import { encodeFrames, exampleAnswers, exampleMigrations } from './example-frame
 import type { FuzzTarget } from './fuzz-target.js';
 import { scriptedStream } from './scripted-stream.js';
 
-/** What a stream of frames may say of bytes that are none. */
+/** The error codes with which a stream may refuse bytes that are not frames. */
 const REFUSALS: readonly string[] = ['GODWIT_BAD_STREAM', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_LINK_LOST'];
 
-/** Small limits: what five bytes can announce is then far beyond them. */
+/** Limits so small that five bytes can announce sizes far above them. */
 const LIMITS = { maximumHeaderBytes: 16_384, maximumPayloadBytes: 65_536, maximumRuns: 1024 };
 
-/** Bytes into the frame decoder: frames that mean the same when they are written again, or a refusal with a reason. */
+/**
+ * Feeds bytes to the frame decoder. It must return frames that have the same meaning when they are encoded again, or
+ * refuse the bytes with a reason.
+ */
 export const decoderTarget: FuzzTarget = {
   name: 'decoder',
   description: 'bytes into the frame decoder',
@@ -41,7 +44,7 @@ export const decoderTarget: FuzzTarget = {
   },
 };
 
-/** What was understood is understood the same way again. */
+/** Checks that decoded frames, encoded and decoded again, stay the same. */
 async function roundTrip(frames: readonly Frame[]): Promise<void> {
   const [near, far] = memoryPair('fuzz:', 2 ** 20);
   const out = frameStream(near, LIMITS);

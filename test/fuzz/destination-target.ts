@@ -22,7 +22,7 @@ import { HostileSource } from './hostile-source.js';
 import { Judge } from './judge.js';
 import { scriptedStream } from './scripted-stream.js';
 
-/** Turns of the event loop that a destination is given to see that its link is gone. */
+/** Turns of the event loop within which a destination must notice that its link is gone. */
 const PATIENCE = 1000;
 
 /** Before each of these frames the source waits for an answer. */
@@ -45,12 +45,14 @@ export const destinationBytesTarget: FuzzTarget = {
   },
 };
 
-/** Where the source waits for an answer: behind its hello, and before some frames, as far as there are frames. */
+/**
+ * The offsets at which the source waits for an answer: after its hello, and before some frames, as far as the bytes are frames.
+ */
 function pausesIn(input: Uint8Array): number[] {
   const bytes = Buffer.from(input.buffer, input.byteOffset, input.byteLength);
   const pauses: number[] = [];
   for (let at = 0; at + 7 <= bytes.length && bytes[at] === 0xce; ) {
-    // The header is an array of less than 16 elements, so that its second byte is the type.
+    // The header is an array of fewer than 16 elements, so that its second byte is the type.
     if (pauses.length === 0 ? at > 0 : AFTER_AN_ANSWER.includes(bytes[at + 6])) pauses.push(at);
     at += 5 + bytes.readUInt32BE(at + 1);
     if (at + 5 <= bytes.length && bytes[at] === 0xc6) at += 5 + bytes.readUInt32BE(at + 1);
@@ -58,12 +60,13 @@ function pausesIn(input: Uint8Array): number[] {
   return pauses;
 }
 
-/** Frames that are well-formed and wrong: what they mean, when they come, on which channel. */
+/** Frames that are well-formed but wrong in their contents, their time or their channel. */
 export const destinationFramesTarget: FuzzTarget = {
   name: 'destination-frames',
   description: 'a hostile source, frame by frame, with page channels, into the destination',
   longest: 512,
-  // Each begins with the example that it follows, and the number of page channels. Then nothing deviates, or some things do.
+  // Each seed begins with the number of the example that it follows, and the number of page channels. The rest makes the source
+  // deviate from the example, or not.
   seeds: async () => {
     const begin = exampleMigrations().flatMap((_, script) => [0, 2].map((channels) => [script, channels]));
     const deviating = [new Array<number>(62).fill(255), new Array<number>(6).fill(0)];
@@ -76,7 +79,7 @@ export const destinationFramesTarget: FuzzTarget = {
     const urgent = example.some((frame) => frame.type === 'hello' && frame.features.includes(FEATURES.postcopy));
     const streams = pageChannels + (urgent ? 1 : 0);
     const script = example.map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels: streams } : frame));
-    // With two channels device state travels on the second one, and may be overtaken by what is said on the control stream.
+    // With two channels, device state travels on the second one, and frames of the control stream may overtake it.
     const isPage = ({ type }: Frame) =>
       PAGE_CHANNEL_FRAMES.includes(type) || (pageChannels === 2 && ANY_STREAM_FRAMES.includes(type));
     const judge = new Judge('source');
@@ -94,7 +97,7 @@ export const destinationFramesTarget: FuzzTarget = {
   },
 };
 
-/** Devices that notice when they are loaded twice at a time. */
+/** Devices that report a second `load` while one is pending. */
 function devicesOf(memory: GuardedMemory, onLapse: (lapse: string) => void, onBytes: (bytes: number) => void) {
   return DEVICES.map((id): MigratableDevice => {
     let loads = 0;
@@ -122,8 +125,8 @@ function devicesOf(memory: GuardedMemory, onLapse: (lapse: string) => void, onBy
 }
 
 /**
- * One incoming migration: it ends, with a reason; nothing outside RAM is written; nobody runs a guest that was not handed over,
- * or whose source has broken the protocol, as far as a `judge` can tell.
+ * Runs one incoming migration and checks that it ends, with a reason; that nothing outside RAM is written; and that a guest
+ * runs only if it was handed over by a source that has kept to the protocol, as far as a `judge` can tell.
  */
 async function attempt(
   control: FrameStream,
@@ -154,7 +157,7 @@ async function attempt(
     pause: async () => {},
     resume: async () => {
       resumed++;
-      // Two vCPUs: one waits for each page in turn.
+      // Two vCPUs, one for each block, which wait for each page of their block in turn.
       for (const block of [0, 1]) void touchAll(faults, block, BLOCK_PAGES[block] as number);
     },
     abandon: async () => {
@@ -209,7 +212,8 @@ async function attempt(
     over = true;
   };
   void ending.then(ended);
-  // Who has not met his source yet, or is ready to run its guest, waits for another link: for ever, and rightly so.
+  // A destination that no source has reached yet, or that is ready to run its guest, waits for another link without a limit.
+  // That is correct.
   for (let turn = 0; !over && turn < PATIENCE; turn++) {
     if (incoming.state === 'none' || incoming.ownership === 'ready') incoming.cancel();
     incoming.giveUpPages();
@@ -244,7 +248,7 @@ async function touchAll(faults: ToyFaultService, block: number, pages: number): 
   for (let page = 0; page < pages; page++) await faults.served.at(-1)?.touch(block, page);
 }
 
-/** The guest is here: by a `go` that belongs to the `ready` that was said last, without a frame before it that is illegal. */
+/** The guest runs here: check that a `go` for the last `ready` came, and that no frame before it was illegal. */
 function mustBeHandedOver(judge: Judge, resumed: number): void {
   judge.settled();
   const { illegal, seen } = judge;
@@ -261,7 +265,7 @@ function mustBeHandedOver(judge: Judge, resumed: number): void {
   if (illegal.length > 0) throw new Error(`runs the guest in spite of ${illegal.join(', ')}`);
 }
 
-/** The same stream; `letGo` hears when the destination has done with it. */
+/** The same stream; `letGo` is called when the destination has closed or dropped it. */
 function watched(stream: FrameStream, letGo: () => void): FrameStream {
   return {
     get bytesWritten() {

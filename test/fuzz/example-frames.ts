@@ -6,10 +6,10 @@ export const INCARNATION = '1'.repeat(32);
 export const PAGE = 256;
 /** Pages of each RAM block of the VMs that are fuzzed. */
 export const BLOCK_PAGES = [8, 5] as const;
-/** The devices of the VMs that are fuzzed: `nic` has state while the guest runs. */
+/** The devices of the VMs that are fuzzed: `nic` sends state while the guest runs. */
 export const DEVICES = ['cpu', 'nic'] as const;
 
-/** The rounds that come before the first stop-and-copy, in all examples. */
+/** The number of rounds before the first stop-and-copy, in all examples. */
 export const ROUNDS_BEFORE = 2;
 
 function hello(): HelloFrame {
@@ -78,7 +78,9 @@ const laterRound = (round: number): Frame[] => [
   { type: 'roundEnd', round, pages: 1 },
 ];
 
-/** Whole migrations without page channels, as a source writes them: every frame of a source is in one of them. */
+/**
+ * Whole migrations without page channels, as a source writes them. Every type of a source's frames is in one of them.
+ */
 export function exampleMigrations(): readonly (readonly Frame[])[] {
   return [
     [...precopy(), ...stopped(2, 1), ...handedOver(1)],
@@ -194,7 +196,7 @@ export function exampleAnswers(): readonly Frame[] {
   ];
 }
 
-/** The bytes of frames; payloads have the size that the frame asks for. */
+/** Encodes frames; each payload has the size that its frame announces. */
 export async function encodeFrames(frames: readonly Frame[]): Promise<Uint8Array> {
   const [near, far] = memoryPair('fuzz:', 2 ** 22);
   const stream = frameStream(near);

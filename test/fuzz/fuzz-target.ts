@@ -1,16 +1,18 @@
-/** Something that must survive any input. */
+/** Code that must survive any input. */
 export interface FuzzTarget {
   readonly name: string;
   readonly description: string;
   /** Inputs are cut to this many bytes. */
   readonly longest: number;
-  /** Inputs to start from: well-formed ones, so that mutations get far. */
+  /** Inputs to start from. They are well-formed, so that mutations of them reach much of the code. */
   seeds(): Promise<readonly Uint8Array[]>;
-  /** Rejects when the input broke a promise of the code under test; that it was refused is no reason to. */
+  /** Rejects if the code under test broke one of its promises on this input; a refusal of the input is no such case. */
   run(input: Uint8Array): Promise<void>;
 }
 
-/** Settles as `work` does; rejects when it takes so long that it must hang. Not a measurement: a bound far beyond any. */
+/**
+ * Settles as `work` does; rejects if `work` takes so long that it must hang. The bound is far above any real duration.
+ */
 export async function mustSettle<T>(work: Promise<T>, what: string, seconds = 30): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {

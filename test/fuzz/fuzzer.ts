@@ -3,13 +3,13 @@ import type { FuzzTarget } from './fuzz-target.js';
 import { mutate, randomBytes } from './mutate.js';
 import { Random } from './random.js';
 
-/** Inputs between two looks at the coverage. */
+/** Inputs that are run between two queries of the coverage. */
 const BATCH = 256;
 
-/** Inputs kept because they ran code that none before them did. */
+/** Most inputs that are kept because they ran new code. */
 const LARGEST_CORPUS = 4096;
 
-/** An input that broke a promise, and how. */
+/** An input on which the code under test broke a promise, and how. */
 export class Finding extends Error {
   constructor(
     readonly target: string,
@@ -33,7 +33,7 @@ export interface FuzzReport {
 
 /**
  * Coverage-guided: mutates inputs of a corpus, a batch at a time. When a batch ran blocks of code that never ran before, its
- * inputs are run again one by one, and those that run them join the corpus. Throws a `Finding`.
+ * inputs are run again one by one, and the inputs that run these blocks join the corpus. Throws a `Finding`.
  */
 export async function fuzz(target: FuzzTarget, inputs: number, seed: number): Promise<FuzzReport> {
   const random = new Random(seed);
@@ -86,7 +86,7 @@ function next(corpus: readonly Uint8Array[], random: Random, longest: number): U
   return mutate(random.pick(corpus), random.pick(corpus), random, longest);
 }
 
-/** Puts those of the batch into the corpus that run what was `found`. */
+/** Adds to the corpus the inputs of the batch that run blocks of `found`. */
 async function adopt(
   target: FuzzTarget,
   batch: readonly Uint8Array[],

@@ -3,7 +3,7 @@ import { PAGE } from './example-frames.js';
 
 const CANARY = 0xa5;
 
-/** Guest memory whose blocks lie in one buffer with canaries between them: a write outside RAM is seen. */
+/** Guest memory whose blocks lie in one buffer with canaries between them, which show a write outside RAM. */
 export class GuardedMemory implements GuestMemory {
   readonly pageSize = PAGE;
   readonly blocks: readonly RamBlock[];

@@ -12,19 +12,19 @@ import { nextTurn } from './hostile-requests.js';
 import { Judge } from './judge.js';
 
 /**
- * Questions that may stay without an answer, and the odds of it out of 256: a source gives its stop-and-copy up, after a while.
- * `prepare` is asked with every round.
+ * Questions that this destination may leave unanswered, and the odds of that out of 256. The source then gives up its
+ * stop-and-copy after a while. `prepare` comes with every round.
  */
 const SILENCE: Partial<Record<FrameName, number>> = { switchover: 24, digestsEnd: 24, prepare: 2 };
 
-/** A destination's end of the control stream: answers as one should, except where its input says otherwise. */
+/** A destination's end of the control stream, which answers correctly except where its input says otherwise. */
 export class HostileDestination implements FrameStream {
   readonly bytesWritten = 0;
   readonly bytesRead = 0;
   readonly judge = new Judge('destination');
-  /** Whether `go` was written to it. */
+  /** Whether the source has written `go`. */
   gone = false;
-  /** The source said `go` for what this end had not said `ready` for. */
+  /** Set if the source wrote `go` for an attempt for which this end had not written `ready`. */
   goUnasked: string | undefined;
   #ready: number | undefined;
   readonly #decisions: Decisions;
@@ -55,7 +55,7 @@ export class HostileDestination implements FrameStream {
     if ('runs' in frame && 'round' in frame) {
       for (let i = 1; i < frame.runs.length; i += 2) this.took(frame.round, frame.runs[i] as number);
     }
-    // Time for the guest to wait for pages.
+    // Gives the guest time to wait for pages.
     if (frame.type === 'roundEnd' && this.gone) for (let turn = 0; turn < 8; turn++) await nextTurn();
     const answer = this.#answerTo(frame);
     const decisions = this.#decisions;
@@ -65,12 +65,12 @@ export class HostileDestination implements FrameStream {
     if (++this.#asked > 60 || decisions.odds(4)) {
       this.#end();
     } else if (decisions.odds(24)) {
-      // A peer that is asked and never answers is a matter of timeouts: one that answers wrongly ends here.
+      // Wrong answers are tested here; a peer that never answers is a matter of timeouts, which other tests have.
       this.#push(this.#twisted(decisions.odds(128) ? answer : decisions.pick(exampleAnswers())));
       this.#end();
     } else {
       this.#push(answer);
-      // By post-copy the round behind `go` has all that was missing.
+      // By post-copy, the round after `go` has all missing pages.
       if (frame.type === 'roundEnd' && this.gone) this.#push({ type: 'whole' });
     }
   }
@@ -155,7 +155,7 @@ export class HostileDestination implements FrameStream {
       if (key === 'state' && this.#decisions.odds(64)) copy[key] = this.#decisions.pick(RESUMED_STATES);
       if (typeof value !== 'number') continue;
       const changed = this.#decisions.number(value);
-      // Durations may be fractions, all else is a whole number; neither is negative: a frame stream sees to that.
+      // A frame stream ensures that durations are fractions or whole numbers, all other numbers whole, and none negative.
       if (changed >= 0 && (key.endsWith('Ms') || Number.isSafeInteger(changed))) copy[key] = changed;
     }
     return copy as unknown as Frame;

@@ -3,14 +3,14 @@ import type { Decisions } from './decisions.js';
 import { BLOCK_PAGES, exampleAnswers } from './example-frames.js';
 import type { Judge } from './judge.js';
 
-/** Turns of the event loop for which it waits to be handed the guest. */
+/** Turns of the event loop for which this end waits for `go`. */
 const PATIENCE = 2_000;
-/** Requests of one connection. */
+/** Most requests of one connection. */
 const MOST_REQUESTS = 200;
 
 /**
- * A destination's end of the urgent channel: asks for pages once the guest is on its way, except where its input says otherwise: too
- * early, outside of RAM, for too many, or something else.
+ * A destination's end of the urgent channel: asks for pages after `go`, except where its input says otherwise: it may ask too early,
+ * outside of RAM, for too many pages, or send another frame.
  */
 export class HostileRequests implements FrameStream {
   readonly bytesWritten = 0;
@@ -27,7 +27,7 @@ export class HostileRequests implements FrameStream {
     this.#left = decisions.odds(64) ? MOST_REQUESTS : decisions.below(6);
   }
 
-  /** An answer: pages in round 0, with no more of them than may be. */
+  /** Checks an answer: pages in round 0, and no more of them than are allowed. */
   async write(frame: Frame): Promise<void> {
     if (this.#aborted !== undefined) throw this.#aborted;
     this.#judge.written(frame, 1);

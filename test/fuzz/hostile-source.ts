@@ -15,15 +15,15 @@ import type { Judge } from './judge.js';
 /** Turns of the event loop after which the source goes on without an answer. */
 const PATIENCE = 50;
 
-/** Turns for which a page channel stays open when it has nothing more to say. */
+/** Turns for which a page channel stays open after its last frame. */
 const LONG_PATIENCE = 500;
 
-/** Phases of a source in which it waits for an answer before it says anything else that matters. */
+/** Phases of a source in which it waits for an answer before it sends a frame that matters. */
 const WAITING: readonly unknown[] = ['greeting', 'verifying', 'going-back', 'handing-over'];
 
 /**
- * A source's end of a stream that mostly does what a source does, and deviates where its input says so: frames left out,
- * doubled, out of order, with numbers that nobody expects, payloads of the wrong size, the end at any point.
+ * A source's end of a stream, which behaves as a source except where its input says otherwise: frames are left out,
+ * doubled, out of order, or have unexpected numbers or payloads of the wrong size, and the stream may end at any point.
  */
 export class HostileSource implements FrameStream {
   readonly bytesWritten = 0;
@@ -32,7 +32,7 @@ export class HostileSource implements FrameStream {
   readonly #script: Frame[];
   readonly #judge: Judge;
   readonly #stream: number;
-  /** This is the urgent channel: its script are the answers to what was asked for. */
+  /** Whether this is the urgent channel, which sends the answers to requests. */
   readonly #urgent: boolean;
   #payloadLeft = 0;
   #aborted: GodwitError | undefined;
@@ -56,7 +56,7 @@ export class HostileSource implements FrameStream {
     if (this.#stream === 0) this.#judge.settled();
     if (this.#urgent) await this.#asked();
     const frame = this.#next();
-    // A source speaks when it was answered; a hostile one does not always wait.
+    // A source goes on after the answer; a hostile one does not always wait for it.
     if (!this.#urgent && !this.#decisions.odds(6)) await this.#answered(frame);
     if (this.#aborted !== undefined) throw this.#aborted;
     if (frame === undefined || this.#budget-- === 0) return null;
@@ -95,7 +95,7 @@ export class HostileSource implements FrameStream {
     this.#aborted ??= reason;
   }
 
-  /** Answers, and mostly once, with what was asked for. */
+  /** Answers a request, mostly once and with the requested pages. */
   #answer({ block, page, pages }: Extract<Frame, { type: 'requestPages' }>): void {
     const decisions = this.#decisions;
     if (decisions.odds(4)) return;
@@ -105,7 +105,7 @@ export class HostileSource implements FrameStream {
     if (decisions.odds(16)) this.#script.push({ ...this.#page(), round: 0 } as Frame);
   }
 
-  /** Waits until there is something to answer, or the migration is over. */
+  /** Waits until there is a request to answer, or the migration is over. */
   async #asked(): Promise<void> {
     for (let turn = 0; turn < LONG_PATIENCE && this.#script.length === 0 && this.#aborted === undefined; turn++) {
       if (this.#judge.saw('released') || this.#judge.saw('error')) return;
@@ -113,7 +113,7 @@ export class HostileSource implements FrameStream {
     }
   }
 
-  /** Not for ever: silence is a matter of timeouts, which are tested elsewhere. */
+  /** Waits for the answer, but not for ever: silence is a matter of timeouts, which other tests have. */
   async #answered(frame: Frame | undefined): Promise<void> {
     const patience = this.#stream > 0 ? LONG_PATIENCE : PATIENCE;
     for (let turn = 0; turn < patience && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
@@ -121,14 +121,16 @@ export class HostileSource implements FrameStream {
     }
   }
 
-  /** Whether a source would say this now: when the table allows it, and nothing else is waited for. */
+  /**
+   * Whether a source would send this frame now: the protocol's table allows it, and the source waits for no other frame.
+   */
   #isTurn(frame: Frame | undefined): boolean {
     // A stream ends with the migration.
     if (frame === undefined) return this.#judge.saw('released') || this.#judge.saw('error');
     const { type } = frame;
     const { source, destination } = this.#judge.phases;
     const acknowledged = this.#judge.last('roundAck')?.round ?? 0;
-    // A round follows the one before; those of later attempts come once the first one was given up.
+    // A round follows the previous one; rounds of later attempts come after the first attempt was given up.
     if (this.#stream > 0 && 'round' in frame) {
       return (
         frame.round <= acknowledged + 1 &&
@@ -167,7 +169,7 @@ export class HostileSource implements FrameStream {
     return frame !== undefined && decisions.odds(32) ? this.#twisted(frame) : frame;
   }
 
-  /** The same frame with some of its numbers changed, still of the right types: that much a frame stream promises. */
+  /** The same frame with some of its numbers changed. They keep their types, which a frame stream guarantees. */
   #twisted(frame: Frame): Frame {
     const decisions = this.#decisions;
     const copy: Record<string, unknown> = { ...frame };

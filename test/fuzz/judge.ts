@@ -3,20 +3,23 @@ import { urgentStreamOf } from '@godwit/core/pages';
 import { LinkPhases } from '@godwit/transport';
 
 /**
- * Reads along a connection at its hostile end, and says by the protocol's table what was wrong: which frames the engine
- * should have refused, and which ones it should not have sent itself.
+ * Reads the frames of a connection at its hostile end and judges them by the protocol's table: which frames the engine
+ * should have refused, and which ones the engine should not have sent.
  */
 export class Judge {
-  /** Frames of the hostile end that were never legal while the engine dealt with them, up to `go`. */
+  /** Frames of the hostile end, up to `go`, that were at no time legal while the engine handled them. */
   readonly illegal: string[] = [];
-  /** Frames of the engine that were illegal, though its peer had done nothing illegal before. */
+  /** Illegal frames of the engine, sent while its peer had done nothing illegal. */
   readonly lapses: string[] = [];
   /** Frames that either end has sent. */
   readonly seen: Frame[] = [];
   readonly #phases = new LinkPhases();
   readonly #hostile: Role;
   #pageChannels = 0;
-  /** A frame that was illegal when it was read. An engine that reads ahead may deal with it once it is legal. */
+  /**
+   * A frame that was illegal when the engine read it. An engine that reads ahead may handle the frame later, when it is
+   * legal.
+   */
   #early: { readonly frame: Frame; readonly phase: string | undefined } | undefined;
 
   constructor(hostile: Role) {
@@ -37,7 +40,7 @@ export class Judge {
     return this.seen.findLast((frame): frame is Extract<Frame, { type: T }> => frame.type === type);
   }
 
-  /** The engine reads a frame of the hostile end. What comes on page channels races with the control stream. */
+  /** The engine reads a frame of the hostile end. Frames on page channels race with the control stream. */
   handed(frame: Frame, stream = 0): void {
     this.seen.push(frame);
     if (frame.type === 'hello') this.#pageChannels = frame.pageChannels - (urgentStreamOf(frame) === undefined ? 0 : 1);
@@ -46,13 +49,13 @@ export class Judge {
       this.#phases.take(frame, this.#hostile);
       return;
     }
-    // Past `go` nothing that the peer does can take it back.
+    // After `go`, nothing that the peer does can undo the hand-over.
     if (this.#past) return;
     const phase = this.#hostile === 'source' ? this.#phases.destination : this.#phases.source;
     this.#early = { frame, phase };
   }
 
-  /** The engine reads on, or has ended: it has dealt with what came before. */
+  /** The engine reads the next frame, or has ended: it has handled the earlier frames. */
   settled(): void {
     if (this.#early === undefined) return;
     const { frame, phase } = this.#early;

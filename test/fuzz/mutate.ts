@@ -1,13 +1,16 @@
 import type { Random } from './random.js';
 
-/** Values on which parsers go wrong: ends of ranges, MessagePack's type bytes, lengths that are nearly right. */
+/** Values on which parsers often fail: ends of ranges, MessagePack's type bytes, and lengths that are nearly right. */
 const INTERESTING_BYTES = [
   0x00, 0x01, 0x0f, 0x10, 0x7f, 0x80, 0x8f, 0x90, 0x93, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc6, 0xc7,
   0xc9, 0xcb, 0xcc, 0xcd, 0xce, 0xcf, 0xd3, 0xd4, 0xd9, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xe0, 0xfe, 0xff,
 ];
 const INTERESTING_UINT32 = [0, 1, 0x7f, 0xff, 0x100, 0xffff, 0x1_0000, 0x10_0000, 0x100_0001, 0x7fff_ffff, 0xffff_ffff];
 
-/** One to eight changes to a copy of `input`; `other` is what it may be spliced with. At most `longest` bytes long. */
+/**
+ * One to eight changes to a copy of `input`; the copy may be spliced with `other`. The result has at most `longest`
+ * bytes.
+ */
 export function mutate(input: Uint8Array, other: Uint8Array, random: Random, longest: number): Uint8Array {
   let bytes = input;
   for (let changes = 1 + random.below(8); changes > 0; changes--) bytes = change(bytes, other, random);

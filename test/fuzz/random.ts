@@ -3,7 +3,8 @@ export class Random {
   #state: number;
 
   constructor(seed: number) {
-    // Multiplied so that neighbouring seeds do not begin alike; never zero, which xorshift cannot leave.
+    // The seed is multiplied so that neighbouring seeds begin differently. The state must not be zero, which xorshift
+    // cannot leave.
     this.#state = Math.imul(seed | 0, 0x9e3779b1) ^ 0x6d2b79f5 || 1;
     for (let i = 0; i < 4; i++) this.next();
   }

@@ -5,8 +5,8 @@ import type { ByteStream } from '@godwit/transport';
 const PATIENCE = 50;
 
 /**
- * A peer that sends fixed bytes in pieces of at most `piece`, ends, and reads everything it is sent. At each of the offsets
- * in `pauses` it waits for an answer before it goes on, but not for ever.
+ * A peer that sends fixed bytes in pieces of at most `piece` bytes, then ends its direction, and reads everything that
+ * comes. At each of the offsets in `pauses` it waits for an answer before it goes on, but not for ever.
  */
 export function scriptedStream(bytes: Uint8Array, piece: number, pauses: readonly number[] = []): ByteStream {
   const ahead = [...pauses, Number.POSITIVE_INFINITY].sort((a, b) => a - b);

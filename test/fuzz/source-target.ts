@@ -15,7 +15,7 @@ import { GuardedMemory } from './guarded-memory.js';
 import { HostileDestination } from './hostile-destination.js';
 import { HostileRequests } from './hostile-requests.js';
 
-/** A device that notices when it is saved twice at a time. */
+/** A device that reports a second `save` while one is pending. */
 function device(id: string, onLapse: (lapse: string) => void): MigratableDevice {
   let saves = 0;
   return {
@@ -33,11 +33,14 @@ function device(id: string, onLapse: (lapse: string) => void): MigratableDevice 
   };
 }
 
-/** As soon as it is possible, so that the guest has written nothing since: all is missing that was not sent. */
+/**
+ * Switches to post-copy as soon as that is possible, when the guest has not written anything: all pages that were not
+ * sent are then missing.
+ */
 const postcopyAtOnce: ConvergencePolicy = ({ canPostcopy, moment }) =>
   canPostcopy && moment === 'round-end' ? { action: 'postcopy', reason: 'at once' } : undefined;
 
-/** A hostile destination: the guest runs on at the source, unless it was handed over. */
+/** Runs a source against a hostile destination: the guest must run on at the source, unless it was handed over. */
 export const sourceTarget: FuzzTarget = {
   name: 'source',
   description: 'a hostile destination, frame by frame, against the source',
@@ -64,7 +67,7 @@ export const sourceTarget: FuzzTarget = {
         device('cpu', onLapse),
         {
           ...device('nic', onLapse),
-          // State while the guest runs, of all sizes down to nothing.
+          // State while the guest runs, in pieces of all sizes, empty ones too.
           async *precopy() {
             if (precopied++ < 3) yield new Uint8Array(24 * precopied);
           },
@@ -73,7 +76,7 @@ export const sourceTarget: FuzzTarget = {
       ],
       pause: async () => {
         running = false;
-        // The last writes of the guest are what is missing there.
+        // The pages of the guest's last writes are missing at the destination.
         tracker.mark(0, 0, 3 * PAGE);
         tracker.mark(1, 2 * PAGE, PAGE);
       },
@@ -99,7 +102,7 @@ export const sourceTarget: FuzzTarget = {
       ...(postcopy && { policy: postcopyAtOnce }),
       progressIntervalMs: 0,
       clock: fastClock,
-      // Short, since a peer that says nothing is one of many: 5 or 10 ms by this clock.
+      // Short, since many inputs make a peer that says nothing: 5 or 10 ms by this clock.
       connectTimeoutMs: 1000,
       handshakeTimeoutMs: 1000,
       readinessTimeoutMs: 1000,

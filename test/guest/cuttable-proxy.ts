@@ -3,7 +3,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 /** A direction of the link. */
 export type Way = 'to destination' | 'to source';
 
-/** A TCP link that tests cut: all of its streams at once, at any byte. */
+/** A TCP link that tests can cut: all of its streams at once, after any byte. */
 export class CuttableProxy {
   readonly #server: Server;
   readonly #pairs = new Set<readonly [Socket, Socket]>();
@@ -57,12 +57,12 @@ export class CuttableProxy {
     }
   }
 
-  /** Cuts once so many further bytes have passed in a direction, all streams together. */
+  /** Cuts the link once this many further bytes have passed in a direction, over all streams. */
   cutAfter(way: Way, bytes: number): void {
     this.#cutAt = { way, bytes: this.passed[way] + bytes };
   }
 
-  /** Refuses every stream, or takes them again. */
+  /** Whether new streams are refused. */
   set refusing(refusing: boolean) {
     this.#refusing = refusing;
   }

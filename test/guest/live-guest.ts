@@ -13,7 +13,9 @@ import type { MappedGuestMemory } from '@godwit/linux';
 
 const MIB = 2 ** 20;
 
-/** Small, so that thousands of migrations fit into minutes; busy, so that every round has something to send. */
+/**
+ * The guest is small, so that thousands of migrations fit into minutes, and busy, so that every round has pages to send.
+ */
 export const GUEST: MachineConfig = {
   memoryBytes: 16 * MIB,
   vcpus: 1,
@@ -22,7 +24,7 @@ export const GUEST: MachineConfig = {
 
 /**
  * A guest that runs and writes memory in this process, on KVM where there is one. Its heartbeats are followed over all
- * the machines that it moves to: each counts on from the one before it, wherever that was.
+ * machines that it moves to: each must continue the count of the one before, on whichever machine that was.
  */
 export class LiveGuest {
   readonly problems: string[] = [];
@@ -41,32 +43,32 @@ export class LiveGuest {
     return guest;
   }
 
-  /** Whether it is here, and runs. */
+  /** Whether the guest is here and runs. */
   get here(): boolean {
     return this.#machine?.state === 'running';
   }
 
-  /** The machine that it runs on. Throws when it has not come here yet. */
+  /** The machine that the guest runs on. Throws if the guest has not come here yet. */
   get machine(): VirtualMachine {
     if (this.#machine === undefined) throw new Error('the guest is not here');
     return this.#machine;
   }
 
-  /** An empty machine for it to arrive at, whose console is followed from the first line. */
+  /** An empty machine for the guest to arrive at; its console is followed from the first line. */
   async blank(description: unknown, options: Pick<MachineConfig, 'dirtyRing'> = {}): Promise<VirtualMachine> {
     const machine = await (hasKvm() ? Machine : SoftwareMachine).fromDescription(description, options);
     this.#follow(machine);
     return machine;
   }
 
-  /** The same on KVM, with the memory of the machine that it comes from. */
+  /** The same on KVM, with the memory of the machine that the guest comes from. */
   async upgrade(description: unknown, memory: MappedGuestMemory): Promise<Machine> {
     const machine = await Machine.fromDescription(description, { memory });
     this.#follow(machine);
     return machine;
   }
 
-  /** It runs on `machine` from now on; the one before is closed. */
+  /** The guest runs on `machine` from now on; the machine before is closed. */
   async moved(machine: VirtualMachine): Promise<void> {
     const old = this.#machine;
     this.#machine = machine;
@@ -74,8 +76,8 @@ export class LiveGuest {
   }
 
   /**
-   * What is wrong with it: it does not run, its heart does not beat on, or its memory is not what it should be. Nothing,
-   * most of the time. It runs afterwards.
+   * Returns what is wrong with the guest: it does not run, its heartbeats do not go on, or its memory is wrong. The
+   * guest runs afterwards.
    */
   async examine(): Promise<readonly string[]> {
     const { machine } = this;

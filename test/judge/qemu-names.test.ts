@@ -7,7 +7,7 @@ import { expect, test } from '@jest/globals';
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 const CANNOT_RUN_HERE = 3;
 
-/** An entry of `query-qmp-schema`, of what is read here. */
+/** An entry of `query-qmp-schema`: the fields that are read here. */
 interface SchemaEntry {
   readonly name: string;
   readonly 'meta-type': string;
@@ -17,7 +17,7 @@ interface SchemaEntry {
   readonly 'ret-type'?: string;
 }
 
-// Downloads QEMU where it is not in the cache yet.
+// Downloads QEMU if it is not in the cache yet.
 const run = spawnSync(process.execPath, [join(ROOT, 'bench/dist/cli.js'), 'qemu', '--names'], {
   encoding: 'utf8',
   timeout: 600_000,

@@ -30,7 +30,7 @@ function bench(...args: string[]) {
   });
 }
 
-// Downloads QEMU where it is not in the cache yet.
+// Downloads QEMU if it is not in the cache yet.
 const prepared = bench('--prepare');
 const obstacle =
   prepared.status === CANNOT_RUN_HERE
@@ -52,7 +52,7 @@ testHere('QEMU and Godwit move the sweep guest, and its memory is right', () => 
   for (const { name, problems, samples } of entrants) {
     expect({ name, problems, runs: samples.length }).toEqual({ name, problems: [], runs: 1 });
     const { totalMs, saidTotalMs, downtimeMs, saidDowntimeMs, pauses } = samples[0]?.figures ?? {};
-    // Times from outside are near the VMM's own, or they are times of something else.
+    // Times that are measured from outside must be near the VMM's own; otherwise they measure something else.
     expect(downtimeMs).toBeGreaterThan(0);
     expect(totalMs).toBeGreaterThan(downtimeMs as number);
     expect(Math.abs((totalMs as number) - (saidTotalMs as number))).toBeLessThan(1000);
@@ -61,7 +61,8 @@ testHere('QEMU and Godwit move the sweep guest, and its memory is right', () => 
   }
 });
 
-// On a limited link a round takes many of the guest's passes. A round of one pass would be nearly a consistent copy.
+// On a limited link, a round lasts for many of the guest's passes. A round that lasts for one pass would copy a nearly
+// consistent memory.
 testHere('a dirty log that is never re-armed is noticed', () => {
   const { status, stdout, stderr } = bench('sweep', '--rounds', '1', '--json', '--never-rearm', '--only', 'Godwit');
   expect({ status, stderr }).toMatchObject({ status: 1 });

@@ -1,6 +1,6 @@
 /**
- * For Jest inside the test machine, where the processor is emulated and files come over 9p: it reads as little as
- * possible, and keeps to one process.
+ * For Jest inside the test machine, where the processor is emulated and files come over 9p: this configuration reads as
+ * few files as possible, and uses one process.
  */
 export default {
   rootDir: '../..',

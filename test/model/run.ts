@@ -1,6 +1,6 @@
 /**
  * `npm run model`: has Spin search every state of switchover.pml for each claim, and refuse each variant that is wrong on
- * purpose. Ends with 0 only if all of that came out as it should. Words behind `--` choose claims and variants by name.
+ * purpose. Exits with 0 only if all searches have the expected result. Words after `--` choose claims and variants by name.
  */
 import { execFile, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -11,18 +11,18 @@ import { failedLine, passed, refused } from './verdict.js';
 
 const CHOSEN = process.argv.slice(2);
 const MODEL = join(import.meta.dirname, '..', '..', 'model', 'switchover.pml');
-/** Steps of one run that Spin follows; it says so when that does not suffice. */
+/** The most steps of one run that Spin follows; Spin reports if a run is longer. */
 const DEPTH = 10_000;
-/** Mebibytes that a verifier may take; it says so when that does not suffice. */
+/** Mebibytes that a verifier may use; the verifier reports if it needs more. */
 const MEMORY = 2048;
-/** A third stop-and-copy, with fewer troubles. */
+/** The settings of a search with a third stop-and-copy, and fewer troubles. */
 const THREE_ATTEMPTS = ['ATTEMPTS=3', 'TROUBLES=4'];
-/** As many as the most troubled variant needs: with more, Spin only takes longer to come across it. */
+/** As many troubles as any variant needs for its error: with more, Spin only takes longer to find the error. */
 const VARIANT_TROUBLES = 'TROUBLES=3';
-/** Prints the run that a verifier has found, with every change of a variable. */
+/** Spin's options for printing the run that a verifier has found, with every change of a variable. */
 const TRAIL = ['-t', '-p', '-g', '-k', 'switchover.pml.trail'];
 
-/** Variables of the model as events. */
+/** The meaning of changes of the model's variables, as events. */
 const MEANING: Readonly<Record<string, (value: string) => string>> = {
   sOwn: (value) => `source: ${value.slice(2)}`,
   dOwn: (value) => `destination: ${value.slice(2)}`,
@@ -34,17 +34,17 @@ const MEANING: Readonly<Record<string, (value: string) => string>> = {
   sSecond: () => 'a second migration takes the VM',
 };
 
-/** One thing to find out, and how it came out. */
+/** One check of the model, and its outcome. */
 interface Check {
   readonly name: string;
   readonly act: (folder: string) => Promise<string>;
 }
 
-/** What a verifier is built for. */
+/** The search that a verifier is built for. */
 interface Search {
   readonly folder: string;
   readonly macros?: readonly string[];
-  /** A claim; without one, assertions, deadlocks and code that is never reached. */
+  /** The claim to check; without one, assertions, deadlocks and unreached code are checked. */
   readonly claim?: string | undefined;
 }
 
@@ -144,10 +144,10 @@ async function refusal({ macro, claim, assertion }: Variant, folder: string): Pr
   return `refused after ${states.toLocaleString('en')} states: ${claim ?? line}\n    ${trailEnd(trail).join('\n    ')}\n   `;
 }
 
-/** Builds the verifier and runs it: what it printed. */
+/** Builds the verifier and runs it; resolves with its output. */
 async function searched({ folder, macros = [], claim }: Search): Promise<string> {
   await run(folder, 'spin', [...defined(macros), '-a', MODEL]);
-  // A refusal comes quickly: for it, compiling is what takes the time.
+  // An expected error is found quickly, so that compiling takes most of the time.
   const optimize = macros.includes(VARIANT_TROUBLES) ? '-O0' : '-O2';
   const limits = ['-DCOLLAPSE', `-DMEMLIM=${MEMORY}`, ...(claim === undefined ? ['-DNOCLAIM'] : [])];
   await run(folder, 'cc', ['-w', optimize, ...limits, '-o', 'pan', 'pan.c']);
@@ -158,7 +158,9 @@ function defined(macros: readonly string[]): string[] {
   return macros.map((macro) => `-D${macro}`);
 }
 
-/** How the run that Spin found ends: the last changes of who may run the guest, of who lives, and of the link. */
+/**
+ * The end of the run that Spin found: the last changes of who may run the guest, of which side is alive, and of the link.
+ */
 function trailEnd(trail: string): string[] {
   const values = new Map<string, string>();
   const told: string[] = [];

@@ -1,4 +1,4 @@
-/** What has to hold of test/model/switchover.pml, by the name of the claim there. */
+/** The properties that test/model/switchover.pml must have, by the name of the claim there. */
 export const CLAIMS: Readonly<Record<string, string>> = {
   neverTwoRunners: 'at most one side runs the guest',
   stateIsSomewhere: 'the state is somewhere while a process that holds it lives',
@@ -6,23 +6,28 @@ export const CLAIMS: Readonly<Record<string, string>> = {
   somebodyRuns: 'in the end somebody runs the guest and nobody waits',
 };
 
-/** The protocol made wrong on purpose: a macro of the model, and where Spin has to find the error. */
+/**
+ * A variant of the protocol with an intended error: a macro of the model, and the place where Spin has to find the
+ * error.
+ */
 export interface Variant {
   readonly macro: string;
-  /** A claim; without one, an assertion. */
+  /** The claim that is violated; without one, an assertion fails. */
   readonly claim?: string;
-  /** Stands in the line of the model whose assertion has to fail. */
+  /** A part of the model's line whose assertion has to fail. */
   readonly assertion?: string;
 }
 
-/** The line of a frame that comes in a phase for which the protocol's table does not have it. */
+/** The line for a frame in a phase in which the protocol's table does not allow it. */
 const ILLEGAL_AT_SOURCE = ':: else -> assert(false)';
 const ILLEGAL_AT_DESTINATION = ':: else -> assert(dOwn == d_abandoned ||';
-/** The line of a `go` that is read with memory or devices of another attempt, or with a page that is zero. */
+/**
+ * The line for a `go` that comes when the memory or the devices are those of another attempt, or a page is still zero.
+ */
 const NOT_WHAT_WAS_PAUSED = 'assert(a == dLoaded && (dMemory == dLoaded || dPage == p_missing)';
 
 export const VARIANTS: readonly Variant[] = [
-  // The point of no return.
+  // Variants of the point of no return.
   { macro: 'SOURCE_RESUMES_AFTER_GO', claim: 'neverTwoRunners' },
   { macro: 'SOURCE_GOES_BACK_AFTER_GO', claim: 'neverTwoRunners' },
   { macro: 'SOURCE_RECOVERS_BY_A_TIMER', claim: 'neverTwoRunners' },
@@ -33,7 +38,7 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'DESTINATION_ABANDONS_READY_ON_A_LOST_LINK', claim: 'noHelpIsNeeded' },
   { macro: 'KEPT_IS_NOT_TOLD', claim: 'noHelpIsNeeded' },
 
-  // The authority.
+  // Variants of the authority.
   { macro: 'SOURCE_RESUMES_WHILE_TRANSFERRING', claim: 'neverTwoRunners' },
   { macro: 'WITHDRAWN_IS_NOT_FINAL', claim: 'neverTwoRunners' },
   { macro: 'SOURCE_RECOVERS_WITHOUT_ASKING', claim: 'neverTwoRunners' },
@@ -42,7 +47,7 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'DESTINATION_RECOVERS_WITHOUT_ASKING', claim: 'neverTwoRunners' },
   { macro: 'SETTLE_DOES_NOT_ASK_THE_AUTHORITY', assertion: 'assert(sGranted)' },
 
-  // Going back.
+  // Variants of going back.
   { macro: 'GO_OF_ANY_ATTEMPT_IS_ACCEPTED', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'LAST_ROUND_IS_NOT_OWED_AGAIN', assertion: NOT_WHAT_WAS_PAUSED },
   {
@@ -55,7 +60,7 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'BACK_IS_NOT_SAID', assertion: ILLEGAL_AT_DESTINATION },
   { macro: 'BACK_ACK_IS_NOT_WAITED_FOR', assertion: ILLEGAL_AT_SOURCE },
 
-  // Post-copy.
+  // Variants of post-copy.
   { macro: 'RELEASED_BEFORE_WHOLE', claim: 'stateIsSomewhere' },
   { macro: 'RESUMED_AS_RUNNING_WITH_A_PAGE_MISSING', claim: 'stateIsSomewhere' },
   { macro: 'WHOLE_IS_SAID_WITH_A_PAGE_MISSING', assertion: 'assert(dMemory == dLoaded);' },
@@ -69,12 +74,12 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'ANSWERS_OUTLIVE_THEIR_ATTEMPT', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'SERVING_IS_NOT_WAITED_FOR', assertion: NOT_WHAT_WAS_PAUSED },
 
-  // Connections, and a destination that is started anew.
+  // Variants of connections, and of a destination that is restarted.
   { macro: 'OLD_CONNECTION_IS_READ', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION', assertion: 'assert(round == dRound)' },
   { macro: 'WELCOME_IS_SAID_ONCE', assertion: 'assert(state == r_receiving && (number == sRound' },
 
-  // The claim.
+  // Variants of the claim on the VM.
   { macro: 'CLAIM_IS_NOT_TAKEN', assertion: 'assert(sDone && S_RUNS)' },
   { macro: 'CLAIM_ENDS_WITH_THE_CANCEL', assertion: 'assert(sDone && S_RUNS)' },
   { macro: 'CLAIM_ENDS_WITH_THE_HAND_OVER', assertion: 'assert(sDone && S_RUNS)' },

@@ -1,13 +1,13 @@
-/** Where a search that visited fewer states went wrong by itself: the model has a million. */
+/** A search that visited fewer states than this has failed: the model has a million. */
 const FEWEST_STATES = 100_000;
 
-/** What a Spin verifier printed, as far as it is asked about. */
+/** The parts of a Spin verifier's output that are used here. */
 export interface Search {
   readonly errors: number;
   readonly states: number;
   readonly depth: number;
   readonly mebibytes: number;
-  /** What the search found, in Spin's words; `undefined` when nothing. */
+  /** The error that the search found, in Spin's words; `undefined` if it found none. */
   readonly found: string | undefined;
 }
 
@@ -37,7 +37,7 @@ export function readSearch(output: string): Search {
 
 /**
  * Checks that `output` is that of a complete search without an error: of `claim`, or, without one, for assertions,
- * deadlocks and code that is never reached. Returns the search; throws what is not so.
+ * deadlocks and unreached code. Returns the search; throws if anything differs.
  */
 export function passed(output: string, claim: string | undefined): Search {
   const search = readSearch(output);
@@ -54,7 +54,7 @@ export function passed(output: string, claim: string | undefined): Search {
     if (unreached.length === 0) throw new Error('Spin does not say which code was reached');
     for (const [, process, lines = '', count] of unreached) {
       const named = lines.split('\n').filter((line) => line !== '');
-      // A frame that is illegal where it comes must never come: that line is there not to be reached.
+      // The line for an illegal frame must stay unreached, since such a frame must never come.
       const code = named.filter((line) => !line.endsWith(', "assert(0)"'));
       if (code.length > 0 || Number(count) !== named.length) {
         throw new Error(`in ${process} ${count} states are never reached:\n${lines}`);
@@ -67,7 +67,7 @@ export function passed(output: string, claim: string | undefined): Search {
   return search;
 }
 
-/** Checks that Spin refused: one error, of the kind that `claim` has to find. Returns what it found. */
+/** Checks that Spin found one error, of the kind that `claim` has to find. Returns the search. */
 export function refused(output: string, claim: string | undefined): Search & { readonly found: string } {
   const search = readSearch(output);
   const { errors, found } = search;

@@ -17,7 +17,7 @@ const USAGE = `npm run test:mutants -- [--short | --sample N [--seed N]] [--only
   --verbose   prints each verdict when it is known, with the test and its error
 `;
 
-/** Mutants of the short form, and the seed that chooses them. */
+/** The number of mutants in the short form, and the seed that chooses them. */
 const SHORT = 12;
 
 const { values } = parseArgs({

@@ -4,7 +4,7 @@ import { API } from 'typescript/unstable/sync';
 import { instrument } from './instrument.js';
 import type { Mutant } from './mutant.js';
 
-/** A copy of packages/core whose code has all mutants in it. */
+/** A copy of packages/core whose code contains all mutants. */
 export interface Copy {
   readonly root: string;
   readonly mutants: readonly Mutant[];

@@ -2,7 +2,7 @@ import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 import { QUESTION } from './instrument.js';
 import { ones, type Pair, type Shared, STUCK, shared } from './order.js';
 
-/** What is used here of the events and the state of Jest's runner. */
+/** The parts of the events and the state of Jest's runner that are used here. */
 interface Block {
   readonly type: 'describeBlock';
   readonly name: string;
@@ -31,17 +31,20 @@ type Event =
 /** One run of a test. */
 interface Run extends Pair {
   readonly pair: number;
-  /** It follows a pair, without the mutant, to see that the test still passes then. */
+  /** Whether this is the control after a pair: the test runs without the mutant, and must pass. */
   readonly control: boolean;
 }
 
-/** How often a waiting test is looked at, and how often in a row nothing must be left that could wake it. */
+/**
+ * The interval at which a waiting test is checked, and the number of checks in a row that must find nothing that could wake
+ * it.
+ */
 const LOOK_MS = 20;
 const LOOKS = 10;
 
 /**
- * Jest's environment for Node, in which instrumented code finds out which mutant is made. It runs each test of a file once for
- * each mutant that is asked for, until that mutant is killed, and notes which mutants are reached.
+ * Jest's environment for Node, in which instrumented code asks which mutant is active. It runs each test of a file once for
+ * each requested mutant, until that mutant is killed, and notes which mutants are reached.
  */
 export default class MutantEnvironment extends NodeEnvironment {
   readonly #shared: Shared = shared();
@@ -52,7 +55,7 @@ export default class MutantEnvironment extends NodeEnvironment {
   #failedPair = -1;
   #startedAt = 0;
   #watch: NodeJS.Timeout | undefined;
-  /** Makes the test that runs fail. */
+  /** Makes the running test fail. */
   #fail: (error: Error) => void = () => {};
 
   override async setup(): Promise<void> {
@@ -77,7 +80,7 @@ export default class MutantEnvironment extends NodeEnvironment {
     else if (event.name === 'test_done') this.#end(event.test);
   }
 
-  /** Puts as many copies of each test in its place as there are pairs with it, each with a control behind it. */
+  /** Replaces each test by one copy for each pair with this test, and puts a control after each copy. */
   #arrange(root: Block): void {
     const { pairs, whileLoading } = this.#shared.order;
     const copies = new Map<number, [number, Pair][]>();
@@ -133,12 +136,15 @@ export default class MutantEnvironment extends NodeEnvironment {
     if (!control) answer({ kind: 'started', pair });
   }
 
-  /** Without timers, sockets and the like nothing can wake a test that waits: it would wait until Jest ends it. */
+  /**
+   * Makes a test fail that waits although there are no timers, sockets and the like that could wake it. Otherwise it would
+   * wait until Jest ends it.
+   */
   #watchOver(): void {
     let idle = 0;
     clearInterval(this.#watch);
     this.#watch = setInterval(() => {
-      // One is Jest's own timer for the test.
+      // One of the resources is Jest's own timer for the test.
       idle = process.getActiveResourcesInfo().filter(mayWake).length <= 1 ? idle + 1 : 0;
       if (idle < LOOKS) return;
       clearInterval(this.#watch);
@@ -147,7 +153,7 @@ export default class MutantEnvironment extends NodeEnvironment {
     this.#watch.unref();
   }
 
-  /** The test, which `#fail` ends. */
+  /** The test, wrapped so that `#fail` can end it. */
   #endable(test: TestFunction): TestFunction {
     const onStart = (fail: (error: Error) => void): void => {
       this.#fail = fail;
@@ -189,7 +195,7 @@ export default class MutantEnvironment extends NodeEnvironment {
   }
 }
 
-/** The pipes are those of the process itself. */
+/** Whether a resource can wake a test. The pipes belong to the process itself. */
 function mayWake(resource: string): boolean {
   return resource !== 'PipeWrap' && resource !== 'TTYWrap';
 }

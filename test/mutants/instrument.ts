@@ -32,19 +32,19 @@ import { idOf, type Mutant } from './mutant.js';
 import { type Change, changesOf } from './operators.js';
 
 /**
- * The name of the function that instrumented code asks at each change. The test environment puts it into the global object; it is
- * called with the mutant's number, and returns whether the change is made.
+ * The name of the function that instrumented code asks at each change. The test environment puts it into the global object; it
+ * gets the mutant's number and returns whether this mutant is active.
  */
 export const QUESTION = '__isMutant';
 
-/** A source file with all its mutants in it; each is chosen while the tests run. */
+/** A source file that contains all of its mutants; the test environment chooses one at run time. */
 export interface Instrumented {
   readonly mutants: readonly Mutant[];
-  /** JavaScript. */
+  /** The code, in JavaScript. */
   readonly code: string;
 }
 
-/** Finds the mutants of a file, and makes code that has all of them. `first` is the number of the first one. */
+/** Finds the mutants of a file, and makes code that contains all of them. `first` is the number of the first one. */
 export function instrument(source: SourceFile, file: string, first: number): Instrumented {
   const writer = new Writer(source, file, first);
   const typescript = writer.write();
@@ -80,7 +80,7 @@ class Writer {
     return this.#source.text.slice(0, this.#source.getStart()) + this.#rendered(this.#source);
   }
 
-  /** A node's code, with the changes of it and of what is in it. */
+  /** A node's code, with all changes of the node and of the nodes in it. */
   #rendered(node: Node, parent?: Node): string {
     if (isLeftAlone(node, parent)) return node.getText();
     const name = nameOf(node);
@@ -120,7 +120,7 @@ class Writer {
   }
 }
 
-/** What has no mutants: types, imports, names, and the texts of messages. */
+/** Whether a node gets no mutants: types, imports, names, and the texts of messages. */
 function isLeftAlone(node: Node, parent: Node | undefined): boolean {
   if (isTypeNode(node) || isInterfaceDeclaration(node) || isTypeAliasDeclaration(node)) return true;
   if (isImportDeclaration(node) || isExportDeclaration(node) || isTemplateExpression(node)) return true;
@@ -128,7 +128,7 @@ function isLeftAlone(node: Node, parent: Node | undefined): boolean {
   return 'name' in parent && parent.name === node && !isIdentifier(node) && isExpression(node);
 }
 
-/** A place that is written to cannot be replaced by a value. */
+/** Whether a node may be changed: the target of an assignment cannot be replaced by a value. */
 function mayChange(node: Node, parent: Node): boolean {
   if (isStatement(node)) return true;
   if (!isExpression(node)) return false;
@@ -140,7 +140,7 @@ function mayChange(node: Node, parent: Node): boolean {
   return !/^[^=!<>]*=$/.test(parent.operatorToken.getText());
 }
 
-/** The name that a node gives to what is in it. */
+/** The name that a node contributes to the members in it. */
 function nameOf(node: Node): string | undefined {
   if (isConstructorDeclaration(node)) return 'constructor';
   if (
@@ -152,7 +152,7 @@ function nameOf(node: Node): string | undefined {
   ) {
     return node.name?.getText();
   }
-  // Constants of the module, and functions that have a name.
+  // Only constants of the module and named functions have names here.
   return isVariableDeclaration(node) && isIdentifier(node.name) && isNamed(node) ? node.name.text : undefined;
 }
 

@@ -6,11 +6,11 @@ export interface Mutant {
   readonly member: string;
   /** The code that is changed, on one line. */
   readonly code: string;
-  /** What is done to it: `-> true`, `removed`. */
+  /** The change to the code: `-> true`, `removed`. */
   readonly change: string;
-  /** From 1: tells equal changes to equal code of one member apart. */
+  /** A number from 1 that distinguishes equal changes to equal code of one member. */
   readonly nth: number;
-  /** The line of the code, from 1. For people; it is no part of the identity. */
+  /** The line of the code, from 1. It is for people, and not a part of the identity. */
   readonly line: number;
 }
 
@@ -24,11 +24,14 @@ export function idOf({ file, member, code, change, nth }: Omit<Mutant, 'line'>):
   return `${file} ${member}: ${code} ${change}${nth === 1 ? '' : ` #${nth}`}`;
 }
 
-/** A 32-bit FNV-1a hash: the order in which samples take mutants, which a new mutant does not change for the others. */
+/**
+ * A 32-bit FNV-1a hash. Samples take mutants in the order of their hashes, which a new mutant does not change for the
+ * others.
+ */
 export function hashOf(text: string, seed: number): number {
   let hash = (0x811c9dc5 ^ seed) >>> 0;
   for (let at = 0; at < text.length; at++) hash = Math.imul(hash ^ text.charCodeAt(at), 0x01000193) >>> 0;
-  // FNV leaves texts with equal beginnings near each other: mixed once more.
+  // FNV gives near hashes to texts with equal beginnings, so that the hash is mixed once more.
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b) >>> 0;
   return (hash ^ (hash >>> 13)) >>> 0;
 }

@@ -36,13 +36,13 @@ import {
 
 /** A change of one node. */
 export interface Change {
-  /** What is done, for people and for the mutant's identity. */
+  /** The description of the change, for people and for the mutant's identity. */
   readonly what: string;
   /** The code in place of the node's; `undefined` removes a statement. */
   readonly code: string | undefined;
 }
 
-/** Each operator, and those that a person confuses it with. */
+/** Each operator, and the operators with which a person may confuse it. */
 const CONFUSED: Readonly<Record<string, string>> = {
   '<': '<=',
   '<=': '<',
@@ -64,7 +64,7 @@ const CONFUSED: Readonly<Record<string, string>> = {
 /**
  * The changes of one node:
  *
- * - conditions: always, never; a loop only never
+ * - conditions: always true, never true; a loop's only never
  * - comparisons: the boundary, or the opposite; operands of `&&`, `||` and `??` alone; `!` dropped
  * - arithmetic: `+` and `-`, `*` and `/`; `Math.min` and `Math.max`; `++` and `--`
  * - constants: a number one higher (of more than 2: twice as high), a boolean's opposite, a word empty, a list empty
@@ -133,10 +133,10 @@ function ofBinary(node: BinaryExpression, parent: Node): Change[] {
       { what: '-> right side', code: right },
     ];
   }
-  // The opposite of a whole condition is both of its other changes.
+  // For a whole condition, the opposite adds nothing to the changes `true` and `false`.
   if (isComparison(node) && (isIfStatement(parent) || isConditionalExpression(parent))) return [];
   const other = CONFUSED[operator];
-  // Text that is put together is a message.
+  // Concatenated text is a message.
   if (other === undefined || (operator === '+' && (isText(node.left) || isText(node.right)))) return [];
   return [{ what: `-> ${other}`, code: `${left} ${other} ${right}` }];
 }
@@ -177,7 +177,7 @@ function ofConstant(node: Node, parent: Node): Change[] {
     const other = String(value > 2 ? 2 * value : value + 1);
     return [{ what: `-> ${other}`, code: other }];
   }
-  // In a comparison an empty word is what the condition's other changes are already.
+  // In a comparison, an empty word has the same effect as the condition's other changes.
   if (!isStringLiteral(node) || isComparison(parent) || isCaseClause(parent)) return [];
   return /^[\w-]+$/.test(node.text) ? [{ what: "-> ''", code: "''" }] : [];
 }
@@ -186,7 +186,7 @@ function isComparison(node: Node): boolean {
   return isBinaryExpression(node) && ['===', '!=='].includes(node.operatorToken.getText());
 }
 
-/** Whether a node is a text for people: more than one word, or put together. */
+/** Whether a node is a text for people: one of several words, or a concatenated one. */
 function isText(node: Node): boolean {
   if (isTemplateExpression(node) || isNoSubstitutionTemplateLiteral(node)) return true;
   if (isBinaryExpression(node)) return isText(node.left) || isText(node.right);

@@ -2,11 +2,11 @@
 export interface Pair {
   /** The test's place in its file, from 0. */
   readonly at: number;
-  /** The mutant's number; `undefined`: none is made. */
+  /** The number of the active mutant; `undefined`: none is active. */
   readonly mutant: number | undefined;
 }
 
-/** What a process that runs tests on mutants is to do with one test file. */
+/** The order to a process that runs the tests of one file on mutants. */
 export interface Order {
   /** The folder of the copy. */
   readonly root: string;
@@ -14,13 +14,16 @@ export interface Order {
   readonly path: string;
   /** Number of mutants. */
   readonly mutants: number;
-  /** A mutant that is made from the loading of the file on; it is then that of every pair, and the first failure ends the run. */
+  /** A mutant that is active while the file is loaded; all pairs are then of this mutant, and the first failure ends the run. */
   readonly whileLoading: number | undefined;
-  /** In the order of their tests; `undefined`: every test once, without a mutant, to see which mutants it reaches. */
+  /**
+   * The pairs, in the order of their tests; `undefined`: every test runs once, without a mutant, to find the mutants that it
+   * reaches.
+   */
   readonly pairs: readonly Pair[] | undefined;
 }
 
-/** What such a process says. `pair` is the place in the order's pairs, or that of the test when it has none. */
+/** The reports of such a process. `pair` is the index in the order's pairs, or the test's place if the order has no pairs. */
 export type Answer =
   | { readonly kind: 'started'; readonly pair: number }
   | {
@@ -30,12 +33,14 @@ export type Answer =
       readonly ms: number;
       /** The test's error; `undefined`: it passed. */
       readonly error: string | undefined;
-      /** The mutants that it reached; empty when the order has pairs. */
+      /** The mutants that the test reached; empty if the order has pairs. */
       readonly reached: readonly number[];
     }
-  /** After this pair had failed, its test failed without the mutant as well: an earlier one has left something. Nothing follows. */
+  /**
+   * After this pair failed, its test failed without the mutant too: an earlier mutant has had a lasting effect. No report follows.
+   */
   | { readonly kind: 'spoilt'; readonly pair: number }
-  /** All is done. `error`: why the file could not be run. `dirty`: tests have left timers and the like. */
+  /** The order is done. `error`: why the file could not be run. `dirty`: whether tests have left timers and the like. */
   | {
       readonly kind: 'done';
       readonly error: string | undefined;
@@ -44,7 +49,10 @@ export type Answer =
       readonly reached: readonly number[];
     };
 
-/** What the environment and the process around it share: Jest loads the environment in the realm of the process. */
+/**
+ * The data that the environment shares with its process, which is possible since Jest loads the environment in the realm of the
+ * process.
+ */
 export interface Shared {
   readonly order: Order;
   readonly answer: (answer: Answer) => void;
@@ -52,7 +60,7 @@ export interface Shared {
   readonly outside: Uint8Array;
 }
 
-/** The error of a test that waits although nothing is left that could wake it. */
+/** The error of a test that waits although nothing could wake it. */
 export const STUCK = 'it waits for ever';
 
 const KEY = Symbol.for('godwit.mutants');
@@ -65,7 +73,7 @@ export function shared(): Shared {
   return (globalThis as Record<symbol, unknown>)[KEY] as Shared;
 }
 
-/** The places of the flags that are set. */
+/** The indices of the flags that are set. */
 export function ones(flags: Uint8Array): number[] {
   return [...flags.keys()].filter((number) => flags[number] === 1);
 }

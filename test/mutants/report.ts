@@ -12,8 +12,8 @@ export interface Report {
 }
 
 /**
- * Counts verdicts by file, and lists the survivors. `all` are the mutants that there are: reasons for others are out of date.
- * `scored`: whether the verdicts are on all mutants, so that the score means something.
+ * Counts verdicts by file, and lists the survivors. `all` has all existing mutants: reasons for other mutants are out of
+ * date. `scored`: whether the verdicts cover all mutants, so that the score is meaningful.
  */
 export function report(verdicts: readonly Verdict[], all: ReadonlySet<string>, scored: boolean): Report {
   const survivors = verdicts.filter(({ killed }) => killed === undefined);

@@ -5,14 +5,14 @@ import { join } from 'node:path';
 export interface Scope {
   /** Files, or folders with all files in them, below packages/core/src. */
   readonly sources: readonly string[];
-  /** Files of packages/core/test, without `.test.ts`. The tests that are about the sources come first. */
+  /** Files of packages/core/test, without `.test.ts`. The tests that were written for these sources come first. */
   readonly tests: readonly string[];
 }
 
-/** The same by post-copy. */
+/** The tests of whole migrations by post-copy. */
 const POSTCOPY = ['postcopy-given-up', 'postcopy-paused'];
 
-/** Whole migrations between two sides in one process; each file in about a second. */
+/** Tests of whole migrations between two sides in one process; each file takes about a second. */
 const MIGRATIONS = [
   'dry-run',
   'migrate',
@@ -47,9 +47,10 @@ const DESTINATION = [
 ];
 
 /**
- * The files on which a mistake costs a guest. A file belongs to the first row that names it or its folder.
+ * The files in which a mistake can lose a guest. A file belongs to the first row that names it or its folder.
  *
- * Each row leaves out tests that reach its sources as well but take long: what only they notice is found late by a person too.
+ * Each row leaves out tests that reach its sources too but take long: a mistake that only these tests notice is also found
+ * late in daily work.
  */
 export const SCOPE: readonly Scope[] = [
   { sources: ['session/pings.ts'], tests: ['pings', 'connection'] },

@@ -7,15 +7,15 @@ import { type Answer, type Order, ones, share } from './order.js';
  */
 
 /**
- * After this many milliseconds Jest ends a test that waits for a timer of the machine's clock: with a mutant, and without, when it
- * must not fail however busy the machine is. Such tests take milliseconds.
+ * After this many milliseconds Jest ends a test that waits for a timer of the machine's clock: the first is with a mutant, the
+ * second without, where the test must not fail even on a busy machine. Such tests take milliseconds.
  */
 const WITH_MUTANT_MS = 60_000;
 const WITHOUT_MS = 600_000;
 
 process.on('message', (order: Order) => void obey(order));
 process.on('disconnect', () => process.exit());
-// Errors of a test that has ended come too late for Jest.
+// An error that comes after its test has ended is too late for Jest, and is ignored.
 process.on('unhandledRejection', () => {});
 
 async function obey(order: Order): Promise<void> {

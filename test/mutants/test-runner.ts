@@ -4,19 +4,19 @@ import type { Answer, Order } from './order.js';
 
 export type Ended = Extract<Answer, { kind: 'ended' }>;
 
-/** How a run came to its end. `lost`: a test came to no end, or ended the process. */
+/** How a run ended. `lost`: a test did not end, or ended the process. */
 export type Outcome = Extract<Answer, { kind: 'done' | 'spoilt' }> | { readonly kind: 'lost'; readonly pair: number };
 
 /** A process is replaced after this many runs, since Jest keeps some memory of each. */
 const LONGEST_LIFE = 60;
 
-/** The longest that one test may take on its own processor: what is expected of it, and this. Milliseconds. */
+/** A test may take this much more processor time than expected. Milliseconds. */
 const MORE_MS = 3000;
 
-/** How often the processor time of a run is looked at. */
+/** The interval at which the processor time of a run is checked. */
 const LOOK_MS = 250;
 
-/** Runs test files on mutants, in a process that it replaces when a mutant has spoilt it. */
+/** Runs test files on mutants, in a process that it replaces after a mutant has had a lasting effect on it. */
 export class TestRunner {
   readonly #root: string;
   #child: ChildProcess | undefined;
@@ -28,8 +28,8 @@ export class TestRunner {
   }
 
   /**
-   * Runs one file; `onEnded` is called after each test. `expectedMs` is what the pair with this number may take; -1 is the loading of the
-   * file. Time is processor time: other programs on the machine make no mutant fail.
+   * Runs one file; `onEnded` is called after each test. `expectedMs` returns the time that the pair with this number may take; -1 is the
+   * loading of the file. Times are processor times, so that other programs on the machine cannot make a mutant fail.
    */
   async run(
     order: Omit<Order, 'root'>,

@@ -5,30 +5,30 @@ import type { Pair } from './order.js';
 import { testsOf } from './scope.js';
 import { type Ended, type Outcome, TestRunner } from './test-runner.js';
 
-/** What became of a mutant. */
+/** The result for one mutant. */
 export interface Verdict {
   readonly mutant: Mutant;
   readonly id: string;
   /** The test that failed, `pings: a ping is answered`, and its error; `undefined`: the mutant survived. */
   readonly killed: { readonly by: string; readonly why: string } | undefined;
-  /** Number of tests that reached the mutant and were run. With 0 no test reaches it. */
+  /** Number of tests that reached the mutant and were run; 0 if no test reaches it. */
   readonly tests: number;
 }
 
-/** What the tests of a file do without a mutant. */
+/** The results of a file's tests without a mutant. */
 interface Baseline {
   readonly test: string;
   readonly ms: number;
   readonly names: readonly string[];
-  /** What each test takes. */
+  /** The duration of each test. */
   readonly msOf: readonly number[];
   /** The tests that reach each mutant, by its number. */
   readonly reaching: ReadonlyMap<number, readonly number[]>;
-  /** Mutants that have to be made before the file is loaded: constants of modules. */
+  /** Mutants that must be active before the file is loaded: those in constants of modules. */
   readonly whileLoading: ReadonlySet<number>;
 }
 
-/** A mutant on the way to its verdict. */
+/** A mutant that has no verdict yet. */
 interface Tried {
   killed: Verdict['killed'];
   tests: number;
@@ -37,12 +37,12 @@ interface Tried {
 export interface TrialOptions {
   /** Number of processes. */
   readonly parallel: number;
-  /** Runs the quickest tests first, for which all test files of a source are run once before. Worth it with many mutants. */
+  /** Runs the quickest tests first, for which all test files of a source are run once before. This pays off only with many mutants. */
   readonly quickestFirst: boolean;
   readonly onVerdict: (verdict: Verdict) => void;
 }
 
-/** Mutants of one file that are tried together: what a process does between two looks at what is left. */
+/** Mutants of one file that are tried together, as one unit of work of a process. */
 const TOGETHER = 40;
 
 /** Tries mutants: runs the tests that reach each of them until one fails. */
@@ -60,7 +60,7 @@ export async function tryMutants(copy: Copy, numbers: readonly number[], options
         }
       }
     } finally {
-      // When one has failed, the others end too.
+      // When one process has failed, the others end too.
       batches.length = 0;
       runner.close();
     }
@@ -151,7 +151,7 @@ class Trial {
     for (const { pair, reached } of ended) {
       for (const number of reached) reaching.set(number, [...(reaching.get(number) ?? []), pair]);
     }
-    // A constant of a module may matter to each test.
+    // A constant of a module may affect every test.
     const all = ended.map(({ pair }) => pair);
     for (const number of outcome.reached) reaching.set(number, all);
     const names: string[] = [];
@@ -164,7 +164,7 @@ class Trial {
     return { test, ms, names, msOf, reaching, whileLoading: new Set(outcome.reached) };
   }
 
-  /** Runs pairs of one test file, in several runs when one of them ends early. */
+  /** Runs pairs of one test file, in several runs if one of them ends early. */
   async #run(
     { test, ms, names, msOf }: Baseline,
     pairs: readonly Pair[],
@@ -180,7 +180,7 @@ class Trial {
         const one = tried.get(pair?.mutant ?? -1);
         if (one !== undefined) one.killed ??= { by: `${test}: ${names[pair?.at ?? -1] ?? 'loading it'}`, why };
       };
-      // A test that is still at work after more than twice its time, and some seconds, comes to no end. The second time is its control's.
+      // A test that has taken more than twice its time and some seconds counts as endless. The second time is that of its control.
       const expectedMs = (pair: number): number => (pair === -1 ? ms : 2 * (msOf[run[pair]?.at ?? -1] ?? ms));
       const outcome = await runner.run(this.#order(test, run, whileLoading), expectedMs, ({ pair, error }) => {
         const one = tried.get(run[pair]?.mutant ?? -1);
@@ -195,7 +195,7 @@ class Trial {
     }
   }
 
-  /** What is left of a run that ended early. */
+  /** The pairs that are left of a run that ended early. */
   async #afterEarlyEnd(
     { kind, pair: at }: Exclude<Outcome, { kind: 'done' }>,
     test: string,
@@ -212,7 +212,7 @@ class Trial {
       one.tests++;
       kill(Math.max(at, 0), LOST);
     } else if (at > 0) {
-      // An earlier mutant may have made the test fail: once more, in another process.
+      // An earlier mutant may have made the test fail, so that this one is run again, in another process.
       one.killed = undefined;
       return stillNeeded(run.slice(at), tried);
     } else {
@@ -221,7 +221,7 @@ class Trial {
     return stillNeeded(run.slice(Math.max(at, 0) + 1), tried);
   }
 
-  /** A test that fails alone even without a mutant would kill every one. */
+  /** Checks that a test passes alone without a mutant; otherwise it would kill every mutant. */
   async #checkSound(test: string, at: number, runner: TestRunner): Promise<void> {
     const order = this.#order(test, [{ at, mutant: undefined }], undefined);
     const failed: Ended[] = [];

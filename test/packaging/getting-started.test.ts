@@ -9,7 +9,7 @@ import { packAll, ROOT, type Tarball } from './packed.js';
 /** A block of the page: a file, commands, or what they print. */
 interface Block {
   readonly language: string;
-  /** Behind the language: which of two terminals. */
+  /** The word after the language: which of two terminals the block is for. */
   readonly terminal: string;
   readonly text: string;
   readonly heading: string;
@@ -37,7 +37,7 @@ test('docs/getting-started.md has its steps', () => {
   expect(blocks.filter(({ language }) => language === 'sh').length).toBeGreaterThanOrEqual(6);
 });
 
-// One step after the other, in the same folder: each is followed word for word.
+// The steps run one after the other in the same folder, each exactly as the page has it.
 describe.each(headings)('%s', (heading) => {
   test('works as it stands', async () => {
     let printed = '';
@@ -61,7 +61,10 @@ describe.each(headings)('%s', (heading) => {
   }, 300_000);
 });
 
-/** Runs a command as a shell does; only the names of our packages are replaced, by what would be published. */
+/**
+ * Runs a command as a shell does; only the names of this project's packages are replaced, by the tarballs that would be
+ * published.
+ */
 function shell(command: string): string {
   const packed = [...tarballs.values()].map(({ file }) => file).join(' ');
   const line = command.replace(/^npm install godwit$/, `npm install --no-audit --no-fund ${packed}`);
@@ -70,7 +73,7 @@ function shell(command: string): string {
   return stdout;
 }
 
-/** Starts a command that goes on, and waits until it has printed something. */
+/** Starts a command that keeps running, and waits for its first output. */
 async function begin(command: string) {
   const [program, ...args] = command.trim().split(' ') as [string, ...string[]];
   const child = spawn(program, args, { cwd: project, stdio: ['ignore', 'pipe', 'inherit'] });
@@ -88,7 +91,7 @@ async function ended(begun: { readonly child: ChildProcess; output: string }): P
   return begun.output;
 }
 
-/** The lines of a text, where every number stands for any other and spaces for any number of them. */
+/** The lines of a text, in a form in which all numbers are equal, and so are all runs of spaces. */
 function shapes(text: string): string[] {
   return text
     .trim()

@@ -60,7 +60,7 @@ describe.each(PACKAGES)('$manifest.name', ({ folder, manifest }) => {
       private: true,
       type: 'module',
       dependencies: { [manifest.name]: `file:${tarballOf(manifest.name).file}` },
-      // Optional peers are what a consumer installs that uses them.
+      // A consumer that uses optional peers installs them itself.
       devDependencies: { '@types/node': root.devDependencies?.['@types/node'], ...manifest.peerDependencies },
       overrides: Object.fromEntries(siblings.map(([name, { file }]) => [name, `file:${file}`])),
     };
@@ -106,14 +106,14 @@ describe.each(PACKAGES)('$manifest.name', ({ folder, manifest }) => {
     const answer = JSON.parse(npm(folder, ...args)) as Record<string, { readonly id: string }> & {
       readonly id?: string;
     };
-    // npm 11 answers by name.
+    // npm 11 puts the answer under the package's name.
     expect(answer.id ?? answer[manifest.name]?.id).toBe(`${manifest.name}@${manifest.version}`);
   }, 120_000);
 
   test('its types are right however it is resolved', async () => {
     const tarball = createPackageFromTarballData(readFileSync(tarballOf(manifest.name).file));
     const { problems } = (await checkPackage(tarball)) as Analysis;
-    // An ES module is what `require` gets too, from Node 20.19 on; resolution from before `exports` cannot see its entry points.
+    // From Node 20.19 on, `require` can load an ES module; resolvers without support for `exports` cannot find the entry points.
     const meant = problems.filter(
       (problem) =>
         problem.kind !== 'CJSResolvesToESM' && !('resolutionKind' in problem && problem.resolutionKind === 'node10'),

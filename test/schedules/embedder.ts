@@ -30,7 +30,7 @@ export class Embedder {
     );
     if (guest.ended || (!guest.pausedByUser && arrived?.machine?.leftPaused !== true)) return;
     const machine = arrived?.machine ?? guest.home;
-    // A VMM that has not come back from `pause` would pause it again: its claim says so.
+    // A VMM whose `pause` has not returned would pause the guest again. The claim shows such a VMM.
     if (machine.heldByEngine) return;
     if (!machine.process.alive || machine.running || [...guest.runners].some(({ process }) => process.alive)) return;
     const own = departures.filter((departure) => departure.machine === machine && departure.ending !== undefined);
@@ -59,7 +59,8 @@ export class Embedder {
       await Promise.race([migration.settle().catch(() => {}), this.#world.sleep(40_000)]);
       return true;
     }
-    // Every process that may have had the guest is dead or will never run it. A VM that could not be started is destroyed.
+    // Every process that may have had the guest is dead or will never run the guest. A VM that could not be started is
+    // destroyed.
     for (const { machine: stranded } of there) stranded?.stop();
     this.#world.note(`${departure.name}: a person recovers the guest`);
     this.#world.lease.seize(undefined);

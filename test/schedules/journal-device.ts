@@ -30,7 +30,7 @@ export class JournalDevice implements MigratableDevice {
   /** Number of entries that `precopy` has yielded. */
   #yielded = 0;
   #saving = false;
-  /** A call of `load` is pending. */
+  /** Whether a call of `load` is pending. */
   loading = false;
   #written: { readonly block: number; readonly page: number }[] = [];
   readonly precopy?: () => AsyncIterable<Uint8Array>;

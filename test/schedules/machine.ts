@@ -53,9 +53,9 @@ export class Machine {
     | undefined;
   /** The bytes that `load` itself wrote to memory. */
   readonly #loaded = new Map<string, { readonly block: number; readonly offset: number; readonly bytes: Uint8Array }>();
-  /** The operator recovers the guest from its last pause in this VM; what it did elsewhere since is dropped. */
+  /** Whether the operator recovers the guest from its last pause in this VM; what the guest did elsewhere since is dropped. */
   recovering = false;
-  /** `receive` was called with `onArrival: 'pause'`. */
+  /** Whether `receive` was called with `onArrival: 'pause'`. */
   leftPaused = false;
   /** Number of calls of `pause` that have returned. */
   pauses = 0;

@@ -122,7 +122,7 @@ export class Network {
         const pages = Array.from({ length: pageChannels }, (_, channel) =>
           this.#streams(path, target.process, channel, checksums),
         );
-        // A transport lets go of page channels that nobody takes; here nobody has them until then.
+        // A transport closes page channels that no link takes; here they are kept until a link takes them.
         this.#untaken.push(...pages.map(([, theirs]) => theirs));
         target.offer({
           control: control[1],

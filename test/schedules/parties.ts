@@ -28,9 +28,9 @@ export interface Departure {
   heldSince: number | undefined;
   /** Whether the pause of this attempt is unbounded: the switchover was forced, or an authority decides. */
   unbounded: boolean;
-  /** The policy's last decision on a switchover was a forced one. */
+  /** Whether the policy's last decision on a switchover was a forced one. */
   forced: boolean;
-  /** The limit that was last given to `adjust`. */
+  /** The limit that was last passed to `adjust`. */
   readonly asked: { downtimeLimitMs: number };
   /** The limit of the present attempt, in milliseconds. */
   downtimeLimitMs: number;

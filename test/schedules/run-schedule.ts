@@ -64,7 +64,7 @@ export async function runSchedule(schedule: Schedule, options: WorldOptions = {}
     await decide(world, embedder);
   }
   embedder.unpause();
-  // The guest works on for a while: a migration that has ended must not change its memory.
+  // The guest goes on working for a while, since a migration that has ended must not change the guest's memory.
   await world.sleep(AFTERWARDS_MS);
   judge(world);
   const outcome: Outcome = {

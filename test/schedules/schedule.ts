@@ -50,10 +50,10 @@ export interface GuestPlan {
 }
 
 export interface LinkPlan {
-  /** 0: frames take no time. */
+  /** The rate of the link; 0: frames take no time. */
   readonly bytesPerSecond: number;
   readonly latencyMs: number;
-  /** Frames of a stream in flight or unread from which on its writer waits. */
+  /** The number of frames of a stream, in flight or unread, at which the stream's writer waits. */
   readonly capacity: number;
   /** Whether frames that have arrived and are unread are lost when the peer resets the connection. */
   readonly resetLosesUnread: boolean;
@@ -160,7 +160,7 @@ function randomLink(random: Random): LinkPlan {
   };
 }
 
-/** A little more than the fillers, so that journals that are loaded slowly wait for room. */
+/** A little more than the fillers need, so that slowly loaded journals wait for room. */
 function randomMaximum(random: Random, devices: readonly DevicePlan[]): number | undefined {
   if (!random.oneIn(5)) return undefined;
   const spare = random.pick([200, 1000, 10_000]);

@@ -133,7 +133,8 @@ function expectClaims(world: World): void {
   for (const { vm, machine, process } of world.departures) {
     if (!process.alive) continue;
     const { state, waitingFor } = claimOf(vm);
-    // A VM that could not be started keeps its guest's place until it is handed on: a person has taken the guest back from it.
+    // An operator has taken the guest back from a VM that could not be started. The claim of such a VM stays idle, unless it
+    // hands the guest over later.
     const handedOn = world.departures.some((one) => one.machine === machine && one.migration.ownership === 'released');
     const gone = world.guest.hasLived(machine) && world.guest.home !== machine && (handedOn || !machine.stranded);
     const wanted = gone ? 'handedOver' : 'idle';

@@ -1,16 +1,16 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** Between two looks at a screen, in milliseconds: a terminal tells nobody that it has changed. */
+/** The interval at which a screen is read, in milliseconds: a terminal does not signal changes. */
 const LOOK_MS = 50;
 const PATIENCE_MS = 90_000;
 
-/** A server of tmux by itself, with none of the user's settings. */
+/** A separate server of tmux, without the user's settings. */
 export class Tmux {
   readonly #name = `godwit-test-${process.pid}-${Math.floor(Math.random() * 1e6)}`;
   #terminals = 0;
 
-  /** Why there can be none, or undefined. */
+  /** Why tmux cannot be used; undefined if it can. */
   static problem(): string | undefined {
     return spawnSync('tmux', ['-V']).error === undefined ? undefined : 'tmux is not installed';
   }
@@ -19,7 +19,8 @@ export class Tmux {
   open(command: readonly string[], { columns = 120, rows = 30 } = {}): Terminal {
     const session = `t${++this.#terminals}`;
     const size = ['-x', String(columns), '-y', String(rows)];
-    // tmux 3.3 tells the status of a command not always. Ctrl-C comes to the shell too, which is to stay.
+    // A shell prints the command's exit status, which tmux 3.3 does not always report. Ctrl-C reaches the shell too,
+    // which must survive it.
     const shell = [
       'sh',
       '-c',
@@ -51,7 +52,7 @@ export class Terminal {
     this.#command = command;
   }
 
-  /** All lines, also those that have scrolled away; long ones are joined. */
+  /** All lines, including those that have scrolled off the screen; wrapped lines are joined. */
   get text(): string {
     return this.#tmux.run('capture-pane', '-p', '-J', '-S', '-', '-t', this.#session);
   }
@@ -66,7 +67,7 @@ export class Terminal {
     this.#tmux.run('send-keys', '-t', this.#session, key);
   }
 
-  /** Resolves with the match once the text has it; rejects with what there was. */
+  /** Resolves with the match once the text matches; rejects with the text if it does not in time. */
   async shows(wanted: RegExp, patienceMs = PATIENCE_MS): Promise<RegExpExecArray> {
     return this.until(`${wanted}`, () => wanted.exec(this.text) ?? undefined, patienceMs);
   }

@@ -42,7 +42,7 @@ withHosts(
       user.remove();
     });
 
-    /** Moves the guest, in a terminal; nothing is said about how long it takes. */
+    /** Starts a migration of the guest in a terminal, without any bound on its duration. */
     function migrate(to: string, ...options: readonly string[]): Terminal {
       return tmux.open(user.line(['migrate', to, '--verify', '--control', user.path('a'), ...options]));
     }

@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 
-/** The addresses of the two, on a network of their own. */
+/** The addresses of the two hosts, on a network of their own. */
 export const SOURCE_ADDRESS = '10.231.17.1';
 export const DESTINATION_ADDRESS = '10.231.17.2';
 
@@ -9,14 +9,14 @@ const RATE = '400mbit';
 const LOSS = '0.005';
 
 /**
- * Two network namespaces with a link of 400 Mbit/s in between, on which 0.5 % of the packets are lost each way. Linux kernels without
- * netem have no delay: a `DelayRelay` makes one.
+ * Two network namespaces with a link of 400 Mbit/s between them, on which 0.5 % of the packets are lost each way. Linux kernels
+ * without netem have no delay: a `DelayRelay` makes one.
  */
 export class TwoHosts {
   readonly source = `godwit-a-${process.pid}`;
   readonly destination = `godwit-b-${process.pid}`;
 
-  /** Why there can be none, or undefined. It is tried out, with all that is used. */
+  /** Why the namespaces cannot be made; undefined if they can. The test is to make them, with all features that are used. */
   static problem(): string | undefined {
     if (process.getuid?.() !== 0) return 'not root';
     for (const [program, option] of [
@@ -58,17 +58,17 @@ export class TwoHosts {
     }
   }
 
-  /** What comes before a command, so that it runs at one of the two. */
+  /** The words before a command that make it run at one of the two hosts. */
   at(name: string): readonly string[] {
     return ['ip', 'netns', 'exec', name];
   }
 
-  /** Takes the cable out, or puts it in again. */
+  /** Interrupts the link, or restores it. */
   link(state: 'up' | 'down'): void {
     inside(this.source, 'ip', 'link', 'set', 'link0', state);
   }
 
-  /** Packets that were dropped on purpose, at both. */
+  /** Packets that were dropped on purpose, at both hosts. */
   lostPackets(): number {
     const lost = (name: string): number =>
       Number(/^\s*(\d+)\s+\d+\s+DROP/m.exec(inside(name, 'iptables', '-L', 'INPUT', '-v', '-n', '-x'))?.[1]);

@@ -29,14 +29,14 @@ const problem = Tmux.problem();
 const withTmux = problem === undefined ? describe : describe.skip;
 const reason = problem === undefined ? '' : ` (skipped: ${problem})`;
 
-/** A guest that runs, in a terminal of its own. */
+/** A running guest, in a terminal of its own. */
 async function running(...options: readonly string[]): Promise<Terminal> {
   const terminal = tmux.open(user.line(['run', ...GUEST, ...options]));
   await terminal.shows(/heartbeat 000002/);
   return terminal;
 }
 
-/** A VMM that awaits one; resolves once it listens, with where. */
+/** A VMM that waits for a guest; resolves with its address once it listens. */
 async function receiving(uri: string, ...options: readonly string[]): Promise<{ terminal: Terminal; at: string }> {
   const terminal = tmux.open(user.line(['receive', uri, ...options]));
   const [, at = ''] = await terminal.shows(/a guest may come to (\S+)/);
@@ -47,7 +47,7 @@ function writeKey(name: string): void {
   writeFileSync(user.path(name), `guest-move:${randomBytes(32).toString('hex')}\n`, { mode: 0o600 });
 }
 
-/** A machine as the engine needs it, to be changed in parts. */
+/** A machine as a plain VM object, whose properties a test can replace. */
 function partsOf(machine: VirtualMachine): MigratableVm {
   return {
     memory: machine.memory,
@@ -104,7 +104,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     expect(await source.exit()).toBe(0);
     await source.shows(/the guest has moved to/);
     await beatsOn(destination);
-    // One guest: its heartbeats go on where they were. The line in which it was paused is in both terminals, a part in each.
+    // The guest's heartbeats go on where they were. The line during which it was paused is split over both terminals.
     const [last, first] = [beats(source).at(-1) as number, beats(destination)[0] as number];
     expect(first - last).toBeGreaterThanOrEqual(1);
     expect(first - last).toBeLessThanOrEqual(2);
@@ -121,7 +121,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
       last: { result: 'moved', verified: true },
     });
     expect(await source.exit()).toBe(0);
-    // A guest that its user has paused moves as it is.
+    // A guest that its user has paused moves in that state.
     expect(await user.vmm('pause')).toMatchObject({ status: 0 });
     const further = await receiving(`unix:${user.path('b.sock')}`);
     const moved = await user.json('migrate', further.at, '--verify', '--no-live', '--encodings', 'lz4');
@@ -147,7 +147,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     expect(await user.json('migrate', command)).toMatchObject({ status: 0 });
     expect(await first.terminal.exit()).toBe(0);
 
-    // A VMM that somebody starts for each connection, as inetd does.
+    // A VMM that is started for each connection, as inetd does.
     const server = net.createServer();
     server.listen(user.path('inetd.sock'));
     await once(server, 'listening');
@@ -175,7 +175,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     const source = await running();
     const links = await listenOn(unix({ path: user.path('strange.sock') }));
     let machine: VirtualMachine | undefined;
-    // It has everything, is told to run the guest, and cannot.
+    // This destination has all of the guest, is told to run it, and fails to.
     const incoming = receive(links, {
       prepare: async (description) => {
         const { kind } = description as { kind: string };
@@ -224,7 +224,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     const all = await user.vmm('status');
     expect(all.stdout).toMatch(/guest running, 96 MiB, .*moving to tcp:/);
     expect(all.stdout).toMatch(/a guest arrives at tcp:/);
-    // A second one is refused while the first goes on, and so is everything that it would disturb.
+    // A second migration is refused while the first goes on, and so is every command that would disturb the first.
     const { last: paused } = await user.json('pause', '--control', user.path('godwit/vmm1.sock'));
     expect(paused).toMatchObject({ exit: 5, code: 'GODWIT_INVALID_STATE' });
     expect(await user.json('migrate', at)).toMatchObject({ status: 4, last: { code: 'GODWIT_CLAIMED', retry: true } });

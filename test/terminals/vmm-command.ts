@@ -10,7 +10,7 @@ import { testCertificate } from '@godwit/transport/testing';
 /** From test/dist/terminals: what `npm run vmm --` starts. */
 const CLI = fileURLToPath(new URL('../../../examples/node-vmm/dist/command/cli.js', import.meta.url));
 
-/** A small guest of the kind that this machine can run; the tests hold for both. */
+/** A small guest of the kind that this machine can run; the tests work with both kinds. */
 export const GUEST = [
   '--memory',
   '96M',
@@ -21,14 +21,14 @@ export const GUEST = [
   ...(hasKvm() ? [] : ['--no-kvm']),
 ];
 
-/** What a command has printed, and its exit status. */
+/** A command's output and exit status. */
 export interface Ran {
   readonly status: number | null;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** A user's terminals: with a folder of its own for control sockets and all else. */
+/** A user of the command, with a folder of its own for control sockets and other files. */
 export class VmmUser {
   readonly folder = mkdtempSync(join(tmpdir(), 'godwit-terminals-'));
 

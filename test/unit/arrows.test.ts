@@ -7,9 +7,9 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 /** The repository; the tests run compiled, in test/dist/unit. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
-/** Every kind of import that the check must see, each planted in a file of its own, with the rule that it breaks. */
+/** Every kind of import that the check must report, each written to a file of its own, with the rule that it breaks. */
 const PLANTED: readonly { file: string; text: string; rule: string }[] = [
-  // The arrows.
+  // Imports against the arrows.
   { file: 'packages/core/src/node.ts', text: "import { readFileSync } from 'node:fs';", rule: 'core-imports' },
   { file: 'packages/core/src/node-type.ts', text: "import type { Socket } from 'node:net';", rule: 'core-imports' },
   { file: 'packages/core/src/node-bare.ts', text: "import { join } from 'path';", rule: 'core-imports' },
@@ -35,7 +35,7 @@ const PLANTED: readonly { file: string; text: string; rule: string }[] = [
   { file: 'packages/core/test/up.ts', text: "import { x } from '@godwit/linux';", rule: 'core-test-imports' },
   { file: 'packages/transport/test/side.ts', text: "import '@godwit/linux';", rule: 'transport-test-imports' },
   { file: 'packages/linux/test/side.ts', text: "import '@godwit/transport';", rule: 'linux-test-imports' },
-  // Examples and tests are imported by nobody.
+  // Imports of examples and tests, which nothing may import.
   {
     file: 'packages/linux/src/example.ts',
     text: "import type { X } from '@godwit/example-node-vmm';",
@@ -47,7 +47,7 @@ const PLANTED: readonly { file: string; text: string; rule: string }[] = [
     rule: 'no-example-from-another',
   },
   { file: 'examples/node-vmm/src/test.ts', text: "import '../../../test/planted.js';", rule: 'nobody-imports-tests' },
-  // Internals, by a path or past `exports`.
+  // Imports of internals, by a path or around `exports`.
   {
     file: 'packages/linux/src/path.ts',
     text: "import type { x } from '../../core/src/index.js';",
@@ -67,7 +67,7 @@ const PLANTED: readonly { file: string; text: string; rule: string }[] = [
     rule: 'not-into-internals',
   },
   { file: 'packages/core/src/seam.ts', text: "import { x } from './testing/index.js';", rule: 'testing-is-for-tests' },
-  // Circles: of two files, type-only, through export ... from, and through import().
+  // Circles: between two files, type-only, by export ... from, and by import().
   { file: 'packages/core/src/circle/one.ts', text: "import { two } from './two.js';", rule: 'no-circle' },
   { file: 'packages/core/src/circle/two.ts', text: "import { one } from './one.js';", rule: 'no-circle' },
   { file: 'packages/core/src/types/one.ts', text: "import type { Two } from './two.js';", rule: 'no-circle' },
@@ -78,7 +78,7 @@ const PLANTED: readonly { file: string; text: string; rule: string }[] = [
   { file: 'packages/linux/src/later/two.ts', text: "await import('./one.js');", rule: 'no-circle' },
 ];
 
-/** Imports that are right: the check must not mind them. */
+/** Allowed imports, which the check must not report. */
 const ALLOWED: readonly { file: string; text: string }[] = [
   { file: 'packages/core/src/ok.ts', text: "import { Observable } from 'rxjs'; import './ok-too.js';" },
   { file: 'packages/core/src/ok-too.ts', text: 'export {};' },
@@ -140,7 +140,7 @@ afterAll(() => rmSync(copy, { recursive: true, force: true }));
 
 test.each(PLANTED)('$file breaks $rule', ({ file, rule }) => {
   const broken = violations.filter(({ from }) => from === file).map((violation) => violation.rule.name);
-  // Of a circle the check names one file; it is enough that it is one of this circle.
+  // The check names one file of a circle; any file of this circle is right.
   if (rule === 'no-circle') {
     const circles = violations.filter(({ from }) => dirname(from) === dirname(file));
     broken.push(...circles.map((violation) => violation.rule.name));

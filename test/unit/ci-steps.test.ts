@@ -92,7 +92,7 @@ describe('steps of CI', () => {
     return { status, output };
   }
 
-  /** A step whose command counts tests as Jest's reporter does, and prints `text`. */
+  /** Runs a step whose command counts tests as Jest's reporter does, and prints `text`. */
   function counting(name: string, counts: object, text = ''): Promise<{ status: number | null; output: string }> {
     const program = `require('fs').appendFileSync(process.env.TALLY_FILE, ${JSON.stringify(`${JSON.stringify(counts)}\n`)}); console.log(${JSON.stringify(text)})`;
     return run('step.js', [name, '--takes', '100', '--', process.execPath, '-e', program]);

@@ -8,8 +8,8 @@ import { marked } from 'marked';
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
 /**
- * Commands in the documentation that neither .ci/run nor a test runs, and why. Everything else in a `sh` block has to
- * be a step of .ci/run, or the same script with fewer options.
+ * Commands in the documentation that neither .ci/run nor a test runs, and why. Every other command in a `sh` block has
+ * to be a step of .ci/run, or the script of a step with fewer options.
  */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm install': '.ci/run has `npm ci`, which installs the same and refuses a lock file that does not fit',
@@ -52,10 +52,11 @@ describe('the TypeScript', () => {
   beforeAll(() => {
     const folder = join(ROOT, '.cache', 'documentation');
     rmSync(folder, { recursive: true, force: true });
-    // As many empty lines before the code as in the page: the compiler then names the line of the page.
+    // As many empty lines precede the code as lines precede it in the page, so that the compiler names the line of the
+    // page.
     for (const block of compiled) {
       write(join(folder, fileOf(block)), '\n'.repeat(block.line - 1) + block.text);
-      // A block that is a file by its first line may be imported by others of its folder.
+      // A block whose first line is a file name may be imported by other blocks of its folder.
       const [, name] = /^\/\/ (\S+\.m?ts)\n/.exec(block.text) ?? [];
       if (name !== undefined) write(join(folder, dirname(block.page), name), block.text);
     }
@@ -74,7 +75,7 @@ describe('the TypeScript', () => {
     errors = run.status === 0 ? [] : run.stdout.trimEnd().split('\n');
   }, 60_000);
 
-  // A page without any code is listed too, so that this table is never empty.
+  // Pages without code are listed too, so that this table is never empty.
   test.each(pages)('of %s compiles', (page) => {
     const own = errors.filter((line) => line.startsWith(`${page}.`));
     expect(own).toEqual([]);
@@ -164,7 +165,7 @@ function blocksOf(page: string): Block[] {
   return found;
 }
 
-/** The commands of a `sh` block: without comments and prompts, `a && b` taken apart, continued lines joined. */
+/** The commands of a `sh` block: without comments and prompts, with `a && b` split and continued lines joined. */
 function commandsOf(text: string): string[] {
   return text
     .replace(/\\\n\s*/g, ' ')
@@ -179,7 +180,7 @@ function commandsOf(text: string): string[] {
     .filter((command) => command !== '');
 }
 
-/** What the steps of .ci/run run: all that follows ` -- ` in a line that starts with `step` or `beside`. */
+/** The commands of the steps of .ci/run: the text after ` -- ` in a line that starts with `step` or `beside`. */
 function stepsOfCi(): string[] {
   const script = readFileSync(join(ROOT, '.ci', 'run'), 'utf8').replace(/\\\n\s*/g, ' ');
   return [...script.matchAll(/^\s*(?:step|beside) .*? -- (.+)$/gm)].map((match) =>

@@ -39,7 +39,7 @@ test('raw names stay out of what embedders import, except those that @godwit/lin
   const found = ['@godwit/core', '@godwit/linux', '@godwit/linux/kvm', '@godwit/linux/memory', '@godwit/vfio']
     .flatMap((name) => FROZEN.get(name) ?? [])
     .filter((name) => raw.test(name) && !kept.has(name));
-  // Requests to the engine and to a container, and names of frames: no numbers of a kernel.
+  // These are requests to the engine and to a container, and names of frames, and not numbers of a kernel's interface.
   expect(found).toEqual(['LinkRequest', 'PAGE_CHANNEL_FRAMES', 'MapRequest']);
 });
 
@@ -59,10 +59,10 @@ function entryPointsOf(folder: string): EntryPoint[] {
   }));
 }
 
-/** A name is that of a type or of a value, or it stands for everything that another entry point exports: `* @godwit/core`. */
+/** The kind of a name: a type, a value, or everything that another entry point exports: `* @godwit/core`. */
 type Kind = 'type' | 'value' | 'everything';
 
-/** The names that a declaration file exports, those that it takes from other files of its package included. */
+/** The names that a declaration file exports, including those from other files of its package. */
 function exportedNames(file: string): Map<string, Kind> {
   const names = new Map<string, Kind>();
   const text = readFileSync(file, 'utf8');

@@ -8,7 +8,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
 
 const PAGE = readFileSync(join(ROOT, 'docs', 'errors.md'), 'utf8');
 
-/** What the page has under the heading of each code, on one line. */
+/** The page's text under the heading of each code, on one line. */
 const sections = new Map(
   PAGE.split(/^### /m)
     .slice(1)
@@ -18,7 +18,7 @@ const sections = new Map(
     }),
 );
 
-/** The codes that stand in the sources of a workspace, with quotation marks around them. */
+/** The codes that the sources of a workspace have in quotation marks. */
 function codesIn(folder: string): string[] {
   return readdirSync(join(ROOT, folder, 'src'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.ts'))
@@ -26,21 +26,21 @@ function codesIn(folder: string): string[] {
     .map((quoted) => quoted.slice(1, -1));
 }
 
-/** No error has it: the event `limit-unreachable` does. */
+/** A code that no error has, but the event `limit-unreachable`. */
 const CODE_OF_AN_EVENT = 'GODWIT_LIMIT_UNREACHABLE';
 
 const workspaces = [...readdirSync(join(ROOT, 'packages')).map((name) => `packages/${name}`), 'examples/node-vmm'];
 
 test('every code has a section, and every section is of a code', () => {
   expect([...sections.keys()].sort()).toEqual([...ERROR_CODES].sort());
-  // A code that had two would be one in the map.
+  // The map would not show a code with two headings.
   expect(PAGE.match(/^### /gm)).toHaveLength(ERROR_CODES.length);
 });
 
 test('the sources use every code, and none beside them', () => {
   const used = workspaces.flatMap(codesIn).filter((code) => code !== CODE_OF_AN_EVENT);
   expect([...new Set(used)].sort()).toEqual([...ERROR_CODES].sort());
-  // The list itself has each once.
+  // The list of codes itself contains each code once.
   for (const code of ERROR_CODES) expect([code, used.filter((one) => one === code).length > 1]).toEqual([code, true]);
 });
 

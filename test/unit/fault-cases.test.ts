@@ -13,7 +13,7 @@ const BYTES = {
   ...{ out: 1_000_000, in: 580, backOut: 2_000_000, backIn: 700 },
   postcopy: { from: { out: 5000, in: 300 }, control: { out: 90_000, in: 900 }, urgent: { out: 70_000, in: 800 } },
 };
-/** Exhaustive: the compiler asks for a kind that is not here. */
+/** All kinds of faults: the compiler reports a missing one. */
 const KINDS: Readonly<Record<FaultKind, true>> = {
   cut: true,
   'half-close': true,
@@ -29,7 +29,7 @@ const full = allSeries({ offsets: 500, bytes: BYTES, random: seeded(1) });
 const sample = allSeries({ offsets: SAMPLED_OFFSETS, bytes: BYTES, random: seeded(0xdeadbeef) });
 const isBytes = ({ name }: CaseSeries): boolean => name.startsWith('cut at ');
 
-/** The names of the first cases: more than any migration of the suite has frames. */
+/** The names of the first cases; the default is more than any migration of the suite has frames. */
 function casesOf(series: CaseSeries, most = 200): string[] {
   return Array.from({ length: most }, (_, n) => series.at(n)).filter((name) => name !== undefined);
 }
@@ -146,7 +146,7 @@ describe('cases that are shared out', () => {
   const STRUCK: CaseResult = { struck: true, ending: 'moved', problems: [] };
   const MISSED: CaseResult = { struck: false, ending: 'moved', problems: [] };
 
-  /** A series without a known end. */
+  /** A series of unknown length. */
   function open(name: string): CaseSeries {
     return { name, at: (n) => `${name}:${n}`, untilNotStruck: true };
   }
@@ -155,7 +155,7 @@ describe('cases that are shared out', () => {
     return { name, at: (n) => (n < count ? `${name}:${n}` : undefined), untilNotStruck: false };
   }
 
-  /** Runs a queue with `takers` at a time; of those under way, `choose` says which one ends next. */
+  /** Runs a queue with `takers` cases at a time; `choose` decides which of the running cases ends next. */
   function workOff(
     series: readonly CaseSeries[],
     reached: Readonly<Record<string, number>>,

@@ -6,7 +6,7 @@ import type { DebianTree } from '../kernel/harness/debian-packages.js';
 import { writeInitramfs } from '../kernel/harness/initramfs.js';
 import { pathFolders, programIn, programLookup } from '../kernel/harness/programs.js';
 
-/** The kernel suite takes programs from the machine where it has them, and unpacks the others: it finds each of them as a file. */
+/** The kernel suite uses the machine's programs where they exist, and unpacks the others: it finds each of them as a file. */
 
 const PROGRAMS = ['qemu-system-x86_64', 'busybox', 'flex', 'bison', 'bc', 'm4'];
 
@@ -18,7 +18,7 @@ afterEach(() => {
   rmSync(root, { recursive: true });
 });
 
-/** Makes a program whose content is its own path, so that it is known again. */
+/** Makes a program whose content is its own path, so that the test can identify it. */
 function program(path: string): string {
   const full = join(root, path);
   mkdirSync(dirname(full), { recursive: true });
@@ -27,7 +27,7 @@ function program(path: string): string {
   return full;
 }
 
-/** The lookup on a machine that has these, with the others unpacked. */
+/** The lookup on a machine that has these programs, with the others unpacked. */
 function machineWith(installed: readonly string[]): (name: string) => string {
   for (const name of PROGRAMS) {
     if (installed.includes(name)) program(`machine/bin/${name}`);
@@ -80,6 +80,6 @@ test('what was unpacked goes before what the machine has; a link counts, a folde
 test('a PATH that is not there, or leads into the current folder', () => {
   expect(pathFolders(undefined)).toEqual([]);
   expect(pathFolders('/a::.:b/c:/d')).toEqual(['/a', '/d']);
-  // Whatever PATH says, what every machine has is found.
+  // Programs that every machine has are found, whatever PATH says.
   expect(programLookup(root, '')('sh')).toMatch(/^\/(usr\/)?bin\/sh$/);
 });

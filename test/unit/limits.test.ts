@@ -7,7 +7,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
 
 const PAGE = readFileSync(join(ROOT, 'docs', 'limits.md'), 'utf8');
 
-/** A row of a table: what, limit, beyond it, the file and the name in it. */
+/** A row of a table: the limited thing, the limit, what happens beyond it, the file, and the name in the file. */
 const ROW = /^\| (?<what>[^|]+) \| (?<limit>[^|]+) \|[^|]*\| `(?<file>[^`]+)` `(?<name>\w+)` \|$/;
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, ms: 1, s: 1000 };

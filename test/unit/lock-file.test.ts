@@ -20,8 +20,8 @@ type Asked = Readonly<
   >
 >;
 
-// npm 10 removes `libc` where npm 11 has written it, and npm 11 does not add it again: without it `npm install` leaves a clone clean
-// with either. `npx npm@10 install --package-lock-only` makes it so.
+// npm 10 removes `libc` where npm 11 has written it, and npm 11 does not add it again: without `libc`, `npm install` leaves a clone
+// unchanged with either version. `npx npm@10 install --package-lock-only` removes it.
 test('the lock file is one that npm 10 and npm 11 leave as it is', () => {
   expect(LOCK.match(/"libc"/g) ?? []).toEqual([]);
 });

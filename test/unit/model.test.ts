@@ -15,7 +15,7 @@ import { CLAIMS, VARIANTS } from '../model/variants.js';
 import { failedLine, passed, refused } from '../model/verdict.js';
 
 const MODEL = readFileSync(join(import.meta.dirname, '..', '..', 'model', 'switchover.pml'), 'utf8');
-/** The model without what is wrong on purpose. */
+/** The model without the variants that are wrong on purpose. */
 const RIGHT = withoutVariants(MODEL);
 const PAGE = readFileSync(join(import.meta.dirname, '..', '..', '..', 'docs', 'switchover.md'), 'utf8');
 
@@ -75,12 +75,12 @@ describe.each([
   });
 });
 
-/** Pages come in many frames; for the model a round of them is one message. */
+/** Pages come in many frames; in the model, all frames of a round are one message. */
 const FRAMES_OF: Readonly<Record<string, readonly FrameName[]>> = { round: PAGE_CHANNEL_FRAMES };
 
 /**
- * No decision about the guest hangs on these: the model does without them. A request and its answer are one step there: nothing is known by
- * the request alone, and an answer that is lost is as good as none.
+ * Frames that the model leaves out, since no decision about the guest depends on them. In the model a request and its answer are one step:
+ * a request alone tells nothing, and a lost answer has the same effect as no answer.
  */
 const LEFT_OUT: readonly FrameName[] = [
   'requestPages',
@@ -268,7 +268,7 @@ function wordsOf(start: string, prefix: string): string[] {
   return [...line.matchAll(new RegExp(`\\b${prefix}(\\w+)`, 'g'))].map((match) => match[1] ?? '');
 }
 
-/** The lines that are there when no macro is defined. */
+/** The lines of the model that remain if no macro is defined. */
 function withoutVariants(text: string): string {
   const open: boolean[] = [];
   const kept: string[] = [];

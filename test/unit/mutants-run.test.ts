@@ -8,7 +8,7 @@ import { tryMutants } from '../mutants/try-mutants.js';
 /** The repository; the tests run compiled, in test/dist/unit. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
-/** A mutant, and what is known to become of it. */
+/** Mutants, and their known verdicts. */
 const KNOWN = {
   // `AbortController.abort` does nothing the second time.
   'FirstCause.set: !this.signal.aborted -> true': 'survived',

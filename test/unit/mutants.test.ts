@@ -60,7 +60,7 @@ describe('the mutants of', () => {
     ['a?.b?.(c);', ['a?.b?.(c); removed', 'a?.b?.(c) without ?. at a?.b', 'a?.b?.(c) without ?. at a']],
     ['a = [b];', ['a = [b]; removed', '[b] -> []']],
     ['a = Math.min(b);', ['a = Math.min(b); removed', 'Math.min(b) -> Math.max']],
-    // Codes are not for people, messages are.
+    // Codes are changed; messages, which are for people, are not.
     ["throw new a('CODE', 'two words');", ["throw new a('CODE', 'two words'); removed", "'CODE' -> ''"]],
     [`a = \`\${b > c}\` + b;`, [`a = \`\${b > c}\` + b; removed`]],
     ["a = b === 'word';", ["a = b === 'word'; removed", "b === 'word' -> !=="]],

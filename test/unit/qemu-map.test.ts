@@ -6,7 +6,7 @@ import { describe, expect, test } from '@jest/globals';
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 const PAGE = readFileSync(join(ROOT, 'docs', 'qemu-map.md'), 'utf8');
 
-/** Every name of QEMU's, by the heading of its table; `npm run test:judge` compares it with what a QEMU says. */
+/** Every name of QEMU, by the heading of its table; `npm run test:judge` compares these names with a real QEMU. */
 const { qemu, ...names } = JSON.parse(readFileSync(join(ROOT, 'test', 'unit', 'qemu-names.json'), 'utf8')) as {
   readonly qemu: string;
 } & Readonly<Record<string, readonly string[]>>;

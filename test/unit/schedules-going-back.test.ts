@@ -2,7 +2,7 @@ import { describe, expect, jest, test } from '@jest/globals';
 import { cutsWhileGoingBack, GOES_BACK_TWICE, obstacles, PAUSE_LIMIT_MS } from '../schedules/obstacles.js';
 import { problemsOf, runSchedule } from '../schedules/run-schedule.js';
 
-// Hundreds of migrations in virtual time are real work for a machine that does something else besides.
+// Hundreds of migrations in virtual time take real processor time, which a busy machine may lack.
 jest.setTimeout(600_000);
 
 describe('with the guest paused at the source', () => {

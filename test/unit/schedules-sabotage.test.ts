@@ -3,10 +3,10 @@ import { runSchedule } from '../schedules/run-schedule.js';
 import { SABOTAGES } from '../schedules/sabotage.js';
 import { scheduleOf } from '../schedules/schedule.js';
 
-// Hundreds of migrations in virtual time are real work for a machine that does something else besides.
+// Hundreds of migrations in virtual time take real processor time, which a busy machine may lack.
 jest.setTimeout(240_000);
 
-/** Jest keeps what nobody has handled to itself; the command line has it: `--sabotage`. */
+/** Jest does not pass on unhandled errors, so that this sabotage is tested only by the command line: `--sabotage`. */
 const NOT_HERE = 'an error that nobody handles';
 
 describe('what is wrong on purpose is noticed', () => {

@@ -2,7 +2,7 @@ import { expect, jest, test } from '@jest/globals';
 import { problemsOf, runSchedule } from '../schedules/run-schedule.js';
 import { scheduleOf } from '../schedules/schedule.js';
 
-// Hundreds of migrations in virtual time are real work for a machine that does something else besides.
+// Hundreds of migrations in virtual time take real processor time, which a busy machine may lack.
 jest.setTimeout(240_000);
 
 test('300 random schedules: nobody runs twice, nothing is lost', async () => {

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 /** The repository; the tests run compiled, in test/dist/unit. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
-/** Test files as somebody might write them, and whether the rules let them pass. */
+/** Test files, right and wrong ones, and whether the rules let them pass. */
 const FILES: Readonly<Record<string, { text: string; fails?: string }>> = {
   server: {
     text: "import net from 'node:net'; test('x', () => { net.createServer().listen(0); });",
@@ -75,6 +75,12 @@ describe('tests under the settings of this repository', () => {
     expect(tally.failed).toBe(leaks.length + 1);
     expect(tally.skipped).toEqual(['reason.test.js: says why (skipped: no such device)', 'skip.test.js: says nothing']);
   });
+});
+
+test('the files that are started first are there', async () => {
+  const { LONG } = (await import(join(ROOT, 'tools/jest/longest-first.js'))) as { LONG: readonly string[] };
+  expect(LONG.length).toBeGreaterThan(5);
+  expect(LONG.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
 });
 
 describe('what was built from sources that are gone', () => {

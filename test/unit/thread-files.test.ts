@@ -21,7 +21,7 @@ test.each(['channel-thread', 'service-thread', 'protect-thread'])(
     );
     expect(imports.length).toBeGreaterThan(0);
     expect(imports.filter((module) => !builtinModules.includes(module) && module !== 'koffi')).toEqual([]);
-    // RxJS alone takes as long to load as all the rest.
+    // RxJS alone takes as long to load as all other modules together.
     expect(text).not.toContain('node_modules/rxjs/');
   },
 );

@@ -14,10 +14,13 @@ import { PAGE, PageMemory } from '../kernel/guest/page-memory.js';
 import { RowPlace } from '../kernel/guest/row-place.js';
 import { call, MAXIMUM_BITMAP_BYTES } from '../kernel/guest/vfio-calls.js';
 
-/** The model that VFIO's tests run on answers every row as the kernel does: `npm run test:kernel` puts the same to it. */
+/**
+ * The model on which VFIO's tests run must answer every row as the kernel does; `npm run test:kernel` puts the same rows
+ * to the kernel.
+ */
 
 const GROUP = 7;
-/** As the kernel's: mtty can be migrated, the test device cannot; both take part in DMA logging. */
+/** As in the kernel, mtty can be migrated and the test device cannot; both accept the calls of DMA logging. */
 const MTTY = { logging: true };
 const DMA = { logging: true, migrationFlags: 0 };
 const device = { name: 'device', group: GROUP, remove: () => {} };

@@ -9,14 +9,15 @@ import {
   VfioType1Tracker,
 } from '@godwit/vfio';
 import { type LoggingModel, VfioModel } from '@godwit/vfio/testing';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { LONGEST_WAIT_MS } from '@godwit/vfio/unstable';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { MOCK_APERTURE } from '../kernel/guest/mock-iommu.js';
 import { HeldCalls } from '../kernel/sequences/held-calls.js';
 import { leaveOutOrder, type OrderPart } from '../kernel/sequences/order-left-out.js';
 import { type OverlapPlace, runOverlappingSequence } from '../kernel/sequences/overlapping-sequence.js';
 import { OVERLAP_BLOCKS, SEQUENCES, seedsOf } from '../kernel/sequences/sequence-plan.js';
 
-/** 1,000 random sequences of overlapping changes, writes and harvests for each tracker. The same on the kernel: `npm run test:kernel`. */
+/** 1,000 random sequences of overlapping changes, writes and harvests for each tracker. `npm run test:kernel` runs them on the kernel. */
 
 let memory: MappedGuestMemory;
 let model: VfioModel;
@@ -99,6 +100,19 @@ describe.each(Object.entries(places))('%s', (_name, place) => {
     const made = place();
     for (const seed of seedsOf(first, last)) await runOverlappingSequence(made, seed);
   });
+
+  test.each(SEQUENCES.slice(0, 3))(
+    'nothing is lost where a harvest waits no longer for changes: seeds %i to %i',
+    async (first, last) => {
+      jest.useFakeTimers({ doNotFake: ['setImmediate', 'nextTick', 'queueMicrotask', 'performance'] });
+      try {
+        const made = { ...place(), timePasses: () => void jest.advanceTimersByTime(LONGEST_WAIT_MS) };
+        for (const seed of seedsOf(first, last)) await runOverlappingSequence(made, seed);
+      } finally {
+        jest.useRealTimers();
+      }
+    },
+  );
 
   test('with the order left out, pages are lost', async () => {
     const made = place();

@@ -24,7 +24,7 @@ afterEach(() => {
   memory.close();
 });
 
-/** The model keeps no bytes, only who wrote where; a write to a pinned page nobody hears of. */
+/** The model keeps no bytes, only the places of writes; it does not learn of a write to a pinned page. */
 function modelDevice(): DmaWriter {
   const type1 = model.type1(container.fd);
   return {

@@ -27,13 +27,13 @@ if (name === undefined || command === undefined || results === undefined || !(ta
 
 const started = Date.now();
 const deadline = Number(process.env['CI_DEADLINE'] ?? Number.POSITIVE_INFINITY) * 1000;
-/** Machines differ, and a short step waits for a disk or a download longer than it works. */
+/** The least timeout is 300 s, since machines differ, and a short step may wait long for a disk or a download. */
 const timeout = Number(values.timeout ?? Math.max(300, 3 * takes));
 const limit = Math.min(timeout * 1000, deadline - started);
 const tally = join(results, `tally-${process.pid}.jsonl`);
-/** Lines that the summary shows of a step that failed: its log may be far above, or not kept. */
+/** The number of lines that the summary shows of a failed step, whose log may be far above, or not kept. */
 const DETAIL_LINES = 30;
-/** The end of what the command printed, both ways: without colours. */
+/** The end of the command's output (standard output and standard error), without colours. */
 let printed = '';
 rmSync(tally, { force: true });
 
@@ -74,7 +74,7 @@ function run(file, args) {
       end('SIGTERM');
       setTimeout(end, 10_000, 'SIGKILL').unref();
     }, limit);
-    // Its group is not that of .ci/run: an interruption there does not reach it.
+    // The command has a process group of its own, so that an interruption of .ci/run does not reach it.
     for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
       process.once(signal, () => {
         end('SIGKILL');
@@ -95,7 +95,7 @@ function run(file, args) {
       resolve(error.message);
     });
     child.on('exit', () => {
-      // A process that still holds the standard output five seconds later was forgotten.
+      // A process that still holds the standard output five seconds later was left behind by the command.
       setTimeout(() => {
         leftBehind = true;
         end('SIGKILL');
@@ -117,7 +117,7 @@ function keep(chunk) {
 }
 
 /**
- * From the first test that failed on, or the end.
+ * The output from the first failed test on, or else its end.
  * @param {string} text
  */
 function detailOf(text) {
@@ -156,7 +156,7 @@ function countCases(failed) {
     failed: runs.reduce((sum, { failed: count }) => sum + count, 0),
     skipped: runs.flatMap(({ skipped }) => skipped),
   };
-  // A command that failed, though none of its tests did, counts as one failure of its own.
+  // A command that failed without a failed test counts as one failure.
   if (failed && total.failed === 0) total.failed = 1;
   return total;
 }

@@ -1,13 +1,14 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
+import { bindGlobals } from './bind-globals.js';
 
 /** How long a socket, worker or timer may take to close after the last test of a file. */
 const GRACE_MS = 1000;
 
 /**
- * Node's environment, and one rule more: a test file that leaves a socket, a timer, a thread or a child process open
- * fails. Jest alone would hang without a word, or end its worker and say nothing of it.
+ * Jest's environment for Node, with one more rule: a test file that leaves a socket, a timer, a thread or a child
+ * process open fails. Jest itself would hang without a message, or end its worker without one.
  */
 export default class OpenHandlesEnvironment extends NodeEnvironment {
   /** @type {string[]} */
@@ -28,14 +29,16 @@ export default class OpenHandlesEnvironment extends NodeEnvironment {
    */
   constructor(config, context) {
     super(config, context);
-    // For property-seed.js, which runs before the file does.
+    // property-seed.js, which runs before the test file, reads this.
     this.global['testPath'] = context.testPath;
   }
 
   /** @override */
   async setup() {
     await super.setup();
-    // Node opens these on first use; they belong to the worker, not to the file that happens to print first.
+    if (this.context !== null) bindGlobals(this.context);
+    // Node opens these streams at first use. They belong to the worker, and must not count for the test file that
+    // prints first.
     void process.stdin;
     void process.stdout;
     void process.stderr;
@@ -69,7 +72,7 @@ export default class OpenHandlesEnvironment extends NodeEnvironment {
     state.unhandledErrors.push(error);
   }
 
-  /** What keeps the process alive now and did not before the file ran. */
+  /** The resources that keep the process alive now and did not exist before the file ran. */
   #left() {
     const left = process.getActiveResourcesInfo();
     for (const kind of this.#before) {

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 
 /*
  * With PROPERTY_SEED, which CI takes from the commit's name, property tests draw the same inputs each time; without it they draw new ones,
- * and a failure prints its seed. Only files that use fast-check pay for loading it.
+ * and a failure prints its seed. fast-check is loaded only for files that use it.
  */
 const seed = process.env['PROPERTY_SEED'];
 const { testPath } = /** @type {{ testPath?: string }} */ (globalThis);

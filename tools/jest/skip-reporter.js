@@ -2,8 +2,8 @@ import { appendFileSync } from 'node:fs';
 import { relative } from 'node:path';
 
 /**
- * Shows every skipped test after the run, and makes the run fail when one does not say why. The reason stands at the
- * end of the test's name or of a `describe` around it: `(skipped: no /dev/kvm)`.
+ * Shows every skipped test after the run, and makes the run fail if a skipped test does not give a reason. The reason
+ * stands at the end of the test's name or of a `describe` around it: `(skipped: no /dev/kvm)`.
  *
  * With `TALLY_FILE` in the environment it also appends the run's counts to that file, one JSON line a run: .ci/run adds
  * them up.
@@ -28,7 +28,7 @@ export default class SkipReporter {
         .filter(({ status }) => status !== 'passed' && status !== 'failed')
         .map(({ fullName }) => `${relative(this.#globalConfig.rootDir, file.testFilePath)}: ${fullName}`),
     );
-    // With -t every other test counts as pending; that is what was asked for.
+    // With -t all other tests count as pending, which the user asked for.
     if (this.#globalConfig.testNamePattern === undefined || this.#globalConfig.testNamePattern === '') {
       this.#withoutReason = skipped.filter((name) => !/\(skipped: [^)]+\)/.test(name));
       for (const name of skipped) {

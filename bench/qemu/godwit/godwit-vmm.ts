@@ -19,7 +19,7 @@ export function godwitVmm(name: string, options: GodwitOptions = {}): Vmm {
   };
 }
 
-/** Five samples a millisecond: what takes less is not seen. */
+/** Five samples a millisecond: shorter calls are missed. */
 const PROFILED = ['--cpu-prof', '--cpu-prof-interval', '200'];
 
 /** A process with one machine of node-vmm. */

@@ -19,7 +19,7 @@ export interface HostCommands {
   faultLatencies: { request: null; reply: readonly number[] };
   /** Pages per millisecond. */
   speed: { request: null; reply: number };
-  /** When the guest that has come is as fast: milliseconds since 1970. */
+  /** The time at which the arrived guest is as fast as `speed`: milliseconds since 1970. */
   reaches: { request: { readonly speed: number }; reply: number };
   save: { request: { readonly path: string }; reply: null };
   restore: { request: { readonly path: string }; reply: null };

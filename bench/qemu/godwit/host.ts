@@ -31,9 +31,9 @@ class Host {
   #listener: LinkListener | undefined;
   #incoming: IncomingMigration | undefined;
   #faults: FaultThreads | undefined;
-  /** How often the guest has printed. */
+  /** The number of letters that the guest has printed. */
   #printed = 0;
-  /** When the guest was paused, and resumed: milliseconds since 1970, in order. */
+  /** The times at which the guest was paused and resumed: milliseconds since 1970, in order. */
   readonly #pausedAtMs: number[] = [];
   readonly #resumedAtMs: number[] = [];
 
@@ -68,7 +68,7 @@ class Host {
       if (postcopy) this.#faults = faultThreads();
       await this.#faults?.ready();
       const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      const threads = (channels === 'auto' ? 1 : channels) + (postcopy ? 1 : 0);
+      const threads = (channels === 'auto' ? 2 : channels) + (postcopy ? 1 : 0);
       this.#listener = threads > 0 ? onWorkers(listening, { threads }) : listening;
       this.#receive(this.#listener);
       const unblock = blockNowAndThen(blockedMs);
@@ -175,7 +175,7 @@ class Host {
   }
 }
 
-/** Blocks this thread again and again, for so long each time; returns what ends that. The processor is free meanwhile. */
+/** Blocks this thread again and again, for `blockedMs` each time, without using a processor; returns a function that ends this. */
 function blockNowAndThen(blockedMs = 0): () => void {
   if (blockedMs === 0) return () => {};
   const word = new Int32Array(new SharedArrayBuffer(4));
@@ -190,7 +190,7 @@ function watch(migration: Migration): { raised: boolean; predictedDowntimeMs: nu
     next: (event) => {
       if (event.type === 'round' && !watched.raised) watched.predictedDowntimeMs = event.round.predictedDowntimeMs;
     },
-    // Failures are handled by `result`.
+    // `result` handles failures.
     error: () => {},
   });
   return watched;

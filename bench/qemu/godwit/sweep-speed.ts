@@ -1,14 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DEFAULT_SWEEP, type GuestRam, PAGE_SIZE, type Sweep } from '@godwit/example-node-vmm/guest';
 
-/** A speed is that of at least this long. Milliseconds. */
+/** The shortest time over which a speed is measured. Milliseconds. */
 const WINDOW_MS = 100;
 /** How often the place of the sweep is read. Milliseconds. */
 const EVERY_MS = 10;
-/** After this long the guest does not come back to its speed. Milliseconds. */
+/** After this long the guest counts as not reaching the speed. Milliseconds. */
 const LONGEST_MS = 10_000;
 
-/** How fast a guest sweeps, from the first bytes of its pages. The pages have to be there: to read a missing one would fetch it. */
+/**
+ * How fast a guest sweeps, from the first bytes of its pages. The pages must be present, since reading a missing one would fetch
+ * it.
+ */
 export class SweepSpeed {
   readonly #ram: GuestRam;
   readonly #first: number;
@@ -54,7 +57,10 @@ export class SweepSpeed {
     return pages;
   }
 
-  /** Pages that have been written, modulo 256 passes: the first pages have one value, those behind the front one less. */
+  /**
+   * The number of pages that were written, modulo 256 passes: the pages before the front have one value, those after it have one
+   * less.
+   */
   #read(): number {
     const value = this.#byte(0);
     let written = 1;

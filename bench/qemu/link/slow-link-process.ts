@@ -8,7 +8,7 @@ const QUEUE_MS = 2;
 
 const toPort = Number(process.argv[2]);
 const bytesPerSecond = Number(process.argv[3]);
-/** When the bytes of all connections so far will have been sent, by `performance.now`. */
+/** The time, of `performance.now`, at which the bytes of all connections so far will have been sent. */
 let busyUntil = 0;
 
 async function carry(from: Socket, to: Socket): Promise<void> {

@@ -6,7 +6,10 @@ const SPARE_BYTES = 2 ** 30;
 
 /**
  * Populates this much memory and frees it again. In a virtual machine, memory that was freed more than about two seconds ago may have
- * been given back to the host, and the next allocation waits for the host. A measurement right after this call does not include that.
+ * been given back to the host, and the next allocation waits for the host. A measurement right after this call does not include that
+ * wait.
+ *
+ * The kernel takes small pages and huge ones from different free lists, so that each kind is warmed.
  *
  * @throws Error when the machine has less free memory
  */
@@ -16,12 +19,14 @@ export async function warmMemory(byteLength: number): Promise<void> {
     const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
     throw new Error(`this needs ${gib(byteLength + SPARE_BYTES)} of free memory, and there are ${gib(availableBytes)}`);
   }
-  const memory = createGuestMemory({ blocks: [{ id: 'warm', guestPhysicalAddress: 0, byteLength }] });
-  try {
-    for (const block of memory.blocks) {
-      await madviseAsync(block.hostAddress, block.byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
+  for (const backing of ['file', 'auto'] as const) {
+    const memory = createGuestMemory({ backing, blocks: [{ id: 'warm', guestPhysicalAddress: 0, byteLength }] });
+    try {
+      for (const block of memory.blocks) {
+        await madviseAsync(block.hostAddress, block.byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
+      }
+    } finally {
+      memory.close();
     }
-  } finally {
-    memory.close();
   }
 }

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { Qmp } from './qmp.js';
 import type { UnpackedQemu } from './unpacked-qemu.js';
 
-/** What a QEMU says of itself. */
+/** The names that a QEMU reports. */
 export interface QemuNames {
   readonly version: string;
   /** `query-qmp-schema`: all commands, events and types. */

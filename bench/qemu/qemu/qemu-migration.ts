@@ -62,7 +62,7 @@ export class QemuMigration {
     const before = qmp.events.length;
     const startedAtMs = now();
     await qmp.execute('migrate', { uri });
-    // QEMU refuses it before the migration is active.
+    // QEMU refuses `migrate-start-postcopy` before the migration is active.
     if (postcopy) {
       await qmp.event(({ event, data }) => event === 'MIGRATION' && data['status'] === 'active');
       await qmp.execute('migrate-start-postcopy');
@@ -124,7 +124,7 @@ async function untilNextQuery(end: Promise<unknown>): Promise<void> {
   }
 }
 
-/** QEMU 11 says 2^63 - 1 where it knows nothing yet. */
+/** QEMU 11 reports 2^63 - 1 while it has no estimate. */
 function known(expectedMs: number | undefined): number | undefined {
   return expectedMs !== undefined && Number.isSafeInteger(expectedMs) ? expectedMs : undefined;
 }

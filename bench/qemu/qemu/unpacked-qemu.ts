@@ -94,7 +94,7 @@ async function download(release: QemuRelease, scratch: string): Promise<string> 
     'Dir::State::lists': place('lists'),
     'Dir::Cache': place('cache'),
     'APT::Install-Recommends': '0',
-    // The user that apt would download as cannot read the cache of this one.
+    // By default apt downloads as a user that cannot read this user's cache.
     'APT::Sandbox::User': 'root',
   };
   const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
@@ -134,7 +134,7 @@ async function debianArchive(): Promise<string> {
 
 function describe(root: string, version = readFileSync(join(root, VERSION_FILE), 'utf8')): UnpackedQemu {
   const libraries = join(root, 'usr/lib', ARCHITECTURE);
-  // Since Debian 13 everything is below usr; before it the C library was not.
+  // Since Debian 13 all files are below usr; before, the C library was not.
   const loader = [libraries, join(root, 'lib', ARCHITECTURE)]
     .map((path) => join(path, 'ld-linux-x86-64.so.2'))
     .find((path) => existsSync(path));

@@ -57,7 +57,7 @@ export function checkOptions<T extends object>(
   }
 }
 
-/** A value as an error message shows it where text is wanted, so that being text is not its mistake. */
+/** The text that shows a value in an error message: text is shown in quotation marks where the mistake is its type. */
 export function chosen(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : quoted(value);
 }
@@ -68,7 +68,7 @@ export function suggestion(given: string, names: readonly string[]): string {
     .map((name) => ({ name, distance: editDistance(given.toLowerCase(), name.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
   const [nearest] = ranked;
-  // "downtimeLimit" for "downtimeLimitMs": the unit is what is left out most.
+  // "downtimeLimit" for "downtimeLimitMs": a missing unit is the most frequent mistake.
   const unit = names.find((name) => name.toLowerCase() === `${given.toLowerCase()}ms`);
   if (unit !== undefined) return `; did you mean ${JSON.stringify(unit)}?`;
   if (nearest === undefined || nearest.distance > Math.max(1, Math.floor(given.length / 4))) return '';

@@ -78,15 +78,18 @@ export const ERROR_CODES = [
   'GODWIT_BLOCKED',
   /** Stop-and-copy took longer than it may; the guest runs on at the source, and pre-copy goes on. */
   'GODWIT_SWITCHOVER_OVERRAN',
-  /** The ownership authority says that the guest is not this side's. */
+  /** The ownership authority says that this side does not own the guest. */
   'GODWIT_NOT_OWNER',
   /** The estimate exceeds `refuseAbove`: the migration was refused before its first page moved. */
   'GODWIT_ESTIMATE_EXCEEDED',
-  /** The guest runs here, and pages of its memory cannot be had any more: it is incomplete for good, and stands where it needs one. */
+  /**
+   * The guest runs here, and some pages of its memory can no longer come: its memory stays incomplete, and the guest stops where it
+   * needs such a page.
+   */
   'GODWIT_PAGES_MISSING',
 ] as const;
 
-/** The code of a `GodwitError`: stable, so that programs may go by it. */
+/** The code of a `GodwitError`: stable, so that programs may depend on it. */
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** Codes of temporary failures: unless an error says otherwise, its `retry` is true. */
@@ -115,18 +118,18 @@ export interface GodwitErrorJson {
   readonly cause?: CauseJson;
 }
 
-/** What an error's JSON says of its cause. */
+/** The cause in an error's JSON. */
 export interface CauseJson {
   readonly name?: string;
   /** `GODWIT_...`, or a name such as `ECONNREFUSED`. */
   readonly code?: string;
   readonly message: string;
   readonly cause?: CauseJson;
-  /** Of several errors that are one cause, such as one for each address. */
+  /** The errors of an `AggregateError`, such as one for each address. */
   readonly errors?: readonly CauseJson[];
 }
 
-/** Causes of causes that are in the JSON: a chain may be a circle. */
+/** The depth to which causes of causes are in the JSON, since a chain of causes may be circular. */
 const DEEPEST_CAUSE = 8;
 
 const BRAND = Symbol.for('@godwit/error');
@@ -159,7 +162,7 @@ export class GodwitError extends Error {
     this.retry = options.retry ?? (!this.remote && MAY_PASS.has(code));
   }
 
-  /** For logs and other processes: an `Error` by itself has no message in JSON. */
+  /** Returns the error for logs and other processes; `JSON.stringify` of a plain `Error` has no message. */
   toJSON(): GodwitErrorJson {
     const { name, code, message, retry, remote, cause } = this;
     return { name, code, message, retry, remote, ...(cause === undefined ? {} : { cause: causeJson(cause) }) };
@@ -195,8 +198,8 @@ function causeJson(cause: unknown, depth = 1): CauseJson {
 const LONGEST_QUOTE = 80;
 
 /**
- * A value of any type as an error message shows it: `50` for a number, `'50'` with its quotes and the word "string" for text, since that
- * difference is often the mistake.
+ * Returns the text that shows a value of any type in an error message: `50` for a number, `'50'` with quotes and the word "string" for
+ * text, since the wrong type is often the mistake.
  *
  * @example
  * throw new GodwitError('GODWIT_INVALID_ARGUMENT', `port must be a number, got ${quoted(port)}`);

@@ -1,6 +1,9 @@
 import type { Clock } from './clock.js';
 
-/** The reason with which every unneeded timer is aborted; one for all, since `abort()` without a reason makes an exception each time. */
+/**
+ * The reason with which every unneeded timer is aborted. All timers share it, since `abort()` without a reason makes an exception each
+ * time.
+ */
 const SETTLED = new Error('settled');
 
 /**

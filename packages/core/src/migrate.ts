@@ -12,8 +12,8 @@ import type { Forecaster } from './source/source-context.js';
  *
  * The VM may be running, or paused by its user: a paused guest stays paused. Unless the destination takes the VM, it is left at the
  * source as it was. `result` rejects with `GODWIT_CLAIMED` for a VM that takes part in another migration, and with
- * `GODWIT_HANDED_OVER` for one that was handed over; nothing of it is touched then. Throws `GODWIT_INVALID_ARGUMENT` for an
- * impossible option. With `refuseAbove` the migration is estimated first.
+ * `GODWIT_HANDED_OVER` for a VM that was handed over; neither VM is touched. Throws `GODWIT_INVALID_ARGUMENT` for an impossible
+ * option. With `refuseAbove` the migration is estimated first.
  *
  * @example
  * const migration = migrate(vm, connectTo(tcp({ host, port })), { downtimeLimitMs: 100 });

@@ -27,9 +27,9 @@ import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js'
  * ```
  *
  * - `postcopy-active`: the guest runs at the destination, and pages are missing there: both processes are needed. `postcopy-paused`: the
- *   link between them is lost, and `postcopy-recover`: it is made anew; who needs a missing page waits meanwhile.
+ *   link between the two is lost. `postcopy-recover`: the link is made anew. A vCPU that needs a missing page waits meanwhile.
  * - A background snapshot goes from `active`, where memory is protected, through `device` back to `active`, where its pages are saved, and
- *   from there to `completed`: the guest runs at the source all the time but in `device`.
+ *   from there to `completed`: the guest runs at the source all the time except in `device`.
  * - `reconnecting`: the link was lost before `go`, and the engine reconnects.
  * - `settling`: the link was lost after `go`, and the destination is asked over new connections.
  * - A dry run goes from `setup` to `completed`. After `go` (inside `device`) there is no way to `cancelled`.
@@ -63,15 +63,15 @@ export interface Progress {
   /** Pages and bytes since the start. */
   readonly pages: PagesByKind;
   readonly rawBytes: number;
-  /** Bytes that the source has written on all streams of all connections: `MigrationSummary.wireBytes` in the end. */
+  /** Bytes that the source has written on all streams of all connections: `MigrationSummary.wireBytes` is the last value. */
   readonly wireBytes: number;
-  /** Of these: device state, framing not included. */
+  /** The part of `wireBytes` that is device state, framing not included. */
   readonly deviceBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   /**
-   * Wire bytes per second over about the last second: from write to write, so that a bandwidth limit, which sends in bursts and pauses,
-   * shows as the rate that it is. Over a longer time where writes are rarer; 0 once nothing is written.
+   * Wire bytes per second over about the last second, or over a longer time where writes are rarer; 0 once nothing is written. The rate is
+   * measured from write to write, so that with a bandwidth limit, under which the source sends in bursts with pauses, it equals the limit.
    */
   readonly wireBytesPerSecond: number;
   /** The rate at the last harvest; 0 before the second one. */
@@ -79,23 +79,23 @@ export interface Progress {
   /** The prediction of the last decision; `undefined` before the first one. */
   readonly predictedDowntimeMs: number | undefined;
   /**
-   * Milliseconds until the guest is expected to run at the destination; `undefined` while that is unknown: in round 1, which has not shown
-   * yet how much the guest writes, and while it does not converge.
+   * Milliseconds until the guest is expected to run at the destination; `undefined` while that is unknown: in round 1, before whose end the
+   * guest's rate of writes is unknown, and while the migration does not converge.
    */
   readonly remainingMs: number | undefined;
   /** The share of time for which vCPUs are held back now, from 0 to 0.99. */
   readonly throttle: number;
   /**
-   * The interval around `remainingMs` in which the actual time lies nine times in ten, in milliseconds; `undefined` where that is.
-   * Its end is `Infinity` where the migration may just as well not converge.
+   * The interval around `remainingMs` that contains the actual time in nine cases of ten, in milliseconds; `undefined` when `remainingMs`
+   * is. Its end is `Infinity` where the migration may just as well not converge.
    */
   readonly remainingRangeMs: readonly [low: number, high: number] | undefined;
 }
 
-/** One term of the downtime: what was expected of it, and what it took. Milliseconds. */
+/** One term of the downtime: the prediction and the actual time. Milliseconds. */
 export interface DowntimeTerm {
   readonly predictedMs: number;
-  /** The interval that was expected to have it in nine cases of ten. */
+  /** The interval that was expected to contain the actual time in nine cases of ten. */
   readonly rangeMs: readonly [low: number, high: number];
   readonly actualMs: number;
 }
@@ -111,34 +111,34 @@ export interface AttemptSummary {
   readonly message: string;
 }
 
-/** How the pages came that were missing when the guest began to run at the destination. */
+/** Statistics of the pages that were missing when the guest began to run at the destination. */
 export interface PostcopyReport {
-  /** Pages that were missing then. */
+  /** Pages that were missing when the guest began to run there. */
   readonly pages: number;
-  /** From then until none was missing, in milliseconds. */
+  /** From the guest's start there until no page was missing, in milliseconds. */
   readonly ms: number;
   /** How often the link was lost meanwhile. */
   readonly lostLinks: number;
 }
 
-/** What a shadow policy would have done, the first time that it would have ended pre-copy. */
+/** The first decision of a shadow policy that would have ended pre-copy. */
 export interface ShadowReport {
-  /** Its name in `MigrateOptions.shadows`. */
+  /** The policy's name in `MigrateOptions.shadows`. */
   readonly name: string;
   /**
-   * `force`: a switchover whatever the downtime. `none`: it has decided none of these. `failed`: it threw, or returned what is no decision
-   * or could not be done; `reason` says which.
+   * `force`: a switchover whatever the downtime. `none`: the policy has decided none of these. `failed`: the policy threw, or returned
+   * something that is no decision or cannot be carried out; `reason` says which.
    */
   readonly action: 'switchover' | 'force' | 'postcopy' | 'abort' | 'none' | 'failed';
   /** The policy's own reason. */
   readonly reason: string;
-  /** The last complete round by then. */
+  /** The last round that was complete at the decision. */
   readonly round: number;
-  /** Milliseconds since the start. */
+  /** Milliseconds from the start of the migration to the decision. */
   readonly elapsedMs: number;
-  /** The predicted downtime then, in milliseconds. */
+  /** The predicted downtime at the decision, in milliseconds. */
   readonly predictedDowntimeMs: number;
-  /** Pages that were owed then. */
+  /** Pages that were owed at the decision. */
   readonly owedPages: number;
 }
 
@@ -155,12 +155,12 @@ export interface DryRunReport {
     readonly id: string;
     readonly version: number;
     readonly stateBytes: number;
-    /** Why `stateBytes` is an assumption; absent when the device can tell. */
+    /** Why `stateBytes` is an assumption; absent when the device reports its size. */
     readonly assumed?: string;
   }[];
   /** Most bytes of device state that the destination holds. */
   readonly maximumDeviceState: number;
-  /** Why the VM cannot be migrated now, one reason each; with any, the dry run fails with `GODWIT_BLOCKED`. */
+  /** The reasons why the VM cannot be migrated now; unless the list is empty, the dry run fails with `GODWIT_BLOCKED`. */
   readonly blockers: readonly string[];
 }
 
@@ -190,7 +190,7 @@ export interface MigrationSummary {
    */
   readonly downtimeMs: number;
   readonly predictedDowntimeMs: number;
-  /** The interval that was expected to have the downtime in nine cases of ten, as of the decision to switch over. */
+  /** The interval that was expected to contain the downtime in nine cases of ten, at the decision to switch over. */
   readonly predictedDowntimeRangeMs: readonly [low: number, high: number];
   /** The predicted and the actual downtime, term by term; the actual terms add up to `downtimeMs`. */
   readonly downtime: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
@@ -207,13 +207,15 @@ export interface MigrationSummary {
   readonly pages: PagesByKind;
   readonly rawBytes: number;
   /**
-   * Bytes that the source has written on all streams of all connections, framing included: pages, device state and control frames (what
-   * it reads, acknowledgements among it, is not counted). The rounds' `wireBytes` and `outsideRoundsBytes` add up to it.
+   * Bytes that the source has written on all streams of all connections, framing included: pages, device state and control frames (bytes
+   * that the source reads, such as acknowledgements, are not counted). It is the sum of the rounds' `wireBytes` and `outsideRoundsBytes`.
    */
   readonly wireBytes: number;
-  /** Of these: device state, framing not included; what was sent again over another connection counts again. */
+  /** The part of `wireBytes` that is device state, framing not included; state that was sent again over another connection counts again. */
   readonly deviceBytes: number;
-  /** Of `wireBytes`: what belongs to no round. Handshakes, keepalive between rounds, the switchover's frames, digests of `verify`. */
+  /**
+   * The part of `wireBytes` that belongs to no round: handshakes, keepalive between rounds, the switchover's frames, digests of `verify`.
+   */
   readonly outsideRoundsBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
@@ -226,13 +228,13 @@ export interface MigrationSummary {
   readonly throttledMs: number;
   /** What each of `MigrateOptions.shadows` would have done, in their order. */
   readonly shadows: readonly ShadowReport[];
-  /** The state of the guest before the move, and at the destination unless that has `onArrival: 'pause'`. */
+  /** The state of the guest before the migration, and at the destination unless the destination has `onArrival: 'pause'`. */
   readonly runState: MovedRunState;
   /** The report of a dry run; undefined otherwise. */
   readonly dryRun?: DryRunReport;
-  /** Of a migration by post-copy; undefined otherwise. */
+  /** The report of a migration by post-copy; undefined otherwise. */
   readonly postcopy?: PostcopyReport | undefined;
-  /** Of a background snapshot, after which the guest is the source's as before; undefined otherwise. */
+  /** The report of a background snapshot, after which the guest stays at the source; undefined otherwise. */
   readonly background?: BackgroundReport | undefined;
 }
 
@@ -246,7 +248,10 @@ export type MigrationEvent =
   /** An attempt to make the first connection has failed; another one follows within `connectTimeoutMs`. */
   | { readonly type: 'connect-failed'; readonly reason: GodwitError; readonly attempt: number }
   | { readonly type: 'link-lost'; readonly reason: GodwitError }
-  /** The engine has reconnected after a lost link. With `restarted` the destination has lost everything: it is sent again. */
+  /**
+   * The engine has reconnected after a lost link. With `restarted` the destination has lost everything, and the source sends everything
+   * again.
+   */
   | {
       readonly type: 'reconnected';
       readonly connection: number;
@@ -257,13 +262,13 @@ export type MigrationEvent =
   /** A round begins. */
   | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | { readonly type: 'round'; readonly round: RoundRecord }
-  /** The guest is about to be paused, for at most `limitMs` until `go`; 0: no limit. */
+  /** The guest is about to be paused, for at most `limitMs` milliseconds until `go`; 0: no limit. */
   | { readonly type: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
   /** A stop-and-copy was given up: the guest runs at the source again, and pre-copy goes on. */
   | {
       readonly type: 'went-back';
       readonly attempt: number;
-      /** The term that was under way. */
+      /** The term of the downtime that was under way. */
       readonly term: keyof DowntimeTerms;
       /** How long the guest was paused, and the limit (0: none). Milliseconds. */
       readonly elapsedMs: number;
@@ -283,7 +288,8 @@ export type MigrationEvent =
       readonly term: keyof DowntimeTerms;
     }
   /**
-   * No round can lower the downtime to the limit: what does not depend on RAM takes longer than that. Once, until it is reachable again.
+   * No round can lower the downtime to the limit: the terms that do not depend on RAM take longer than the limit. The event comes once,
+   * until the limit is reachable again.
    */
   | {
       readonly type: 'limit-unreachable';
@@ -294,8 +300,8 @@ export type MigrationEvent =
       readonly terms: DowntimeTerms;
     }
   /**
-   * The guest is throttled otherwise than before: by the policy's decision, since it is paused, or at the end. `vcpus`: the fraction of
-   * each vCPU, where they differ; it changes without an event.
+   * The guest's throttle has changed: by the policy's decision, because the guest was paused, or at the end. `vcpus`: the fraction of each
+   * vCPU, where they differ; a change of `vcpus` alone has no event.
    */
   | {
       readonly type: 'throttle';
@@ -311,10 +317,10 @@ export type MigrationEvent =
       readonly previous: number;
       readonly reason: string;
     }
-  /** A shadow policy would have ended pre-copy now; once for each. */
+  /** A shadow policy would have ended pre-copy now; the event comes once for each policy. */
   | { readonly type: 'shadow'; readonly shadow: ShadowReport }
   | { readonly type: 'dry-run'; readonly report: DryRunReport }
-  /** A background snapshot goes on: every `progressIntervalMs`, and once at the end. */
+  /** The progress of a background snapshot, every `progressIntervalMs` and once at the end. */
   | { readonly type: 'protection'; readonly protection: ProtectionStatus }
   /** Something failed or is not available, and the migration goes on without it. */
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
@@ -351,7 +357,7 @@ export interface IncomingSummary {
   readonly verified: boolean;
   /** The state of the guest here: `paused` if its user had paused it, or by `onArrival`. */
   readonly runState: MovedRunState;
-  /** How the page faults went of a guest that ran before its memory was whole; undefined for others. */
+  /** The page faults of a guest that ran before its memory was whole; undefined for other guests. */
   readonly faults?: FaultStatus | undefined;
 }
 
@@ -365,7 +371,7 @@ export interface IncomingStatus {
   /** The round that is being received, from 1. */
   readonly round: number;
   readonly error: GodwitError | undefined;
-  /** The page faults of a guest that runs before its memory is whole; undefined for others. */
+  /** The page faults of a guest that runs before its memory is whole; undefined for other guests. */
   readonly faults?: FaultStatus | undefined;
 }
 
@@ -387,7 +393,7 @@ export type IncomingEvent =
   | { readonly type: 'went-back'; readonly attempt: number }
   /** The link was lost with everything loaded: the source may be running the guest. This side waits, without a time limit. */
   | { readonly type: 'source-may-run'; readonly reason: GodwitError }
-  /** The guest runs here; the source is still to be told. */
+  /** The guest runs here; the source has not been told yet. */
   | { readonly type: 'running'; readonly resumeMs: number }
   /** A source has sent its hello; `prepare` is about to be called with its description. */
   | {
@@ -404,7 +410,7 @@ export type IncomingEvent =
       readonly pages: ReceivedPages;
       readonly wireBytes: number;
     }
-  /** The guest runs, and its pages come: every `progressIntervalMs`, and once at the end. */
+  /** The page faults of a guest whose pages come while it runs, every `progressIntervalMs` and once at the end. */
   | { readonly type: 'faults'; readonly faults: FaultStatus }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'completed'; readonly summary: IncomingSummary }

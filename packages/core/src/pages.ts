@@ -1,7 +1,7 @@
 /**
  * `@godwit/core/pages`: the parts that read, write and describe pages and their frames, without the engine and without RxJS. For
- * threads, which must start quickly, and for the other packages of Godwit. **Unstable**: what is not in `@godwit/core` as well may
- * change in any version.
+ * threads, which must start quickly, and for the other packages of Godwit. **Unstable**: exports that are not in `@godwit/core` as
+ * well may change in any version.
  */
 export { checkOptions } from './argument.js';
 export { assertMayChange } from './claim/claim.js';

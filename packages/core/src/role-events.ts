@@ -17,7 +17,10 @@ class QuietObservable<E> extends Observable<E> {
     this.#onFailure = onFailure;
   }
 
-  /** RxJS makes every operator's Observable with `lift`, so that the result of `pipe` isolates its subscribers too. */
+  /**
+   * Makes an operator's Observable of this class too, so that the result of `pipe` isolates its subscribers; RxJS calls `lift` for
+   * every operator.
+   */
   override lift<R>(operator?: Operator<E, R>): Observable<R> {
     const lifted = new QuietObservable<R>(undefined, this.#onFailure);
     lifted.source = this;
@@ -25,7 +28,7 @@ class QuietObservable<E> extends Observable<E> {
     return lifted;
   }
 
-  /** Observes the events. What an observer throws reaches neither the engine nor the guest; unsubscribing ends nothing. */
+  /** Observes the events. An exception in an observer reaches neither the engine nor the guest; unsubscribing ends nothing. */
   override subscribe(observerOrNext?: Partial<Observer<E>> | Next<E>): Subscription;
   override subscribe(next?: Next<E> | null, error?: Next<unknown> | null, complete?: (() => void) | null): Subscription;
   override subscribe(
@@ -65,8 +68,8 @@ class QuietObservable<E> extends Observable<E> {
 }
 
 /**
- * The events of a role. Observing never controls: unsubscribing ends nothing, the stream never ends with an error (a failure is
- * its last event, and then it completes), and what subscribers throw is reported to the others as a warning.
+ * The events of a role. Observing never controls: unsubscribing ends nothing, the stream never ends with an error (a failure is its
+ * last event, and then it completes), and an exception in a subscriber is reported to the others as a warning.
  *
  * Events are not replayed; a subscriber that comes after the start gets the present status first.
  */

@@ -1,11 +1,14 @@
-/** What a policy decides; `reason` is for people. Those that do not end pre-copy are carried out at once, and hold until the next one. */
+/**
+ * What a policy decides; `reason` is for people. A decision that does not end pre-copy is carried out at once, and holds until the next
+ * one of its kind.
+ */
 export type Decision =
   /** Send another round with the guest running. */
   | { readonly action: 'continue'; readonly reason: string }
   /**
    * Pause the guest and send the rest, within `pauseLimitMs`, or with `force` without a limit. `downtimeLimitMs` is the limit that this
-   * attempt is held to, where a policy raises it step by step: the last harvest is compared with it, and the pause is bounded by twice as
-   * much (at least 500 ms) where `pauseLimitMs` is not given. Default: that of the migration. Milliseconds.
+   * attempt is held to, where a policy raises it step by step: the last harvest is compared with it, and the pause is bounded by twice
+   * this limit (at least 500 ms) where `pauseLimitMs` is not given. Default: that of the migration. Milliseconds.
    */
   | {
       readonly action: 'switchover';
@@ -13,13 +16,16 @@ export type Decision =
       readonly force?: boolean;
       readonly downtimeLimitMs?: number;
     }
-  /** A switchover with `force`: whatever the downtime. */
+  /** Switch over with `force`, whatever the downtime. */
   | { readonly action: 'force'; readonly reason: string }
   /** Go on, with vCPUs that are held back for this share of their time, from 0 to 0.99, until another such decision. */
   | { readonly action: 'throttle'; readonly reason: string; readonly fraction: number }
-  /** Go on, with another `bandwidthLimit` in bytes per second, until `adjust` is given one; 0: no limit. */
+  /** Go on, with another `bandwidthLimit` in bytes per second, until `adjust` sets one; 0: no limit. */
   | { readonly action: 'bandwidth'; readonly reason: string; readonly bytesPerSecond: number }
-  /** Run the guest at the destination and send the rest afterwards: `GODWIT_UNSUPPORTED` unless `PolicyInput.canPostcopy`. */
+  /**
+   * Run the guest at the destination and send the rest afterwards: the migration fails with `GODWIT_UNSUPPORTED` unless
+   * `PolicyInput.canPostcopy`.
+   */
   | { readonly action: 'postcopy'; readonly reason: string }
   /** Give up: the migration fails with `GODWIT_NOT_CONVERGING` and the guest runs on at the source. */
   | { readonly action: 'abort'; readonly reason: string };
@@ -38,7 +44,7 @@ export interface PagesByKind {
   readonly compressed: number;
 }
 
-/** No pages of any kind; the caller may add to the result. */
+/** Returns counts of zero for all kinds; the caller may add to the result. */
 export function noPages(): { -readonly [Kind in keyof PagesByKind]: number } {
   return { raw: 0, zero: 0, hole: 0, delta: 0, compressed: 0 };
 }
@@ -50,16 +56,16 @@ export function allPages(pages: PagesByKind): number {
 
 /** How one vCPU dirtied memory between two harvests. */
 export interface VcpuDirtying {
-  /** Pages logged a second: one counts again when it is written again after it was re-armed, or by an instruction that KVM emulates. */
+  /** Pages logged per second: a page counts again when it is written after it was re-armed, or by an instruction that KVM emulates. */
   readonly dirtyPagesPerSecond: number;
-  /** How often it had to leave the guest and wait, since its dirty ring was full. */
+  /** How often the vCPU had to leave the guest and wait because its dirty ring was full. */
   readonly ringFull: number;
 }
 
 /**
- * The report of one dirty tracker at a harvest. Several trackers may report the same page, so that their sum is not the number of
- * dirty pages. It shows why a migration does not converge: an inexact tracker that reports every page at each harvest (VFIO type1
- * over an IOMMU does) keeps every page dirty, however little the guest writes.
+ * The report of one dirty tracker at a harvest. Several trackers may report the same page, so that their sum is not the number of dirty
+ * pages. The report shows why a migration does not converge: an inexact tracker that reports every page at each harvest (VFIO type1 over
+ * an IOMMU does) keeps every page dirty, however little the guest writes.
  */
 export interface TrackerHarvest {
   /** `DirtyTracker.name`. */
@@ -69,13 +75,13 @@ export interface TrackerHarvest {
   readonly exact: boolean;
   /** True when the tracker failed, so that every page counts as dirty. */
   readonly failed: boolean;
-  /** Which writers it cannot see, in words: `DirtyTracker.blindSpots`. */
+  /** The writers that the tracker cannot see, in words: `DirtyTracker.blindSpots`. */
   readonly blindSpots?: string;
-  /** For each vCPU, what it did since the harvest before, where the tracker knows (a dirty ring does): `DirtyTracker.vcpus`. */
+  /** How each vCPU dirtied memory since the harvest before, where the tracker knows (a dirty ring does): `DirtyTracker.vcpus`. */
   readonly vcpus?: readonly VcpuDirtying[];
 }
 
-/** The terms of the downtime, in milliseconds; they add up to it. */
+/** The terms of the downtime, in milliseconds; the downtime is their sum. */
 export interface DowntimeTerms {
   /** Stopping the vCPUs. */
   readonly pauseMs: number;
@@ -93,7 +99,7 @@ export interface DowntimeTerms {
   readonly resumeMs: number;
 }
 
-/** For each term of the downtime, the interval that has it in nine cases of ten. Milliseconds. */
+/** For each term of the downtime, the interval that contains the actual time in nine cases of ten. Milliseconds. */
 export type DowntimeRanges = Readonly<Record<keyof DowntimeTerms, readonly [low: number, high: number]>>;
 
 /** One pre-copy round, or the final stop-and-copy. All times are milliseconds of the source's monotonic clock. */
@@ -103,17 +109,17 @@ export interface RoundRecord {
   readonly phase: 'pre-copy' | 'stop-and-copy';
   /** Pages that this round had to send. */
   readonly dirtyPages: number;
-  /** Dirty pages that it left for later, since the guest dirties them in every round: `MigrateOptions.hotPagesLast`. */
+  /** Dirty pages that this round left for later, since the guest dirties them in every round: `MigrateOptions.hotPagesLast`. */
   readonly deferredPages: number;
   readonly pages: PagesByKind;
-  /** Guest bytes that the round's pages stand for (of all kinds). */
+  /** Bytes of guest memory in the round's pages, of all kinds. */
   readonly rawBytes: number;
   /**
    * Bytes that the source has written on all streams from the round's beginning to the decision after it: pages, device state, control
-   * frames, framing included. Of a stop-and-copy: until the devices are saved.
+   * frames, framing included. For a stop-and-copy the time ends when the devices are saved.
    */
   readonly wireBytes: number;
-  /** Of these: device state, framing not included. */
+  /** The part of `wireBytes` that is device state, framing not included. */
   readonly deviceBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
@@ -123,7 +129,7 @@ export interface RoundRecord {
   readonly scanMs: number;
   /** Time waiting for the link, the acknowledgement of the round included. */
   readonly sendMs: number;
-  /** Time waiting for `bandwidthLimit`, of pages and of device state. */
+  /** Time in which pages and device state waited for `bandwidthLimit`. */
   readonly limitMs: number;
   readonly totalMs: number;
   /**
@@ -135,21 +141,21 @@ export interface RoundRecord {
   readonly throttle: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */
   readonly linkBytesPerSecond: number;
-  /** Pages that are owed after the round: those that became dirty while it was sent, and those that it left for later. */
+  /** Pages that are owed after the round: pages that became dirty while the round was sent, and pages that the round left for later. */
   readonly newlyDirtyPages: number;
-  /** The reports of the trackers at that harvest, in the order of `MigratableVm.trackers`. */
+  /** The reports of the trackers at the harvest after the round, in the order of `MigratableVm.trackers`. */
   readonly trackers: readonly TrackerHarvest[];
   /** Pages that became dirty in a second, at the harvest after the round. */
   readonly dirtyPagesPerSecond: number;
-  /** Predicted downtime if the guest were paused now: the median. It is compared with the limit. */
+  /** Predicted downtime if the guest were paused now: the median, which is compared with the limit. */
   readonly predictedDowntimeMs: number;
   /**
-   * The interval that has the downtime in nine cases of ten, if the guest were paused now. It is narrower than the sum of the terms'
+   * The interval that contains the downtime in nine cases of ten, if the guest were paused now. It is narrower than the sum of the terms'
    * intervals, since not all of them are long at once.
    */
   readonly predictedDowntimeRangeMs: readonly [low: number, high: number];
   readonly prediction: DowntimeTerms;
-  /** For each term, the interval that has it in nine cases of ten: wide where nothing was learned. */
+  /** For each term, the interval that contains the actual time in nine cases of ten: wide where nothing was learned. */
   readonly predictionRange: DowntimeRanges;
   readonly decision: Decision;
 }

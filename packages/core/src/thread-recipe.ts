@@ -1,6 +1,6 @@
 import { GodwitError } from './errors.js';
 
-/** How another thread makes the same thing: it imports `module` and calls its export `make` with `options`. */
+/** How another thread makes the same object: it imports `module` and calls its export `make` with `options`. */
 export interface ThreadRecipe {
   /** URL of the module; `undefined` for one of this package. */
   readonly module: string | undefined;
@@ -12,8 +12,8 @@ export interface ThreadRecipe {
 const provided = new Map<string, object>();
 
 /**
- * Gives the exports of a module that this thread has already, under another address: recipes that name it do not load it again. A
- * thread whose modules are one file has them there.
+ * Registers the exports of a module that this thread has already loaded, under the URL that recipes have for it: such a recipe
+ * does not load the module again. A thread whose modules are bundled in one file has them there.
  */
 export function provideModule(url: string, exports: object): void {
   provided.set(url, exports);

@@ -29,7 +29,12 @@ const FAULTS: readonly (readonly [string, FakeHost, readonly string[], RegExp])[
   ['no poison', { tried: { userfaultfdFeatures: ['WP_ASYNC', 'MISSING_SHMEM'] } }, ['at-once'], /6\.6/],
   ['no PAGEMAP_SCAN', { tried: { pagemapScan: no('the kernel has none') } }, ['move'], /6\.7/],
   ['no WP_ASYNC', { tried: { asyncWriteProtect: no('the kernel has none') } }, ['move'], /6\.7/],
-  ['no huge pages', { tried: { transparentHugePages: no('off') } }, ['huge-pages'], /shmem_enabled/],
+  [
+    'no huge pages',
+    { tried: { transparentHugePages: no('off'), anonymousHugePages: no('off') } },
+    ['huge-pages'],
+    /hugepage\/enabled/,
+  ],
   ['no IOMMU', { empty: ['/sys/kernel/iommu_groups'] }, ['vfio'], /intel_iommu/],
   ['no VFIO', { absent: ['/dev/vfio/vfio', '/dev/iommu'] }, ['vfio'], /modprobe/],
   ['a forbidden VFIO', { forbidden: ['/dev/vfio/vfio'], absent: ['/dev/iommu'] }, ['vfio'], /udev/],

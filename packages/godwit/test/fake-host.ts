@@ -65,6 +65,7 @@ export function diagnosisOf(host: FakeHost): Diagnosis {
       pagemapScan: YES,
       accessProtect: YES,
       transparentHugePages: YES,
+      anonymousHugePages: YES,
       userfaultfdFeatures: ['MISSING_SHMEM', 'POISON', 'WP_ASYNC'],
       lockedLimit: Number.POSITIVE_INFINITY,
       filesLimit: 2 ** 20,

@@ -1,17 +1,15 @@
 import { GodwitError } from '@godwit/core/errors';
 import { Kvm, probeKvm } from './kvm/kvm.js';
 import { KvmDirtyLog } from './layouts/kvm-dirty-log.js';
-import { PagemapScan, PM_SCAN_ARG } from './layouts/pagemap-scan.js';
-import { StructBuffer } from './layouts/struct-buffer.js';
 import { Uffd } from './layouts/userfaultfd.js';
-import { closeFd, Errno, OpenFlags, openFile, tryIoctl } from './libc/index.js';
-import { transparentHugePagesObstacle } from './memory/huge-pages.js';
+import { type MemoryBacking, transparentHugePagesObstacle } from './memory/huge-pages.js';
+import { probePagemapScan } from './memory/pagemap-scan-support.js';
 import { Userfaultfd } from './userfaultfd/userfaultfd.js';
 
 /** Whether this process can use something, and if not, why and what to do. */
 export type Support = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
-/** What this host offers to this process, as far as migration is concerned. */
+/** The features of this host that this process can use for migration. */
 export interface HostSupport {
   /** `/dev/kvm` opens, has what `Kvm` needs, and gives a VM. */
   readonly kvm: Support;
@@ -20,7 +18,7 @@ export interface HostSupport {
   /** Dirty rings (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, Linux 6.1): `KvmDirtyRingTracker` works. */
   readonly kvmDirtyRing: Support;
   readonly userfaultfd: Support;
-  /** userfaultfd may handle faults taken inside the kernel, KVM's included: what post-copy needs. */
+  /** userfaultfd may handle faults taken inside the kernel, KVM's included: post-copy needs this. */
   readonly userfaultfdKernelFaults: Support;
   /** UFFD_FEATURE_WP_ASYNC (Linux 6.7). With `pagemapScan`: `PagemapTracker` works. */
   readonly asyncWriteProtect: Support;
@@ -30,10 +28,12 @@ export interface HostSupport {
   readonly accessProtect: Support;
   /** `hugePages: 'transparent'`. */
   readonly transparentHugePages: Support;
+  /** Whether guest memory with `backing: 'anonymous'` gets transparent huge pages. */
+  readonly anonymousHugePages: Support;
 }
 
 /**
- * Tries everything out; takes well under a millisecond and leaves nothing open.
+ * Finds the features by trying them; takes well under a millisecond and leaves nothing open.
  *
  * @example
  * const { pagemapScan } = hostSupport();
@@ -49,9 +49,10 @@ export function hostSupport(): HostSupport {
     asyncWriteProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_WP_ASYNC).close()),
     pagemapScan: attempt(probePagemapScan),
     accessProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_RWP | Uffd.UFFD_FEATURE_RWP_ASYNC).close()),
-    transparentHugePages: attempt(() => {
-      const obstacle = transparentHugePagesObstacle();
-      if (obstacle !== null) throw unsupported(obstacle);
+    transparentHugePages: attempt(() => probeHugePages('file')),
+    anonymousHugePages: attempt(() => {
+      probeHugePages('anonymous');
+      probePagemapScan();
     }),
   };
 }
@@ -98,17 +99,9 @@ function probeKernelFaults(): void {
   );
 }
 
-/** An empty address range: a kernel that knows the request has nothing to do. */
-function probePagemapScan(): void {
-  const pagemap = openFile('/proc/self/pagemap', OpenFlags.O_RDONLY);
-  const argument = new StructBuffer(PM_SCAN_ARG)
-    .set('size', PM_SCAN_ARG.size)
-    .set('category_mask', PagemapScan.PAGE_IS_WRITTEN)
-    .set('return_mask', PagemapScan.PAGE_IS_WRITTEN);
-  const result = tryIoctl(pagemap, PagemapScan.PAGEMAP_SCAN, argument.bytes);
-  closeFd(pagemap);
-  if (result === -Errno.ENOTTY) throw unsupported('the kernel has no PAGEMAP_SCAN; Linux 6.7 has');
-  if (result < 0) throw unsupported(`PAGEMAP_SCAN fails with errno ${-result}`);
+function probeHugePages(backing: MemoryBacking): void {
+  const obstacle = transparentHugePagesObstacle(backing);
+  if (obstacle !== null) throw unsupported(obstacle);
 }
 
 function unsupported(message: string): GodwitError {

@@ -15,7 +15,7 @@ export { SyscallError } from './libc/syscall-error.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './libc/thread-signal.js';
 export type { BlockPlacement } from './memory/block-layout.js';
 export { type HostMemory, hostMemory } from './memory/host-memory.js';
-export { type HugePages, transparentHugePagesObstacle } from './memory/huge-pages.js';
+export { type HugePages, type MemoryBacking, transparentHugePagesObstacle } from './memory/huge-pages.js';
 export {
   attachGuestMemory,
   type BlockAttachment,

@@ -1,6 +1,6 @@
 /**
  * `@godwit/linux/unstable`: the kernel's structs and numbers, and the system calls, as the packages of Godwit use them. **Everything here
- * may change in any version.** Threads take the system calls alone from `@godwit/linux/unstable/libc`, which loads less.
+ * may change in any version.** Threads import only the system calls, from `@godwit/linux/unstable/libc`, which loads fewer modules.
  */
 export { KvmSystemRequest, KvmVcpuRequest, KvmVmRequest } from './kvm/kvm-constants.js';
 export { kvmLayouts } from './kvm/kvm-layouts.js';

@@ -11,6 +11,7 @@ import {
   hostSupport,
   type MappedGuestMemory,
   type MappedRamBlock,
+  type MemoryBacking,
   transparentHugePagesObstacle,
 } from '@godwit/linux';
 import { checkBlockLayout, checkFitsHost, HOST_PAGE_SIZE } from '@godwit/linux/unstable';
@@ -22,8 +23,12 @@ import { testWhen } from './when-usable.js';
 const PAGE = HOST_PAGE_SIZE;
 const GIB = 2 ** 30;
 
-function oneBlock(byteLength: number, pageSize = PAGE): { memory: MappedGuestMemory; block: MappedRamBlock } {
-  const memory = createGuestMemory({ pageSize, blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength }] });
+function oneBlock(
+  byteLength: number,
+  pageSize = PAGE,
+  backing: MemoryBacking = 'file',
+): { memory: MappedGuestMemory; block: MappedRamBlock } {
+  const memory = createGuestMemory({ backing, pageSize, blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength }] });
   return { memory, block: memory.blocks[0] as MappedRamBlock };
 }
 
@@ -96,10 +101,15 @@ const step = fc.oneof(
   fc.record({ do: fc.constant('discard' as const), range }),
 );
 
-test.each([PAGE, 4 * PAGE])('holes are seen, made and counted as a set of pages of %d bytes would', (pageSize) => {
+test.each([
+  [PAGE, 'file'],
+  [4 * PAGE, 'file'],
+  [PAGE, 'anonymous'],
+  [4 * PAGE, 'anonymous'],
+] as const)('holes are seen, made and counted as a set of pages of %d bytes would (%s)', (pageSize, backing) => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 30 }), fc.array(range, { maxLength: 5 }), (steps, ranges) => {
-      const { memory, block } = oneBlock(PAGES * pageSize, pageSize);
+      const { memory, block } = oneBlock(PAGES * pageSize, pageSize, backing);
       try {
         const hostPages = new Set<number>();
         const perPage = pageSize / PAGE;
@@ -217,11 +227,11 @@ test('blocks that touch do not overlap', () => {
 
 test('memory that can never fit is refused before anything is mapped, unless it is meant to be sparse', async () => {
   const host = { totalBytes: 4 * GIB, availableBytes: GIB };
-  expect(() => checkFitsHost([3 * GIB, GIB], false, host)).not.toThrow();
-  const error = await errorOf(() => checkFitsHost([3 * GIB, GIB, PAGE], false, host));
+  expect(() => checkFitsHost([3 * GIB, GIB], {}, host)).not.toThrow();
+  const error = await errorOf(() => checkFitsHost([3 * GIB, GIB, PAGE], {}, host));
   expect(error.code).toBe('GODWIT_OUT_OF_MEMORY');
   expect(error.message).toMatch(/4097 MiB can never fit the host's 4096 MiB.*overcommit: true/);
-  expect(() => checkFitsHost([3 * GIB, GIB, PAGE], true, host)).not.toThrow();
+  expect(() => checkFitsHost([3 * GIB, GIB, PAGE], { overcommit: true }, host)).not.toThrow();
 
   const { totalBytes, availableBytes } = hostMemory();
   expect(totalBytes).toBeGreaterThan(2 ** 28);
@@ -270,6 +280,22 @@ test('an impossible pool of huge pages is an error that says what to do', async 
 
 test.each<[string | null, string | null, boolean]>([
   [null, null, false],
+  [null, 'always [madvise] never', true],
+  [null, 'always madvise [never]', false],
+  ['always [inherit] madvise never', '[always] madvise never', true],
+  ['always [inherit] madvise never', 'always madvise [never]', false],
+  ['always inherit [madvise] never', 'always madvise [never]', true],
+  ['always inherit madvise [never]', '[always] madvise never', false],
+])('transparent huge pages of anonymous memory with %p for 2 MiB and %p for all: %p', (bySize, all, usable) => {
+  const obstacle = transparentHugePagesObstacle('anonymous', (path) => {
+    if (path.includes('shmem')) return '[always]';
+    return (path.includes('2048kB') ? bySize : all) ?? '';
+  });
+  expect(obstacle === null).toBe(usable);
+});
+
+test.each<[string | null, string | null, boolean]>([
+  [null, null, false],
   [null, 'always within_size advise [never] deny force', false],
   [null, 'always within_size [advise] never deny force', true],
   ['always [inherit] within_size advise never', 'always within_size advise [never] deny force', false],
@@ -277,7 +303,7 @@ test.each<[string | null, string | null, boolean]>([
   ['always inherit within_size [advise] never', 'always within_size advise [never] deny force', true],
   ['always inherit within_size advise [never]', '[always] within_size advise never deny force', false],
 ])('transparent huge pages with %p for 2 MiB and %p for all: %p', (bySize, all, usable) => {
-  const obstacle = transparentHugePagesObstacle((path) => (path.includes('2048kB') ? bySize : all) ?? '');
+  const obstacle = transparentHugePagesObstacle('file', (path) => (path.includes('2048kB') ? bySize : all) ?? '');
   expect(obstacle === null).toBe(usable);
 });
 

@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, WriteMarks } from '@godwit/core';
 import {
   createGuestMemory,
+  type GuestMemoryOptions,
   hostSupport,
   Kvm,
   type MappedGuestMemory,
@@ -39,6 +40,7 @@ afterEach(async () => {
 function tracked(
   pagesOfBlocks: readonly number[],
   pageSize = PAGE,
+  backing: GuestMemoryOptions['backing'] = 'file',
 ): { memory: MappedGuestMemory; tracker: PagemapTracker } {
   let guestPhysicalAddress = 0;
   const blocks = pagesOfBlocks.map((pages, i) => {
@@ -46,7 +48,7 @@ function tracked(
     guestPhysicalAddress += block.byteLength;
     return block;
   });
-  const memory = createGuestMemory({ pageSize, blocks, overcommit: true });
+  const memory = createGuestMemory({ pageSize, blocks, overcommit: true, backing });
   const made = { memory, tracker: PagemapTracker.forMemory(memory) };
   open.push(made);
   return made;
@@ -80,9 +82,10 @@ testPagemap('every round reports exactly the pages that were written, by stores 
   await fc.assert(
     fc.asyncProperty(
       fc.constantFrom(PAGE, 4 * PAGE),
+      fc.constantFrom('file' as const, 'anonymous' as const, 'auto' as const),
       fc.array(fc.array(write, { maxLength: 12 }), { minLength: 1, maxLength: 6 }),
-      async (pageSize, rounds) => {
-        const { memory, tracker } = tracked(PAGES, pageSize);
+      async (pageSize, backing, rounds) => {
+        const { memory, tracker } = tracked(PAGES, pageSize, backing);
         // Populated before the start: still clean at the first harvest.
         blockOf(memory)
           .view(0, 64 * pageSize)
@@ -108,7 +111,7 @@ testPagemap('every round reports exactly the pages that were written, by stores 
         memory.close();
       },
     ),
-    { numRuns: 60 },
+    { numRuns: 90 },
   );
 });
 

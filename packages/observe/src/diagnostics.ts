@@ -12,8 +12,9 @@ export interface TappedEvent<E = unknown> {
 }
 
 /**
- * Publishes each event of a role on `node:diagnostics_channel`, on the channel `godwit:source:TYPE` or `godwit:destination:TYPE`, for
- * those who tap a program that they have not written. `observe` does it too. An event that nobody taps costs a look at a list.
+ * Publishes each event of a role on `node:diagnostics_channel`, on the channel `godwit:source:TYPE` or `godwit:destination:TYPE`, so
+ * that a program can be tapped whose code cannot be changed. `observe` publishes the events too. An event without a subscriber costs one
+ * look at a list.
  *
  * @example
  * import { subscribe } from 'node:diagnostics_channel';
@@ -32,8 +33,8 @@ export function publishEvents<E extends { readonly type: string }>(
 }
 
 /**
- * Node 20 keeps a channel by a weak reference, and when one was collected it may forget the next one of that name, with its subscribers:
- * those that were published on are kept.
+ * Node 20 holds a channel by a weak reference. When a channel was collected, Node may forget the next channel of that name and its
+ * subscribers. So the channels that events were published on are kept here.
  */
 const kept = new Map<string, Channel>();
 

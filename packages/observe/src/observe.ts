@@ -5,11 +5,11 @@ import type { MigrationModel } from './model/migration-model.js';
 import { ModelBuilder } from './model/model-builder.js';
 import { PageServer, type ServeOptions } from './serve/page-server.js';
 
-/** What is observed of a role: a `Migration` or an `IncomingMigration`, or whatever passes on their events from another process. */
+/** What can be observed: a `Migration`, an `IncomingMigration`, or an object that passes on their events from another process. */
 export interface Watched<E, S> {
   readonly id?: string;
   subscribe(next: (event: E) => void): { unsubscribe(): void };
-  /** The present status; without it a viewer sees what the events say. */
+  /** The current status; without it a viewer sees only what the events say. */
   status?(): S;
 }
 
@@ -17,7 +17,7 @@ export type WatchedMigration = Watched<MigrationEvent, MigrationStatus>;
 export type WatchedIncoming = Watched<IncomingEvent, IncomingStatus>;
 
 export interface ObserveOptions {
-  /** The destination's side of the same migration, where it is in this process too. */
+  /** The destination's side of the same migration, if it is in this process too. */
   readonly incoming?: WatchedIncoming;
   /** The heading of the page. Default: the migration's id. */
   readonly title?: string;
@@ -28,7 +28,7 @@ export interface ObserveOptions {
 }
 
 /**
- * Observes a migration until `close`. It holds nothing open by itself and never controls the migration; `serve` shows it.
+ * Observes a migration until `close`. It keeps no handle open until `serve`, which shows the migration, and never controls the migration.
  *
  * @example
  * const observation = observe(migrate(vm, connector));
@@ -38,7 +38,7 @@ export interface ObserveOptions {
 export class Observation {
   readonly #builder: ModelBuilder;
   readonly #now: () => number;
-  /** What `now()` was when the migration began; undefined as long as nothing is known of it. */
+  /** The value of `now()` when the migration began; undefined while that is not known. */
   #origin: number | undefined;
   readonly #source: WatchedMigration | undefined;
   readonly #incoming: WatchedIncoming | undefined;
@@ -67,7 +67,7 @@ export class Observation {
       this.#subscriptions.push(incoming.subscribe((event) => this.#builder.destination(event, this.#elapsedMs)));
       this.#subscriptions.push(publishEvents('destination', incoming));
     }
-    // The limits, and what the past of a migration that has begun before has left.
+    // Takes the limits, and what the status tells of a migration that has begun already.
     this.#poll();
   }
 
@@ -78,7 +78,7 @@ export class Observation {
   }
 
   /**
-   * Serves a live page until its `close`. It can be read, and nothing else. By default only this host reaches it, at a port that is free.
+   * Serves a live page until its `close`. The page is read-only. By default only this host reaches it, at a free port.
    *
    * @throws GodwitError GODWIT_SYSCALL where it cannot listen, GODWIT_INVALID_ARGUMENT, GODWIT_INVALID_STATE after `close`
    */
@@ -87,14 +87,14 @@ export class Observation {
       const poll = () => this.#poll();
       const server = await PageServer.start(this.#builder, poll, options, () => this.#servers.delete(server));
       this.#servers.add(server);
-      // Closed while the server was being opened: nobody else would close it.
+      // The observation was closed while the server was being opened, so that this call has to close the server.
       if (!this.#closed) return server;
       await server.close();
     }
     throw new GodwitError('GODWIT_INVALID_STATE', 'the observation is closed: observe the migration anew to serve it');
   }
 
-  /** Ends it: the pages are closed, and the model stays as it is. The migration goes on. */
+  /** Ends the observation: its pages are closed, and its model no longer changes. The migration goes on. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const subscription of this.#subscriptions) subscription.unsubscribe();
@@ -105,7 +105,7 @@ export class Observation {
     await this.close();
   }
 
-  /** Since the migration began: where no status tells when that was, it is the first event. */
+  /** Milliseconds since the migration began, or since its first event if no status tells when that was. */
   get #elapsedMs(): number {
     if (this.#origin === undefined) this.#began(0);
     return Math.max(0, this.#now() - (this.#origin ?? 0));
@@ -118,7 +118,7 @@ export class Observation {
 
   #poll(): void {
     if (this.#closed) return;
-    // After the end too: `settle` and `recover` change who owns the guest.
+    // The status is asked after the end too, since `settle` and `recover` change who owns the guest.
     const [source, incoming] = [this.#source?.status?.(), this.#incoming?.status?.()];
     if (source !== undefined || incoming !== undefined) this.#builder.status(source, incoming, this.#elapsedMs);
     else if (this.#origin !== undefined) this.#builder.passed(this.#elapsedMs);
@@ -126,7 +126,7 @@ export class Observation {
 }
 
 /**
- * Observes a migration at its source, and with `incoming` at its destination too. Observing never controls.
+ * Observes a migration at its source, and with `incoming` at its destination too. An observation never controls the migration.
  *
  * @example
  * const migration = migrate(vm, connector);

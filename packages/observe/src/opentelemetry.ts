@@ -18,15 +18,15 @@ export type { Watching, WatchOptions } from './metrics/watcher.js';
 const SCOPE = '@godwit/observe';
 
 export interface TelemetryOptions {
-  /** Default: `metrics.getMeter('@godwit/observe')`, that of the SDK that the program has set up. */
+  /** Default: `metrics.getMeter('@godwit/observe')`, from the SDK that the program has set up. */
   readonly meter?: Meter;
   /** Default: `trace.getTracer('@godwit/observe')`. */
   readonly tracer?: Tracer;
 }
 
 /**
- * The metrics and the spans of all migrations that it is told to watch. A migration is one span, `godwit.migration`, with one for each
- * phase and each round in it; the span that is active when `watch` is called is its parent.
+ * The metrics and the spans of all watched migrations. A migration is one span, `godwit.migration`, which contains a span for each phase
+ * and each round; the span that is active when `watch` is called is its parent.
  *
  * @example
  * const telemetry = new Telemetry();

@@ -20,10 +20,10 @@ export interface PrometheusOptions {
 }
 
 /**
- * The metrics of all migrations that it is told to watch, in a registry of prom-client, in which they are from the first moment on: a
- * counter that has counted nothing is there, with its help. One for each registry.
+ * The metrics of all watched migrations, in a registry of prom-client. All metrics are in the registry from the start, so that a
+ * counter of 0 is listed too, with its help text. A registry can have only one `PrometheusMetrics`.
  *
- * @throws Error of prom-client where the registry has metrics of these names
+ * @throws Error of prom-client if the registry already has metrics of these names
  * @example
  * import { register } from 'prom-client';
  * const metrics = new PrometheusMetrics(register, { labelNames: ['vm'] });

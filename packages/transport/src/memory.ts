@@ -6,7 +6,7 @@ import { MemoryPipe } from './stream/memory-pipe.js';
 
 /** Options of `memory`. */
 export interface MemoryOptions {
-  /** What each direction holds on its own, in bytes, like a socket's buffer. Default: 64 KiB. */
+  /** The bytes that each direction buffers, like a socket's buffer. Default: 64 KiB. */
   readonly bufferBytes?: number;
 }
 

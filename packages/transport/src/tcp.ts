@@ -5,11 +5,11 @@ import { portNumber } from './stream/port-number.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';
 
-/** Where `tcp` connects to or listens. */
+/** The address to which `tcp` connects, or at which it listens. */
 export interface TcpOptions {
   /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
   readonly host?: string;
-  /** 0 lets the system choose when listening; `TcpListener.port` tells. */
+  /** With 0 the system chooses when listening; `TcpListener.port` has the result. */
   readonly port: number;
   /** How long `connect` waits, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
@@ -17,7 +17,7 @@ export interface TcpOptions {
   readonly keepAliveMs?: number;
 }
 
-/** A listener of `tcp`, which tells where it listens. */
+/** A listener of `tcp`, which has its host and port. */
 export interface TcpListener extends SocketListener {
   readonly host: string;
   readonly port: number;
@@ -25,7 +25,8 @@ export interface TcpListener extends SocketListener {
 
 /**
  * TCP. Nagle's algorithm is off (switchover is a ping-pong of small frames), keep-alive is on. Nothing is encrypted and
- * nobody is authenticated: whoever reaches the port can read or replace guest memory. Use it on a trusted network only.
+ * no peer is authenticated: any program that reaches the port can read or replace guest memory. Use this transport on a
+ * trusted network only.
  *
  * @example
  * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 })); // at the destination

@@ -5,22 +5,22 @@ import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener } from './stream/socket-listener.js';
 import { LONGEST_PATH, listenAtPath } from './stream/unix-path.js';
 
-/** The socket of a `unix` transport. */
+/** Options of `unix`. */
 export interface UnixOptions {
   /** Path of the socket; at most 107 bytes (`sun_path` of unix(7)). */
   readonly path: string;
   /** How long `connect` waits, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
   /**
-   * The rights of a listener's socket file, such as `0o600`: it has them from the moment that it is there. To connect takes the right to
-   * write. Default: what the process's umask leaves of `0o777`, which is the owner alone for writing under the usual one.
+   * The rights of a listener's socket file, such as `0o600`: the file has them from the moment at which it exists. Connecting requires
+   * the right to write. Default: `0o777` without the bits of the process's umask; with the usual umask only the owner may write.
    */
   readonly mode?: number;
 }
 
 /**
- * A UNIX stream socket: both VMMs on one host. Who may connect is decided by the rights of the path. A listener removes
- * its socket file when it closes, and nobody else's that has taken its place; a file left by a process that died is replaced, a
+ * A UNIX stream socket: both VMMs on one host. The rights of the path decide which processes may connect. A listener removes its own
+ * socket file when it closes, and no other file that has taken its place; the socket file of a dead process is replaced, that of a
  * living one or another kind of file is refused.
  *
  * @example
@@ -52,7 +52,7 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
     async listen(signal?: AbortSignal): Promise<SocketListener> {
       const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
       let remove = (): void => undefined;
-      // First: from the moment that the path is there, connections may come.
+      // The listener is made first, since connections may come from the moment at which the path exists.
       const listener = new SocketListener(
         server,
         address,

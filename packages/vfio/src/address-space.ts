@@ -1,12 +1,15 @@
 import { type DirtyBitmap, GodwitError } from '@godwit/core';
 import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from './dma-space.js';
 
-/** A harvest waits no longer for a map or an unmap: unpinning a TiB takes seconds, and a harvest is part of the downtime. */
+/**
+ * The longest time, in milliseconds, that a harvest waits for a map or an unmap: unpinning a TiB takes seconds, and a
+ * harvest is part of the downtime.
+ */
 export const LONGEST_WAIT_MS = 1000;
 
-/** What an unmap came to. */
+/** The result of an unmap. */
 export interface Unmapped {
-  /** 0, or minus errno: what of the mapping is gone then is not known. */
+  /** 0, or minus errno; after an error it is not known which part of the mapping is gone. */
   readonly result: number;
   /** Null when it is not known which pages were written. */
   readonly dirty: DirtyBitmap | null;
@@ -14,9 +17,9 @@ export interface Unmapped {
   readonly byteLength: number;
 }
 
-/** The mappings of an address space, the order of their changes, and who wants to know when one goes. */
+/** The mappings of an address space, the order of their changes, and the listeners that are told when a mapping goes. */
 export class AddressSpace implements DmaSpace {
-  /** By IOVA: mappings do not overlap. */
+  /** The mappings by IOVA; they do not overlap. */
   readonly #mapped = new Map<number, DmaMapping>();
   readonly #listeners = new Set<UnmapListener>();
   readonly #reads = new Set<{ readonly mapping: DmaMapping; readonly others: DmaMapping[] }>();
@@ -91,7 +94,7 @@ export class AddressSpace implements DmaSpace {
   map(mapping: DmaMapping, call: () => Promise<void>): Promise<DmaMapping> {
     return this.between(async () => {
       this.#changing = { mapping, unmap: false };
-      // From here on the bits that a late read of a mapping before this one finds may be this one's.
+      // From here on a late read of an earlier mapping at these addresses may find bits of the new one.
       for (const read of this.#reads) if (overlap(read.mapping, mapping)) read.others.push(mapping);
       try {
         await call();
@@ -105,8 +108,8 @@ export class AddressSpace implements DmaSpace {
   }
 
   /**
-   * Undoes a mapping in its turn, and tells the listeners before the next change. One whose call failed stays on the list,
-   * and all of it counts as dirty.
+   * Undoes a mapping in its turn, and tells the listeners before the next change. A mapping whose call failed stays on the
+   * list, and all of it counts as dirty.
    *
    * @param which the mapping itself, or its address and size
    * @param call unmaps it
@@ -124,7 +127,7 @@ export class AddressSpace implements DmaSpace {
       try {
         for (const listener of this.#listeners) await listener.unmapping?.(mapping, stopped);
         const { result, byteLength, ...unmapped } = await call(mapping);
-        // A mapping of which less was there than was asked has gone before, and its bits with it.
+        // If the kernel unmapped less than was asked, a part of the mapping was gone before, and its bits with it.
         const whole = result >= 0 && byteLength >= mapping.byteLength;
         const dirty = whole ? unmapped.dirty : null;
         if (result >= 0) {
@@ -157,7 +160,10 @@ function overlap(a: DmaMapping, b: DmaMapping): boolean {
   return a.iova < b.iova + b.byteLength && b.iova < a.iova + a.byteLength;
 }
 
-/** Throws GODWIT_INVALID_ARGUMENT unless these are whole pages at an address that a JavaScript number has exactly. */
+/**
+ * Throws GODWIT_INVALID_ARGUMENT unless the mapping has whole pages at addresses that a JavaScript number represents
+ * exactly.
+ */
 export function checkMapping({ iova, byteLength, guestPhysicalAddress }: DmaMapping, pageSize: number): void {
   const whole = (value: number) => Number.isSafeInteger(value) && value >= 0 && value % pageSize === 0;
   const ends = Number.isSafeInteger(iova + byteLength) && Number.isSafeInteger(guestPhysicalAddress + byteLength);

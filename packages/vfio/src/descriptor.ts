@@ -3,8 +3,8 @@ import { type IoctlArgument, uninterrupted, uninterruptedAsync } from '@godwit/l
 import type { KernelPort } from './kernel-port.js';
 
 /**
- * An open file of the kernel's, and the calls on it that are in flight. Once `close` was called no call is made on its number,
- * which may be another file by then; and the number is given back only when the calls in flight are over.
+ * An open descriptor, and the calls on it that are in flight. After `close` no call is made on its number, which may then be
+ * another file's; the number is given back only when the calls in flight are over.
  */
 export class Descriptor {
   readonly fd: number;
@@ -36,13 +36,16 @@ export class Descriptor {
     if (!this.#open) throw new GodwitError('GODWIT_INVALID_STATE', `${this.#what} is closed`);
   }
 
-  /** For calls that are done in microseconds. The result, or minus errno, which is never EINTR: such a call is made again. */
+  /**
+   * Makes a call that is done in microseconds. Returns its result, or minus errno, which is never EINTR: an interrupted call
+   * is made again.
+   */
   ioctl(request: number, argument?: IoctlArgument): number {
     this.requireOpen();
     return uninterrupted(() => this.port.ioctl(this.fd, request, argument));
   }
 
-  /** The same on a pool thread. */
+  /** Makes a call on a pool thread, with the same result as `ioctl`. */
   async ioctlAsync(request: number, argument?: IoctlArgument): Promise<number> {
     this.requireOpen();
     this.#calls++;
@@ -54,7 +57,7 @@ export class Descriptor {
     }
   }
 
-  /** Idempotent. Closes the file before it returns, unless calls are in flight: then when they are over. */
+  /** Idempotent. Closes the descriptor before it returns, or, if calls are in flight, when they are over. */
   close(): void {
     if (!this.#open) return;
     this.#open = false;
@@ -63,7 +66,10 @@ export class Descriptor {
     else this.#callsOver = () => this.port.close(this.fd);
   }
 
-  /** The same on a pool thread: the last close of a file may unpin a guest's memory. Resolves when the file is closed. */
+  /**
+   * Closes the descriptor on a pool thread: the last close of a file may unpin a guest's memory. Resolves when the file is
+   * closed.
+   */
   closeAsync(): Promise<void> {
     this.#closing ??= this.#closeAsync();
     return this.#closing;

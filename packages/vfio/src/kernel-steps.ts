@@ -2,16 +2,16 @@ import type { IoctlArgument } from '@godwit/linux/unstable';
 import type { Descriptor } from './descriptor.js';
 import type { KernelPort } from './kernel-port.js';
 
-/** One call of a procedure: its result comes back from `yield`, a descriptor or what the ioctl returned. */
+/** One call of a procedure; `yield` returns its result, a descriptor or the ioctl's return value. */
 export type KernelStep =
   | { readonly open: string }
   | { readonly on: Descriptor; readonly request: number; readonly argument?: IoctlArgument }
   | { readonly close: Descriptor };
 
-/** A procedure of several calls, written once: it is made at once (`atOnce`) or on pool threads (`onPool`). */
+/** A procedure of several calls, written once, and run on the event loop (`atOnce`) or on pool threads (`onPool`). */
 export type KernelSteps<T> = Generator<KernelStep, T, number>;
 
-/** The event loop waits until all of it is done. */
+/** Runs a procedure while the event loop is blocked. */
 export function atOnce<T>(port: KernelPort, steps: KernelSteps<T>): T {
   let next = steps.next();
   while (next.done !== true) {
@@ -34,7 +34,10 @@ function made(port: KernelPort, step: KernelStep): number {
   return 0;
 }
 
-/** The event loop goes on meanwhile. Opening a node is done in microseconds; what is asked of it then may take seconds. */
+/**
+ * Runs a procedure while the event loop goes on. Nodes are opened on the event loop, which takes microseconds; ioctls on
+ * them may take seconds.
+ */
 export async function onPool<T>(port: KernelPort, steps: KernelSteps<T>): Promise<T> {
   let next = steps.next();
   while (next.done !== true) {

@@ -1,17 +1,17 @@
 import type { ErrorCode } from '@godwit/core';
 import { SyscallError } from '@godwit/linux';
 
-/** What to make of an errno that has a meaning of its own for a call. */
+/** The code and the advice for an errno that has a special meaning for a call. */
 export interface Meaning {
   readonly code?: ErrorCode;
-  /** What to do about it. */
+  /** What a person can do about it. */
   readonly advice?: string;
 }
 
-/** Errno to meaning, for one call. */
+/** The meanings of errnos, for one call. */
 export type Meanings = Readonly<Record<number, Meaning>>;
 
-/** Passes the result of a call through, or throws the `SyscallError` that a negative one stands for. */
+/** Returns the result of a call, or throws the `SyscallError` for a negative one. */
 export function succeeded(result: number, request: string, asked: string, meanings: Meanings = {}): number {
   if (result >= 0) return result;
   throw new SyscallError(request, -result, asked, meanings[-result] ?? {});

@@ -1,6 +1,6 @@
 /**
- * `@godwit/vfio/unstable`: the structs and numbers of linux/vfio.h and linux/iommufd.h, and the steps that this package takes with them.
- * **Everything here may change in any version.**
+ * `@godwit/vfio/unstable`: the structs and numbers of linux/vfio.h and linux/iommufd.h, and the internal parts of this package that use
+ * them. **Everything here may change in any version.**
  */
 export { LONGEST_WAIT_MS } from './address-space.js';
 export { type FeatureOperation, probeFeature } from './device/device-feature.js';

@@ -3,19 +3,19 @@ import { attachGuestMemory, type GuestMemoryAttachment } from '@godwit/linux/mem
 
 /** Guest memory that other threads of the process can see at the same addresses, like that of `createGuestMemory`. */
 export interface AttachableMemory extends GuestMemory {
-  /** The same blocks in the same order, by address. */
+  /** Describes the same blocks in the same order, by their addresses. */
   attachment(): GuestMemoryAttachment;
 }
 
-/** Whether worker threads can see `memory`. */
+/** Whether worker threads can map `memory`. */
 export function isAttachable(memory: GuestMemory): boolean {
   return typeof (memory as Partial<AttachableMemory>).attachment === 'function';
 }
 
 /**
- * What a worker thread needs to see `memory`.
+ * The parts with which a worker thread maps `memory`.
  *
- * @throws GodwitError GODWIT_UNSUPPORTED when the memory cannot say, or describes other blocks than it has
+ * @throws GodwitError GODWIT_UNSUPPORTED when the memory has no `attachment`, or describes other blocks than it has
  */
 export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
   const { attachment } = memory as Partial<AttachableMemory>;
@@ -39,16 +39,16 @@ export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
       "the attachment() of the guest's memory must list the same blocks, in the same order, with the same page size",
     );
   }
-  // `shared` may be set on the VM's memory after its attachment was made: a thread must not touch a shared block either.
+  // `shared` may be set on the VM's memory after its attachment was made: threads must not touch a shared block either.
   const blocks = described.blocks.map((block, i) => ({ ...block, shared: memory.blocks[i]?.shared }));
   return { ...described, blocks, pageSize: memory.pageSize };
 }
 
-/** Maps the memory on a worker thread. Blocks without a memory file report no holes and cannot discard pages. */
+/** Maps the memory on a worker thread. Blocks that were attached by address alone report no holes and cannot discard pages. */
 export function attachedMemory(attachment: GuestMemoryAttachment): GuestMemory {
   const memory = attachGuestMemory(attachment);
   const blocks = memory.blocks.map((block): RamBlock => {
-    if (block.fd !== null) return block;
+    if (block.fd !== null || block.anonymous) return block;
     const { id, guestPhysicalAddress, byteLength, shared, readOnly } = block;
     const view = (offset: number, length: number) => block.view(offset, length);
     return { id, guestPhysicalAddress, byteLength, shared, readOnly, view };

@@ -12,18 +12,18 @@ const NAMES = [
 ] as const satisfies readonly (keyof PageChannelTotals)[];
 const WIRE = NAMES.length;
 
-/** What a channel's thread has sent so far, in memory that the main thread reads at any time. */
+/** The counters of what a channel's thread has sent so far, in memory that the main thread can read at any time. */
 export class ChannelCounters {
   readonly storage: SharedArrayBuffer;
   readonly #numbers: BigInt64Array;
 
-  /** All zero, or the counters in `storage`, which another thread writes. */
+  /** Makes counters that are all zero, or opens those in `storage`, which another thread writes. */
   constructor(storage = new SharedArrayBuffer((WIRE + 1) * BigInt64Array.BYTES_PER_ELEMENT)) {
     this.storage = storage;
     this.#numbers = new BigInt64Array(storage);
   }
 
-  /** Stores what the thread has sent. */
+  /** Stores the thread's totals. */
   store(totals: Readonly<PageChannelTotals>, wireBytes: number): void {
     for (const [at, name] of NAMES.entries()) {
       Atomics.store(this.#numbers, at, BigInt(Math.round(name === 'scanMs' ? totals[name] * 1000 : totals[name])));

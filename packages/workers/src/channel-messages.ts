@@ -11,7 +11,7 @@ import type { GuestMemoryAttachment } from '@godwit/linux/memory';
 import type { ChecksumState } from '@godwit/transport/framing';
 import type { ServedMemoryParts } from './missing/missing-messages.js';
 
-/** What a thread needs to carry one page channel. */
+/** The parts that a thread needs to carry one page channel. */
 export interface ChannelConnection {
   /** A connected stream socket in blocking mode; the main thread closes it once this thread has ended. */
   readonly fd: number;
@@ -21,7 +21,7 @@ export interface ChannelConnection {
   readonly checksums: ChecksumState;
   /** One 64-bit number: bytes that this thread has received. */
   readonly received: SharedArrayBuffer;
-  /** `ChannelCounters.storage`: what this thread has sent. */
+  /** `ChannelCounters.storage`: the counters of what this thread has sent. */
   readonly counters: SharedArrayBuffer;
 }
 
@@ -36,7 +36,7 @@ export type ChannelOrder =
       /** Most bytes of payload that the destination takes in a frame. */
       readonly maximumPayload: number;
       readonly queue: PageQueueBuffers;
-      /** How it re-arms the pages that it takes. */
+      /** How the thread re-arms the pages that it takes. */
       readonly rearm: readonly RearmRecipe[];
     }
   /** Takes pages out of the queue, in this pass, until it is empty, and sends them. */
@@ -59,8 +59,8 @@ export type ChannelOrder =
       readonly whole: boolean;
     }
   /**
-   * Sends a piece of device state. Threads share an address space, so that its bytes are named by their address and not copied: the main
-   * thread keeps them alive until this thread has answered or ended.
+   * Sends a piece of device state. Threads share an address space, so that the order has the address of the bytes instead of a copy: the
+   * main thread keeps the bytes alive until this thread has answered or ended.
    */
   | {
       readonly type: 'device';
@@ -76,7 +76,10 @@ export type ChannelOrder =
       readonly channel: number;
       readonly board: PageBoardBuffers;
       readonly encodings: readonly EncodingRecipe[];
-      /** One 32-bit number: pieces of device state that were reported and not yet taken by the main thread. Undefined: none may come. */
+      /**
+       * One 32-bit number: pieces of device state that were reported and not yet taken by the main thread. Undefined: no device state
+       * may come.
+       */
       readonly pieces: SharedArrayBuffer | undefined;
     }
   /** Answers the destination's requests for pages until the stream ends. */
@@ -87,19 +90,22 @@ export type ChannelOrder =
       /** One 32-bit number, `AnsweringParts.open`. */
       readonly open: SharedArrayBuffer;
     }
-  /** How pages are put from now on; comes while the thread reads, which looks for it once `PageBoard.missing` is set. */
+  /**
+   * How pages are put from now on. The order comes while the thread reads frames; the thread looks for it once `PageBoard.missing` is
+   * set.
+   */
   | { readonly type: 'missing'; readonly parts: ServedMemoryParts }
   | { readonly type: 'close' };
 
-/** Reports of the thread. It ends by itself after `failed`, after `received`, and when it has carried out `close`. */
+/** Reports of the thread. The thread ends by itself after `failed`, after `received`, and when it has carried out `close`. */
 export type ChannelReport =
   /** The first report: the modules are loaded, and the thread receives orders. */
   | { readonly type: 'ready' }
-  /** An order to send is carried out; the thread no longer reads the memory that it named. */
+  /** An order to send is carried out; the thread no longer reads the memory that the order named. */
   | { readonly type: 'sent'; readonly id: number }
   /** Number of pages that an order has taken since the last such report. */
   | { readonly type: 'taken'; readonly id: number; readonly pages: number }
-  /** The tracker at this place could not re-arm pages: everything counts as dirty. Comes before the pages are `sent`. */
+  /** The tracker at this index could not re-arm pages: every page counts as dirty. The report comes before the pages are `sent`. */
   | { readonly type: 'rearm failed'; readonly tracker: number; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'round end'; readonly round: number; readonly pages: number }
   /** A piece of device state; its buffer is transferred to the main thread. */

@@ -47,18 +47,21 @@ provideModules(workerData as ThreadModules);
 const report = (message: ChannelReport): void => port.postMessage(message);
 
 /**
- * Most guest bytes of a frame. Large frames make the cost per frame, outside the kernel, small at both ends; a frame that has not arrived
- * whole when the link is lost is sent again.
+ * Most guest bytes of a frame. Large frames keep the cost per frame outside the kernel small at both ends; a frame that is incomplete
+ * when the link is lost is sent again.
  */
 const FRAME_BYTES = 4 * 2 ** 20;
 
 /**
- * How much is added to the nice value of the thread that started this one: where threads want more processors than there are, the event
- * loop and the guest's vCPUs come first. Beside a thread that never sleeps this one gets two fifths of a processor instead of half.
+ * The number that is added to this thread's nice value, so that the event loop and the guest's vCPUs come first when threads want more
+ * processors than there are. Beside a thread that never sleeps this one gets two fifths of a processor instead of half.
  */
 const NICER = 2;
 
-/** How long the thread that answers requests looks for the next one before it sleeps: as the one that asks does. Milliseconds. */
+/**
+ * How long the thread that answers requests polls for the next one before it sleeps: as long as the destination's thread that asks.
+ * Milliseconds.
+ */
 const AWAKE_MS = 1;
 
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
@@ -67,12 +70,12 @@ const MOST_UNTAKEN = 2;
 /** How long this thread waits for the main thread to take a piece before it checks whether the connection has ended. Milliseconds. */
 const UNTAKEN_MS = 20;
 
-/** This thread has nothing else to do, so that it never yields to its event loop. */
+/** This thread has no other work, so that it need not yield to its event loop. */
 const clock: Clock = { ...systemClock, yield: async () => {} };
 
 type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }>;
 
-/** What the orders work on; each part is set by an earlier order. */
+/** The state on which orders work; each part is set by an earlier order. */
 let bytes: DescriptorStream | undefined;
 let stream: FrameStream | undefined;
 let socket = -1;
@@ -103,7 +106,7 @@ async function obey(order: ChannelOrder): Promise<void> {
       await answer(order);
       break;
     case 'missing':
-      // Read by `missingSink`; a thread that has ended its reading needs it no more.
+      // `missingSink` reads this order itself; a thread that has ended its reading does not need it any more.
       break;
     case 'close':
       await end();
@@ -141,7 +144,7 @@ async function senderOf(order: OrderOf<'send'>): Promise<LocalPageChannel> {
   return new LocalPageChannel(there(stream), windows, clock, encoder);
 }
 
-/** Re-arms pages with every tracker whose re-arming the engine does; the time counts as scanning. */
+/** Makes the function that re-arms pages with every tracker of `recipes`; its time counts as scanning. */
 async function rearmOf(recipes: readonly RearmRecipe[]): Promise<Rearm | undefined> {
   if (recipes.length === 0) return undefined;
   const all = await Promise.all(
@@ -183,7 +186,7 @@ function hasBytes(fd: number): boolean {
   return receiveFrom(fd, new Uint8Array(1), 1, MSG_DONTWAIT | MSG_PEEK) !== -Errno.EAGAIN;
 }
 
-/** How pages are put while they are missing. It was sent before the board said that they are. */
+/** The sink for missing pages. Its order was sent before the board said that pages are missing. */
 let sink: MissingSink | undefined;
 function missingSink(): MissingSink {
   const orders = port as MessagePort;
@@ -209,8 +212,8 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
 }
 
 /**
- * Reads a piece of device state and hands it to the main thread. While too many pieces wait for the main thread, the socket is not read:
- * this holds back a peer that sends more than the main thread takes.
+ * Reads a piece of device state and hands it to the main thread. While too many pieces wait for the main thread, the socket is not read,
+ * which holds back a peer that sends more than the main thread takes.
  */
 async function passOn(
   from: FrameStream,

@@ -4,7 +4,8 @@ import type { ChannelOrder } from './channel-messages.js';
 import { threadFile } from './thread-modules.js';
 
 /**
- * A thread for one page channel. It must not be terminated before it is ready: koffi, which it loads, would end the whole process.
+ * A thread for one page channel. A thread must not be terminated before it is ready: koffi, which it loads, would end the whole
+ * process.
  */
 export interface ChannelThread {
   readonly worker: Worker;
@@ -25,7 +26,7 @@ export class ChannelThreads {
     while (this.#idle.size < count && !this.#closed) this.#start();
   }
 
-  /** Returns an idle thread, or a new one. The caller owns it from then on, and it keeps the process alive. */
+  /** Returns an idle thread, or a new one. The caller owns the thread from then on, and the thread keeps the process alive. */
   take(): ChannelThread {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', 'the threads for page channels have been stopped');
     this.start(1);
@@ -52,7 +53,7 @@ export class ChannelThreads {
     const worker = new Worker(file, {
       ...options,
       name: 'godwit page channel',
-      // Of the options of the process only those of V8's profiler: others may load what has no place on this thread.
+      // Only the process's options for V8's profiler are passed on: others may load modules that this thread must not have.
       execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
     });
     worker.unref();

@@ -5,14 +5,14 @@ import type { ByteStream } from '@godwit/transport';
 import { PollingReceiver } from './polling-receiver.js';
 
 /**
- * Most bytes that one receive reads beyond those that were asked for. It saves calls for the head of a frame; more bytes would be the
- * start of the payload, which would then be copied once more on its way to guest memory.
+ * The most bytes that one receive reads beyond those that were asked for. Reading ahead saves calls for the head of a frame; more bytes
+ * would be the start of the payload, which would be copied once more on its way to guest memory.
  */
 const READ_AHEAD = 1024;
 
 /**
- * A byte stream over a connected socket, for a thread that has nothing else to do: every call blocks in the kernel until it is done, and
- * the promise that it returns has already settled. `shutdown` of the socket, from any thread, ends a call that blocks.
+ * A byte stream over a connected socket, for a thread that has no other work: every call blocks in the kernel until it is done, and the
+ * promise that it returns has already settled. `shutdown` of the socket, from any thread, ends a call that blocks.
  *
  * The descriptor still belongs to its owner, who closes it; calls on it block from now on.
  */
@@ -25,8 +25,8 @@ export class DescriptorStream implements ByteStream {
   #unread: Uint8Array;
 
   /**
-   * `unread`: bytes that come before those of the socket. `received` counts what was read from the socket. With a `readAhead` of 0 nothing
-   * is read that was not asked for: between two frames the socket then tells whether there is another.
+   * `unread`: bytes that come before those of the socket. `received` counts what was read from the socket. With a `readAhead` of 0 only
+   * the bytes that were asked for are read, so that between two frames the socket shows whether another has come.
    */
   constructor(fd: number, peer: string, unread: Uint8Array, received: BigInt64Array, readAhead = READ_AHEAD) {
     this.#readAhead = readAhead;
@@ -36,7 +36,10 @@ export class DescriptorStream implements ByteStream {
     this.#receiver = new PollingReceiver(fd, (bytes) => Atomics.add(received, 0, BigInt(bytes)));
   }
 
-  /** From now on a receive polls for so many milliseconds before it blocks: to wake a thread takes longer than what it is woken for. */
+  /**
+   * From now on a receive polls for this many milliseconds before it blocks, since waking the thread would take longer than handling the
+   * bytes.
+   */
   stayAwake(ms: number): void {
     this.#receiver.pollMs = ms;
   }
@@ -60,7 +63,7 @@ export class DescriptorStream implements ByteStream {
       this.#unread = unread.subarray(count);
       return count;
     }
-    // A loop instead of a promise for each piece of the payload.
+    // A loop takes less time than a promise for each piece of the payload.
     const count =
       wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, this.#readAhead));
     if (count < 0) throw this.#lost('recv', -count);

@@ -15,23 +15,23 @@ import { isAttachable } from './attachable-memory.js';
 import { ChannelThreads } from './channel-threads.js';
 import { WorkerStream } from './worker-stream.js';
 
-/** Threads that `onWorkers` starts beforehand. */
+/** Options of `onWorkers` for threads that are started in advance. */
 export interface IdleThreads {
   /**
-   * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one for
-   * itself; a page channel that finds none starts one. They do not keep the process alive. Default: 0.
+   * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one; a page
+   * channel that finds no idle thread starts one. Idle threads do not keep the process alive. Default: 0.
    */
   readonly threads?: number;
 }
 
 /**
- * Moves every page channel to a worker thread of its own, which maps the same guest memory: it reads, classifies and writes
- * pages at the source, or reads frames and fills guest memory at the destination, by blocking calls on the socket. The
- * control stream stays on this thread. Each side decides for itself; the bytes on the wire are the same.
+ * Moves every page channel to a worker thread of its own, which maps the same guest memory: it reads, classifies and writes pages at the
+ * source, or reads frames and fills guest memory at the destination, by blocking calls on the socket. The control stream stays on this
+ * thread. Each side may use this independently of the other, since the bytes on the wire are the same.
  *
- * It takes streams that are plain sockets (`tcp`, `unix`) and memory that has an `attachment()` (`createGuestMemory`). With these,
- * `pageChannels: 'auto'`, the default, gives one page channel on a host with up to three processors, and two on others; without them
- * it gives none, and pages go over the control stream. Where page channels are asked for by number, anything else fails with
+ * Requires streams that are plain sockets (`tcp`, `unix`) and memory that has an `attachment()` (`createGuestMemory`). With these,
+ * `pageChannels: 'auto'`, the default, gives two page channels, and one on a host with one processor; without them it gives none, and
+ * pages go over the control stream. Where `pageChannels` is a number, other streams or memory fail with
  * `GODWIT_UNSUPPORTED` before a page moves.
  *
  * @example
@@ -46,9 +46,12 @@ export function onWorkers(ends: LinkConnector | LinkListener, options: IdleThrea
   return 'connect' in ends ? connectorOnWorkers(ends, idle) : listenerOnWorkers(ends, idle);
 }
 
-/** Page channels that keep the processors of this host busy. With more than half of the processors copying, threads wait for each other. */
+/**
+ * The number of page channels that keeps the processors of this host busy. On two processors that source and destination share, two
+ * channels move 2 GiB into fresh huge pages in 0.85 of the time of one, and into small pages in the same time.
+ */
 function channelsOfHost(): number {
-  return availableParallelism() >= 4 ? 2 : 1;
+  return Math.min(2, availableParallelism());
 }
 
 function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnector {
@@ -58,10 +61,10 @@ function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnect
     ...connector,
     pageChannelsFor: (memory) => (connector.plainSockets === true && isAttachable(memory) ? channelsOfHost() : 0),
     async connect(request, signal) {
-      // Also the connections of the settlement, over which the sides agree on who has the guest.
+      // The connections that settle which side runs the guest have no page channels either.
       if (request.pageChannels === 0) return connector.connect(request, signal);
       const link = await connector.connect(request, signal);
-      // Threads that are started now load their modules while the two sides greet each other.
+      // Threads that are started here load their modules during the handshake.
       return { ...link, pageChannels: moved(link.pageChannels, threads, link.peer, [link.control]) };
     },
   };

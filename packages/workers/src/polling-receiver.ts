@@ -11,24 +11,26 @@ import {
 /** How long a receive polls for bytes before it blocks in the kernel, in milliseconds. */
 const POLL_MS = 0.02;
 
-/** After so many polls without bytes a receive blocks until it has all of the rest: the link is slower than this thread. */
+/** After this many polls without bytes a receive blocks until it has all of the rest, since the link is slower than this thread. */
 const VAIN_POLLS = 4;
 
-/** Most milliseconds that received bytes stay uncounted while a receive blocks for more: the keepalive must see bytes of a slow link. */
+/**
+ * Most milliseconds that received bytes stay uncounted while a receive blocks for more: keepalive must notice the bytes of a slow link.
+ */
 const COUNT_MS = 100;
 
 /**
  * Receives from a socket, and polls for some microseconds before it blocks. Waking a thread that blocks costs the sender of the bytes as
- * much as copying them (on a vCPU, a call of the hypervisor each time), and a fast link would do it for each 64 KiB. While it polls it
- * yields the processor to threads that want it. KVM's halt polling has the same reason. Two loops in C over TCP on one host: 570 ms for
- * 2 GiB when blocking at once, 425 when polling first.
+ * much as copying them (on a vCPU, a call of the hypervisor each time), and on a fast link the thread would be woken for each 64 KiB.
+ * While the receiver polls, it yields the processor to threads that want it. KVM polls before a halt for the same reason. Two loops in C
+ * over TCP on one host took 570 ms for 2 GiB when they blocked at once, and 425 ms when they polled first.
  */
 export class PollingReceiver {
   readonly #fd: number;
   readonly #count: (bytes: number) => void;
-  /** Minus errno of a call that failed after others had brought bytes. */
+  /** Minus errno of a call that failed after earlier calls had returned bytes. */
   #failure = 0;
-  /** How long it polls before it blocks, in milliseconds. */
+  /** How long a receive polls before it blocks, in milliseconds. */
   pollMs = POLL_MS;
   #pipe: SplicePipe | undefined;
   readonly #peeked = new Uint8Array(1);
@@ -41,7 +43,9 @@ export class PollingReceiver {
     setReceiveTimeout(fd, COUNT_MS);
   }
 
-  /** Waits for bytes; returns how many of at most `most` were put into `into`, 0 at the end of the stream, or minus errno. */
+  /**
+   * Waits for bytes; returns the number of bytes, at most `most`, that were put into `into`, 0 at the end of the stream, or minus errno.
+   */
   some(into: Uint8Array, most: number): number {
     if (this.#failure < 0) return this.#failure;
     let count = this.#poll(into, most);
@@ -51,7 +55,7 @@ export class PollingReceiver {
   }
 
   /**
-   * Waits for bytes and puts them into a file; returns how many of at most `most`, 0 at the end of the stream, or minus errno.
+   * Waits for bytes and puts them into a file; returns the number of bytes, at most `most`, 0 at the end of the stream, or minus errno.
    */
   intoFile(file: number, position: number, most: number): number {
     if (this.#failure < 0) return this.#failure;
@@ -71,8 +75,8 @@ export class PollingReceiver {
   }
 
   /**
-   * Looks for bytes for a while, before a call that waits for them in the kernel. Returns minus errno of a link that is lost, which the
-   * kernel does not name a second time, and else 0.
+   * Polls for bytes for a while, before a call that waits for them in the kernel. Returns 0, or minus errno of a lost link, which the
+   * kernel reports only once.
    */
   #awaitBytes(): number {
     const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
@@ -124,7 +128,7 @@ export class PollingReceiver {
   }
 }
 
-/** Whether the call is to be made again: no bytes have come yet, or a signal has interrupted it. */
+/** Whether the call is to be made again, since no bytes have come yet or a signal has interrupted it. */
 function again(count: number): boolean {
   return count === -Errno.EAGAIN || count === -Errno.EINTR;
 }

@@ -1,14 +1,14 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Clock, type LocalPageChannel, type PageBatch, PageRunList, type PageTaker } from '@godwit/core/pages';
 
-/** Most runs of a frame: with its head, the entries of one gathering write (IOV_MAX is 1024). */
+/** Most runs of a frame: with the frame's head they are the entries of one gathering write (IOV_MAX is 1024). */
 const FRAME_RUNS = 1023;
 
-/** With encodings: most batches that are encoded and written at the same time, and the bytes of each. */
+/** With encodings, the most batches that are encoded and written at the same time, and the bytes of each. */
 const ENCODED_BATCHES = 4;
 const ENCODED_BYTES = 2 ** 20;
 
-/** How often the main thread is told how many pages were taken, in milliseconds. */
+/** The time between two reports to the main thread of how many pages were taken, in milliseconds. */
 const TELL_MS = 5;
 
 export interface TakingParts {

@@ -5,10 +5,10 @@ import * as snapshotPages from '@godwit/transport/snapshot-pages';
 
 /*
  * Each thread of this package is built into one file of `threads`, with the modules that it needs: Node loads it in a third of the time of
- * a hundred files. Recipes made on the main thread name some of those modules by the addresses that they have there.
+ * a hundred files. Recipes that are made on the main thread name some of those modules by their URLs there.
  */
 
-/** The addresses, on the main thread, of modules that the threads have in them. */
+/** The URLs, on the main thread, of modules that are bundled in the threads' files. */
 export interface ThreadModules {
   readonly rearm: string;
   readonly snapshotPages: string;
@@ -17,7 +17,7 @@ export interface ThreadModules {
 
 export type ThreadName = 'channel-thread' | 'service-thread' | 'protect-thread';
 
-/** The file of a thread, and what `provideModules` takes there. */
+/** The file of a thread, and the options whose data `provideModules` takes there. */
 export function threadFile(name: ThreadName): readonly [URL, WorkerOptions & { readonly workerData: ThreadModules }] {
   const modules = {
     rearm: rearm.kvmRearmModule,
@@ -27,7 +27,7 @@ export function threadFile(name: ThreadName): readonly [URL, WorkerOptions & { r
   return [new URL(`../threads/${name}.js`, import.meta.url), { workerData: modules }];
 }
 
-/** On a thread: recipes find the modules that it has in its file. */
+/** Called on a thread: registers the modules in its file, so that recipes find them. */
 export function provideModules(modules: ThreadModules): void {
   provideModule(modules.rearm, rearm);
   provideModule(modules.snapshotPages, snapshotPages);

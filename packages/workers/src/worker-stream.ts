@@ -21,18 +21,20 @@ import type { UrgentLink } from './missing/link-pages.js';
 import type { ServedMemoryParts } from './missing/missing-messages.js';
 
 /**
- * Pages in one order to a thread, in bytes: at least, at first, and at most. Small orders cost processor time that the copying needs:
- * each order, and each answer, wakes a thread.
+ * Pages in one order to a thread, in bytes: at least, at first, and at most. Small orders take processor time from the copying, since
+ * each order and each answer wakes a thread.
  */
 const BATCH_BYTES = { least: 2 ** 20, first: 4 * 2 ** 20, most: 16 * 2 ** 20 } as const;
 
 /**
  * Orders grow while they take less than the first of these, and shrink when they take more than the second, in milliseconds: on a slow
- * link pages must not be sent long after they were ordered, and progress must be reported more often than every few seconds.
+ * link pages must be sent soon after they were ordered, and progress must be reported more often than every few seconds.
  */
 const ORDER_MS = { least: 6, most: 25 } as const;
 
-/** Batches that wait for a thread, which must have work while the main thread does something else for some milliseconds. */
+/**
+ * The number of batches that are queued for a thread, which must have work while the main thread does other work for some milliseconds.
+ */
 const DEPTH = 4;
 
 /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. */
@@ -42,11 +44,11 @@ const LINGER_MS = 5_000;
 const STOP_MS = 500;
 
 interface Waiting {
-  /** Payload bytes that it may put on the wire: an upper bound, since zero pages have none. */
+  /** An upper bound of the payload bytes that the order puts on the wire: zero pages have none. */
   readonly bytes: number;
   /** Called with the number of pages that the thread has taken for this order. */
   readonly onTaken?: (pages: number) => void;
-  /** The device state whose bytes the thread reads: kept alive until the thread has answered. */
+  /** The device state whose bytes the thread reads; the reference keeps them alive until the thread has answered. */
   readonly keep?: Uint8Array;
   readonly resolve: () => void;
   readonly reject: (error: GodwitError) => void;
@@ -54,27 +56,27 @@ interface Waiting {
 
 /**
  * A page channel whose socket a worker thread reads and writes. This object, on the main thread, gives the thread its orders and owns the
- * descriptor. It closes the descriptor once the thread has ended: until then the kernel must not give its number to another socket.
+ * descriptor. The descriptor is closed only when the thread has ended: until then the kernel must not give its number to another socket.
  */
 export class WorkerStream implements PageStream {
   readonly checksums: boolean;
   readonly #peer: string;
   readonly #index: number;
   readonly #fd: number;
-  /** Where the stream stood when it came here. */
+  /** The state of the stream when it was moved here. */
   readonly #begun: Pick<DetachedStream, 'unread' | 'checksums'>;
   readonly #thread: ChannelThread;
   readonly #over: Promise<void>;
   readonly #received = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
   readonly #carriedBefore: { readonly written: number; readonly read: number };
-  /** Orders without an answer, by their number. */
+  /** Orders that were not answered yet, by their number. */
   readonly #waiting = new Map<number, Waiting>();
   #orders = 0;
   readonly #counters = new ChannelCounters();
   #onRearmFailed: RemoteSending['onRearmFailed'] | undefined;
   #inFlight = 0;
   #batchBytes: number = BATCH_BYTES.first;
-  /** When the thread last finished an order, or was given one while it had none. Milliseconds. */
+  /** The time at which the thread last finished an order, or was given one while it had none. Milliseconds. */
   #paceAt = 0;
   #onRoundEnd: RemoteReading['onRoundEnd'] | undefined;
   #onDevice: RemoteReading['onDevice'];
@@ -133,7 +135,7 @@ export class WorkerStream implements PageStream {
     const encoded = encodings.cache !== undefined || encodings.recipes.length > 0;
     const stream = this;
     return {
-      // Encoding a batch takes as much memory again.
+      // With encodings the queue is shorter, since encoding a batch takes as much memory again.
       ...(encoded ? {} : { depth: DEPTH }),
       get batchBytes() {
         return encoded ? 0 : stream.#batchBytes;
@@ -175,7 +177,10 @@ export class WorkerStream implements PageStream {
     if (!this.#readToEnd) throw this.#failure;
   }
 
-  /** The same connection for a thread that asks for pages; it closes `fd`, and nobody else reads or writes meanwhile. */
+  /**
+   * Shares the connection with a thread that asks for pages. That thread closes `fd`, and nothing else reads or writes the socket
+   * meanwhile.
+   */
   share(): UrgentLink {
     const { unread, checksums } = this.#begun;
     return { fd: duplicateFd(this.#fd), peer: this.#peer, unread, checksums, received: this.#received };
@@ -206,7 +211,7 @@ export class WorkerStream implements PageStream {
     if (this.#ended) return;
     this.#failure ??= reason;
     resetOnClose(this.#fd);
-    // Ends the call in which the thread blocks; after it the thread does not touch guest memory.
+    // The shutdown ends the call in which the thread blocks, after which the thread does not touch guest memory.
     shutdownSocket(this.#fd, SocketNumbers.SHUT_RDWR);
     this.#order({ type: 'close' });
     const { worker, ready } = this.#thread;
@@ -221,7 +226,7 @@ export class WorkerStream implements PageStream {
 
   async #close(): Promise<void> {
     if (this.#ended) return;
-    // A thread that reads receives no orders; it ends by itself at the end of the peer's direction.
+    // A thread that reads receives no orders, and ends by itself at the end of the peer's direction.
     if (this.#reading) shutdownSocket(this.#fd, SocketNumbers.SHUT_WR);
     else this.#order({ type: 'close' });
     const timer = setTimeout(() => {
@@ -242,7 +247,10 @@ export class WorkerStream implements PageStream {
     );
   }
 
-  /** The bytes are named by their address; `#waiting` keeps them alive until the thread has answered. */
+  /**
+   * Orders the thread to send device state. The order has the address of the bytes; `#waiting` keeps them alive until the thread has
+   * answered.
+   */
   #sendDevice(frame: DeviceFrame, bytes: Uint8Array): Promise<void> {
     const { byteLength } = bytes;
     // A small array lies in V8's heap, where it may be moved, until its buffer is asked for.
@@ -309,7 +317,7 @@ export class WorkerStream implements PageStream {
     const now = performance.now();
     const ms = now - this.#paceAt;
     this.#paceAt = now;
-    // The time of a smaller order says nothing about one of full size.
+    // The time of a smaller order does not show that of a full one.
     if (bytes < this.#batchBytes) return;
     if (ms < ORDER_MS.least) this.#batchBytes = Math.min(BATCH_BYTES.most, this.#batchBytes * 2);
     else if (ms > ORDER_MS.most) this.#batchBytes = Math.max(BATCH_BYTES.least, this.#batchBytes / 2);

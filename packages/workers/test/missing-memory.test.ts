@@ -5,7 +5,7 @@ import { DirtyBitmaps, GodwitError, type MissingMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
 import { closeFd, Errno, eventfd, Uffd } from '@godwit/linux/unstable';
 import { type FaultThreads, faultThreads } from '@godwit/workers';
-import { expect } from '@jest/globals';
+import { beforeEach, expect } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, type Pattern, wordOf } from './pattern-source.js';
 import { ThreadWatch } from './threads.js';
@@ -15,6 +15,13 @@ const PAGES = 1500;
 const SECOND = 40;
 
 const ending = endings();
+
+/** The kinds of guest memory: files, or anonymous memory, in huge pages if the host has them. */
+const BACKINGS = ['file', 'auto'] as const;
+let backing: (typeof BACKINGS)[number];
+beforeEach(() => {
+  backing = 'file';
+});
 
 interface Served {
   readonly memory: MappedGuestMemory;
@@ -33,6 +40,7 @@ function hasContents(block: number, page: number): boolean {
 
 function guest(): MappedGuestMemory {
   const memory = createGuestMemory({
+    backing,
     blocks: [
       { id: 'low', guestPhysicalAddress: 0, byteLength: PAGES * PAGE },
       { id: 'high', guestPhysicalAddress: 2 ** 32, byteLength: SECOND * PAGE },
@@ -146,7 +154,16 @@ testFaults('each channel has bytes of its own, and what comes once all pages are
   expect(missing.status()).toMatchObject({ pagesMissing: 0, duplicatePages: SECOND });
 });
 
-testFaults('pages come by faults and in the background, each once, and the rest stays holes', async () => {
+function testEach(name: string, run: () => Promise<void>): void {
+  for (const kind of BACKINGS) {
+    testFaults(`${name} (${kind})`, async () => {
+      backing = kind;
+      await run();
+    });
+  }
+}
+
+testEach('pages come by faults and in the background, each once, and the rest stays holes', async () => {
   const { memory, missing, reads, openGate } = await served();
   const [one, two] = [await toucher(memory), await toucher(memory)];
   const contents = shuffled(all(0, (page) => hasContents(0, page)));
@@ -224,7 +241,7 @@ testFaults('a page that a fault has asked for is left to it', async () => {
   expect([reads[7], missing.status().duplicatePages]).toEqual([1, 0]);
 });
 
-testFaults('what the guest writes is not overwritten by what comes later', async () => {
+testEach('what the guest writes is not overwritten by what comes later', async () => {
   const { memory, missing, openGate } = await served();
   const writer = await toucher(memory);
   for (const page of [0, 1, 2, 700, 1498]) await writer.touch({ do: 'store', block: 0, page, value: -page });

@@ -2,9 +2,9 @@ import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, type ProtectedMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import { MapFlags, mmap } from '@godwit/linux/unstable';
+import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
 import { type WriteProtectionOptions, writeProtection } from '@godwit/workers';
-import { expect, test } from '@jest/globals';
+import { beforeEach, expect, test } from '@jest/globals';
 import type { Gated } from './gated-target.js';
 import { PAGE } from './pattern-source.js';
 import { endings, testFaults } from './userfault-tests.js';
@@ -19,6 +19,13 @@ const FIRST_BATCH = 256;
 
 const ending = endings();
 
+/** The kinds of guest memory: files, or anonymous memory, in huge pages if the host has them. */
+const BACKINGS = ['file', 'auto'] as const;
+let backing: (typeof BACKINGS)[number];
+beforeEach(() => {
+  backing = 'file';
+});
+
 interface Guarded {
   readonly memory: MappedGuestMemory;
   readonly pages: ProtectedMemory;
@@ -31,6 +38,7 @@ interface Guarded {
 
 function guest(): MappedGuestMemory {
   const memory = createGuestMemory({
+    backing,
     blocks: [
       { id: 'low', guestPhysicalAddress: 0, byteLength: PAGES * PAGE },
       { id: 'high', guestPhysicalAddress: 2 ** 32, byteLength: SECOND * PAGE },
@@ -132,7 +140,16 @@ function writing(
 
 const range = (first: number, end: number): number[] => Array.from({ length: end - first }, (_, i) => first + i);
 
-testFaults('every page is saved once, as it was at the freeze, whoever writes it before and after', async () => {
+function testEach(name: string, run: () => Promise<void>): void {
+  for (const kind of BACKINGS) {
+    testFaults(`${name} (${kind})`, async () => {
+      backing = kind;
+      await run();
+    });
+  }
+}
+
+testEach('every page is saved once, as it was at the freeze, whoever writes it before and after', async () => {
   const all = await guarded();
   const { memory, pages, open, write } = all;
   // On this thread: a device model of the event loop. Two holes are populated, too.
@@ -207,7 +224,7 @@ testFaults('where the thread that serves the faults fails, every write goes thro
   await writing(memory, range(600, 1000)).done;
 });
 
-testFaults('its end lifts the protection at once, whoever waits, and the memory can be protected again', async () => {
+testEach('its end lifts the protection at once, whoever waits, and the memory can be protected again', async () => {
   const { memory, pages, open, write } = await guarded({ bufferBytes: MIB });
   await pages.freeze();
   const thread = writing(memory, range(600, 1000));
@@ -269,6 +286,14 @@ testFaults('what cannot be protected is named', async () => {
   expect(service.blockers(byAddress)).toEqual(
     ['low', 'high'].map((id) => expect.stringContaining(`RAM block "${id}" was attached without its memory file`)),
   );
+  const address = mmap({ byteLength: PAGE, flags: MapFlags.MAP_SHARED, fd: memory.blocks[1]?.fd as number });
+  expect(service.blockers(memory)).toEqual([
+    expect.stringMatching(
+      `"high" can be written through another mapping of its memory file in this process \\(at 0x${address.toString(16)}\\)`,
+    ),
+  ]);
+  munmap(address, PAGE);
+  expect(service.blockers(memory)).toEqual([]);
   const plain = { pageSize: PAGE, blocks: [{ ...memory.blocks[0], view: () => new Uint8Array(0) }] };
   expect(service.blockers(plain as never)).toEqual([expect.stringContaining('not of createGuestMemory')]);
 });

@@ -3,14 +3,14 @@ import { errnoName } from '@godwit/linux/unstable';
 /** One call and what Linux 6.12 answers: the result, or the name of the error. */
 export interface ConformanceRow<Bench> {
   readonly when: string;
-  /** Where in the kernel's source it is decided (Debian's 6.12.117). */
+  /** The place in the kernel's source that decides the answer (Debian's 6.12.117). */
   readonly line: string;
-  /** Makes the call on a fresh bench; 0 or more, or minus errno. */
+  /** Makes the call on a fresh bench; returns 0 or more, or minus errno. */
   readonly call: (bench: Bench) => number;
   readonly result: number | string;
 }
 
-/** What a call gave, as the tables write it. */
+/** A call's result as the tables write it. */
 export function errnoOrResult(result: number): number | string {
   return result < 0 ? errnoName(-result) : result;
 }

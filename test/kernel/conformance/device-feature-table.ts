@@ -3,7 +3,10 @@ import { Feature, feature, GET, PROBE, reportLogged, SET, startLogging } from '.
 import { call, type Descriptor, u32, u64 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';
 
-/** Open devices: mtty can be migrated, and takes part in DMA logging without logging; the test device really logs. */
+/**
+ * Open devices: mtty can be migrated, and accepts the calls of DMA logging without logging anything; the test device
+ * really logs.
+ */
 export interface FeatureBench {
   readonly mtty: Descriptor;
   readonly dma: Descriptor;
@@ -237,7 +240,7 @@ export const deviceFeatureTable: readonly FeatureRow[] = [
   },
 ];
 
-/** The one answer that depends on how the kernel was configured. */
+/** The only answer that depends on the kernel's configuration. */
 export function reportRow(iommufd: boolean): FeatureRow {
   return {
     when: `DMA_LOGGING_REPORT ${iommufd ? 'with' : 'without'} CONFIG_IOMMUFD`,

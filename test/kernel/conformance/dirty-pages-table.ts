@@ -6,12 +6,12 @@ import { DirtyPages, type GetBitmap, getBitmapArgument, MAXIMUM_BITMAP_BYTES, u3
  * to the kernel.
  */
 
-/** Where the one mapping of a row's container begins, unless it says otherwise, and its pages. */
+/** The address and the pages of the single mapping in a row's container, unless the row has other mappings. */
 export const MAPPING = { iova: 0x10_0000, pages: 16 } as const;
 const { iova } = MAPPING;
 const size = MAPPING.pages * 4096;
 
-/** What a row needs of the place where it is run. */
+/** The addresses that a row needs. */
 export interface RowPlace {
   /** Address of a bitmap buffer of `MAXIMUM_BITMAP_BYTES` + 8 bytes, page-aligned, for the kernel to write to. */
   readonly bitmap: bigint;
@@ -19,7 +19,7 @@ export interface RowPlace {
   readonly unmapped: bigint;
   /** Address of a page that can be read and not written. */
   readonly readOnly: bigint;
-  /** The address of a copy of these bytes of which only the first `readable` can be read. */
+  /** Copies these bytes to a place where only the first `readable` of them can be read; returns the address. */
   cutAfter(bytes: Uint8Array, readable: number): bigint;
 }
 
@@ -29,7 +29,7 @@ export interface RowMapping {
 }
 
 export interface DirtyPagesRow {
-  /** The number of the check; `S` and `T` are START and STOP, `ok` is what passes all of them. */
+  /** The number of the check; `S` and `T` are START and STOP, `ok` is a call that passes all checks. */
   readonly row: number | 'S' | 'T' | 'ok';
   readonly when: string;
   readonly line: string;
@@ -42,7 +42,7 @@ export interface DirtyPagesRow {
   readonly result: 0 | 'EACCES' | 'EFAULT' | 'EINVAL';
 }
 
-/** A GET that is right for `MAPPING`, but for these values. */
+/** A GET that is right for `MAPPING`, except for these values. */
 function get(wrong: GetBitmap): (place: RowPlace) => Uint8Array {
   return ({ bitmap }) => getBitmapArgument({ iova, size, bitmapSize: 8, data: bitmap, ...wrong });
 }

@@ -2,14 +2,14 @@ import { Type1 } from '@godwit/vfio/unstable';
 import { call, type Descriptor, MAXIMUM_BITMAP_BYTES, packed, u32 } from '../guest/vfio-calls.js';
 import { errnoOrResult } from './conformance-row.js';
 
-/** What is in the buffer before the call: what the kernel does not write stays so. */
+/** The byte that fills the buffer before the call; bytes that the kernel does not write keep it. */
 const UNTOUCHED = 0xee;
 
 export interface InfoRow {
   readonly when: string;
   readonly line: string;
   readonly argsz: number;
-  /** What to look at in the answer. */
+  /** Returns the part of the answer that the row checks. */
   readonly look: (info: DataView) => unknown;
   readonly result: unknown;
 }
@@ -77,7 +77,7 @@ export const infoTable: readonly InfoRow[] = [
   },
 ];
 
-/** Makes the call: what the row looks at, or the name of the error. */
+/** Makes the call; returns the part of the answer that the row checks, or the name of the error. */
 export function askInfo(container: Descriptor, { argsz, look }: InfoRow): unknown {
   const info = packed(u32(argsz), new Uint8Array(4092).fill(UNTOUCHED));
   const result = errnoOrResult(call(container, Type1.VFIO_IOMMU_GET_INFO, info));

@@ -4,7 +4,7 @@ import { call, type Descriptor, packed, u32, u64 } from '../guest/vfio-calls.js'
 import type { ConformanceRow } from './conformance-row.js';
 import type { RowPlace } from './dirty-pages-table.js';
 
-/** A device of the mock IOMMU's, or of the model's. */
+/** A device of the mock IOMMU, or of the model. */
 export interface TableDevice {
   readonly deviceId: number;
   attach(id: number): number;
@@ -16,7 +16,7 @@ export interface IommufdBench {
   readonly ioas: number;
   readonly pagetable: number;
   readonly device: TableDevice;
-  /** One whose IOMMU cannot log, attached to the same address space. */
+  /** A device whose IOMMU cannot log, attached to the same address space. */
   readonly incapable: TableDevice;
   readonly place: RowPlace;
   /** 16 pages of this process, mapped at `MAPPED_IOVA`. */
@@ -40,7 +40,7 @@ interface GetDirty {
   readonly tail?: Uint8Array;
 }
 
-/** IOMMU_HWPT_GET_DIRTY_BITMAP, 48 bytes, right for the bench's mapping but for these values. */
+/** IOMMU_HWPT_GET_DIRTY_BITMAP, 48 bytes, right for the bench's mapping except for these values. */
 export function getDirty(bench: IommufdBench, wrong: GetDirty = {}): number {
   const { size = 48, pagetable = bench.pagetable, flags = 0, iova = MAPPED_IOVA, length = MAPPED_BYTES } = wrong;
   const head = u32(size, pagetable, flags, 0);

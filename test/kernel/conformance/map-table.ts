@@ -14,7 +14,7 @@ import {
 import type { ConformanceRow } from './conformance-row.js';
 import type { RowPlace } from './dirty-pages-table.js';
 
-/** Where the mapping is that rows about an existing one find. */
+/** The mapping that exists in rows about an existing mapping. */
 export const MAPPED = { iova: 0x10_0000, size: 16 * 4096 } as const;
 const { iova, size } = MAPPED;
 
@@ -27,7 +27,7 @@ export interface MapBench {
 
 type MapRow = ConformanceRow<MapBench>;
 
-/** A map that is right, but for these values. */
+/** A map that is right, except for these values. */
 function map(wrong: Partial<MapDma>): (bench: MapBench) => number {
   return ({ container, vaddr }) => mapDma(container, { vaddr, iova, size, ...wrong });
 }

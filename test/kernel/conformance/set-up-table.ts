@@ -13,7 +13,7 @@ export interface SetUpBench {
   /** The device's name. */
   readonly name: string;
   readonly unmapped: bigint;
-  /** Closed after the row. */
+  /** Keeps a descriptor open until the row's end; returns it. */
   keep(fd: number): number;
 }
 
@@ -58,9 +58,12 @@ const isCalled = (id: number): string =>
     }) as Record<number, string>
   )[id] ?? '';
 
-/** linux/vfio.h: VFIO_*_IOMMU, VFIO_UNMAP_ALL, VFIO_UPDATE_VADDR, and a number that is none. */
+/** linux/vfio.h: VFIO_*_IOMMU, VFIO_UNMAP_ALL, VFIO_UPDATE_VADDR, and a number that is not an extension. */
 const EXTENSIONS_BEFORE = { 1: 1, 3: 1, 4: 0, 6: 1, 7: 0, 8: 0, 9: 1, 10: 0, 11: 0 } as const;
-/** With a mediated device alone every domain enforces cache coherency: there is none. And none may update a vaddr. */
+/**
+ * With only a mediated device, every domain enforces cache coherency, since there is no domain. And a vaddr cannot be
+ * updated.
+ */
 const EXTENSIONS_AFTER = { ...EXTENSIONS_BEFORE, 4: 1 } as const;
 
 /** Containers, groups and devices: container.c and group.c. */

@@ -2,9 +2,9 @@ import type { IoctlArgument } from '@godwit/linux/unstable';
 import type { KernelPort } from '@godwit/vfio';
 import { Type1, VFIO_DIRTY_BITMAP } from '@godwit/vfio/unstable';
 
-/** A kernel whose dirty logs are read late: something else comes before each GET_BITMAP. */
+/** A kernel whose dirty logs are read late: `before` runs before each GET_BITMAP. */
 export class LateReads implements KernelPort {
-  /** What a read waits for. */
+  /** The work that each read waits for. */
   before: () => Promise<void> = async () => {};
   readonly #kernel: KernelPort;
 

@@ -2,7 +2,7 @@ import { PAGE_SIZE } from '@godwit/example-node-vmm/guest';
 import type { DmaMapping, Type1Container } from '@godwit/vfio';
 import type { DmaDevice } from '../guest/dma-device.js';
 
-/** Where the device reaches it: far from guest memory, whose addresses are mapped as they are. */
+/** The address at which the device reaches the mapping: far from guest memory, which is mapped at its own addresses. */
 const WINDOW = 2 ** 40;
 const WINDOW_PAGES = 64;
 const PLACES = 16;
@@ -12,7 +12,7 @@ const WRITES_AFTER_MOVE = 5;
 
 /** A mapping of one address that is moved from one part of guest memory to the next, again and again. */
 export class MovingMapping {
-  /** Of guest memory, that it moves over. */
+  /** The pages of guest memory that the mapping moves over. */
   static readonly PAGES = WINDOW_PAGES * PLACES;
   readonly #container: Type1Container;
   readonly #device: DmaDevice;
@@ -44,7 +44,7 @@ export class MovingMapping {
     }, MOVE_EVERY_MS);
   }
 
-  /** The device writes through it, each time another page; between an unmap and the next map it cannot. */
+  /** The device writes through the mapping, to another page each time; between an unmap and the next map it cannot. */
   write(bytes: Uint8Array): void {
     if (this.#timer === undefined || this.#mapping === undefined) return;
     const page = this.#writes++ % WINDOW_PAGES;
@@ -54,7 +54,10 @@ export class MovingMapping {
     if (this.#writesSinceMove >= WRITES_AFTER_MOVE) this.#wake();
   }
 
-  /** Resolves when it has been moved since now, and the device has written through it; at once when it moves no more. */
+  /**
+   * Resolves when the mapping has moved after this call, and the device has written through it; at once if the mapping
+   * no longer moves.
+   */
   movedAndWritten(): Promise<void> {
     if (this.#timer === undefined) return Promise.resolve();
     return new Promise((resolve) => this.#waiting.push({ moves: this.#moves, resolve }));

@@ -1,14 +1,17 @@
 import type { TrackerHarvest } from '@godwit/core';
 
-/** What a source is told. */
+/** The order to a source. */
 export interface SourceOrder {
   readonly role: 'source';
   readonly port: number;
-  /** Leave out the tracker that sees DMA. */
+  /** Whether to leave out the tracker that sees DMA. */
   readonly blind: boolean;
-  /** A mapping moves while the device writes through it; unordered: the order of changes and harvests is left out. */
+  /**
+   * Whether a mapping moves while the device writes through it; `unordered`: without the order between changes and
+   * harvests.
+   */
   readonly moving?: 'ordered' | 'unordered';
-  /** To type into mtty before it moves. */
+  /** The text to type into mtty before the migration. */
   readonly text: string;
 }
 
@@ -16,11 +19,11 @@ export interface SourceReport {
   readonly outcome:
     | { readonly verified: boolean; readonly pages: number; readonly downtimeMs: number }
     | { readonly code: string; readonly message: string };
-  /** Of the machine, after the migration. */
+  /** The state of the machine after the migration. */
   readonly state: string;
-  /** By the device. */
+  /** The number of the device's writes. */
   readonly writes: number;
-  /** Times that the mapping was moved. */
+  /** How often the mapping was moved. */
   readonly moves: number;
   readonly rounds: readonly {
     readonly phase: string;
@@ -29,7 +32,7 @@ export interface SourceReport {
   }[];
   readonly dmaDigest: string;
   readonly answer: string;
-  /** What the guest's memory has that it should not, in words. */
+  /** What is wrong with the guest's memory, in words. */
   readonly defects: readonly string[];
 }
 

@@ -26,7 +26,7 @@ async function source({ port, blind, moving, text }: SourceOrder): Promise<Sourc
   const migration = migrate(await vfio.vm(blind), connectTo(tcp({ host: '127.0.0.1', port })), {
     description: machine.description,
     verify: true,
-    // A machine that is emulated is slow: what matters here is that DMA goes on over several rounds.
+    // An emulated machine is slow. The number of rounds is fixed, since the test needs DMA to go on over several rounds.
     policy: roundCap(ROUNDS, 'switchover'),
   });
   migration.subscribe({ next: (event) => event.type === 'round' && rounds.push(event.round), error: () => {} });
@@ -44,7 +44,7 @@ async function source({ port, blind, moving, text }: SourceOrder): Promise<Sourc
     moves,
     rounds: rounds.map(({ phase, trackers, newlyDirtyPages }) => ({ phase, trackers, newlyDirtyPages })),
     dmaDigest: vfio.dmaDigest(),
-    // Where the guest stayed, the port answers here.
+    // If the guest stayed here, the port answers here.
     answer: state === 'running' ? vfio.answer() : '',
     defects: (await vfio.check()).defects,
   };

@@ -29,17 +29,20 @@ import { MovingMapping } from './moving-mapping.js';
 
 /** Pages at the end of RAM that the guest never touches: the device's own. */
 export const DMA_PAGES = 256 + MovingMapping.PAGES;
-/** Of these, the first few are pinned and written past the kernel; the last are reached through the mapping that moves. */
+/**
+ * The first pages of these are pinned and written without the kernel's knowledge; the last ones are reached through the moving
+ * mapping.
+ */
 const PINNED_PAGES = 4;
 const WRITTEN_PAGES = DMA_PAGES - MovingMapping.PAGES - PINNED_PAGES;
 const DMA_INTERVAL_MS = 5;
-/** A port of mtty's is an 8250: transmit and receive at 0, line status at 5, its bit 0 is "data ready". */
+/** A port of mtty is an 8250: transmit and receive at 0, line status at 5, its bit 0 is "data ready". */
 const UART_DATA = 0;
 const UART_LSR = 5;
 
 /**
- * node-vmm's machine with two VFIO devices: the test device, which writes RAM by DMA, and mtty, whose state moves. The
- * guest's vCPU knows of neither.
+ * node-vmm's machine with two VFIO devices: the test device, which writes RAM by DMA, and mtty, whose state moves. The guest's
+ * vCPU uses neither of them.
  */
 export class VfioMachine {
   readonly machine: Machine;
@@ -81,7 +84,7 @@ export class VfioMachine {
     return made;
   }
 
-  /** As the engine sees it. `blind` leaves out the tracker that sees DMA, as somebody might who forgot it. */
+  /** The VM for the engine. `blind` leaves out the tracker that sees DMA, as an embedder might by mistake. */
   async vm(blind: boolean): Promise<MigratableVm> {
     const { machine } = this;
     const space = this.#container;
@@ -113,7 +116,7 @@ export class VfioMachine {
     return this.#writes;
   }
 
-  /** The device writes a few of its pages every few milliseconds, each time something else. */
+  /** The device writes a few of its pages every few milliseconds, with new contents each time. */
   startDma(): void {
     this.#succeeds(this.#dma.pin(this.#firstPage * PAGE_SIZE, PINNED_PAGES));
     this.#timer = setInterval(() => {
@@ -128,8 +131,8 @@ export class VfioMachine {
   }
 
   /**
-   * A mapping moves over the last of the device's pages, as a guest's own virtual IOMMU has it, while the device writes through
-   * it. From here on every look at a dirty log is late: a move comes before it.
+   * Starts to move a mapping over the last of the device's pages, as with a guest's own virtual IOMMU, while the device writes
+   * through it. From now on every read of a dirty log is late: the mapping moves before it.
    */
   async startMoving(ordered: boolean): Promise<void> {
     if (!ordered) leaveOutOrder(this.#container);
@@ -152,21 +155,21 @@ export class VfioMachine {
     this.#timer = undefined;
   }
 
-  /** Of the pages that only the device writes. */
+  /** The digest of the pages that only the device writes. */
   dmaDigest(): string {
     return createHash('sha256')
       .update(this.machine.ram.view(this.#firstPage * PAGE_SIZE, DMA_PAGES * PAGE_SIZE))
       .digest('hex');
   }
 
-  /** Writes to mtty, which loops back. */
+  /** Writes to mtty, which receives its own output. */
   type(text: string): void {
     const { offset } = this.#serial.region(0);
     for (const byte of new TextEncoder().encode(text))
       writeSync(this.#serial.fd, Uint8Array.of(byte), 0, 1, offset + UART_DATA);
   }
 
-  /** All that mtty has received. */
+  /** All text that mtty has received. */
   answer(): string {
     const { offset } = this.#serial.region(0);
     const byte = new Uint8Array(1);
@@ -179,7 +182,7 @@ export class VfioMachine {
     }
   }
 
-  /** Pauses the guest and looks at every page that it owns. Returns what is wrong, in words. */
+  /** Pauses the guest and checks every page that the guest writes. Returns what is wrong, in words. */
   async check(): Promise<{ readonly pages: number; readonly defects: readonly string[] }> {
     const { machine } = this;
     await machine.pause();

@@ -1,7 +1,7 @@
 import { DeviceFeature } from '@godwit/vfio/unstable';
 import { call, type Descriptor, packed, u32, u64, withAddress } from './vfio-calls.js';
 
-/** Features of VFIO_DEVICE_FEATURE, and what to do with them. */
+/** Features of VFIO_DEVICE_FEATURE, and the flags of an operation on them. */
 export const Feature = {
   MIGRATION: DeviceFeature.VFIO_DEVICE_FEATURE_MIGRATION,
   MIG_DEVICE_STATE: DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -36,7 +36,7 @@ export interface LoggedRange {
   readonly length: number | bigint;
 }
 
-/** DMA_LOGGING_START for these ranges; `count` and `at` say other numbers than theirs. */
+/** DMA_LOGGING_START for these ranges; `count` and `at` replace the number and the address of the ranges. */
 export function startLogging(
   device: Descriptor,
   ranges: readonly LoggedRange[],

@@ -22,11 +22,13 @@ interface Options {
   readonly port?: KernelPort;
 }
 
-/** A container with devices in it and nothing mapped. Made by raw calls: it is what tests compare with. */
+/**
+ * A container with devices in it and nothing mapped. It makes raw calls, with whose results tests compare the package.
+ */
 export class DmaContainer implements Descriptor {
   readonly port: KernelPort;
   readonly fd: number;
-  /** In the order of the devices; null for one that was taken out. */
+  /** The groups in the order of the devices; null for a group that was taken out. */
   readonly groups: (number | null)[];
   readonly deviceFds: (number | null)[];
   readonly #devices: readonly AssignableDevice[];
@@ -54,7 +56,7 @@ export class DmaContainer implements Descriptor {
     return { port: this.port, fd: this.deviceFds[index] as number };
   }
 
-  /** The test device of this index; of a type that is one. */
+  /** The device of this index, which must be a test device. */
   device(index = 0): DmaDevice {
     return new DmaDevice(this.deviceFds[index] as number);
   }
@@ -81,7 +83,7 @@ export class DmaContainer implements Descriptor {
     return setBits(bitmap);
   }
 
-  /** Closes the device of this index and its group, which takes it out of the container. */
+  /** Closes the device of this index and its group, which takes the device out of the container. */
   detach(index: number): void {
     for (const fds of [this.deviceFds, this.groups]) {
       this.port.close(fds[index] as number);

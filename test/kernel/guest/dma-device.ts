@@ -9,7 +9,7 @@ const GODWIT_DMA_UNPIN = 0x4010_47d3;
 const GODWIT_DMA_PINNED_WRITE = 0x4018_47d4;
 
 /**
- * The test device, test/kernel/module/godwit_dma.h: writes guest memory when told to. Calls return 0 or minus errno.
+ * The test device, test/kernel/module/godwit_dma.h: writes guest memory on command. Calls return 0 or minus errno.
  *
  * @param fd its VFIO device file; stays the caller's
  */
@@ -20,7 +20,7 @@ export class DmaDevice {
     this.fd = fd;
   }
 
-  /** Writes through vfio_dma_rw: each page of it is dirty, once. */
+  /** Writes through vfio_dma_rw, which makes each written page dirty once. */
   write(iova: number | bigint, bytes: Uint8Array): number {
     return this.#transfer(GODWIT_DMA_RW_WRITE, iova, bytes);
   }
@@ -30,7 +30,7 @@ export class DmaDevice {
     return this.#transfer(GODWIT_DMA_RW_READ, iova, bytes);
   }
 
-  /** Pins whole pages, at most 512: they are dirty for as long as they are pinned. */
+  /** Pins whole pages, at most 512. Pages are dirty for as long as they are pinned. */
   pin(iova: number | bigint, pages: number): number {
     return tryIoctl(this.fd, GODWIT_DMA_PIN, u64(iova, pages));
   }
@@ -39,7 +39,7 @@ export class DmaDevice {
     return tryIoctl(this.fd, GODWIT_DMA_UNPIN, u64(iova, pages));
   }
 
-  /** Writes to pinned pages past the kernel, as a device that masters the bus does. */
+  /** Writes to pinned pages without the kernel's knowledge, as a bus master does. */
   writePinned(iova: number | bigint, bytes: Uint8Array): number {
     return this.#transfer(GODWIT_DMA_PINNED_WRITE, iova, bytes);
   }

@@ -9,7 +9,7 @@ import { packed, succeeds, u32, u64 } from './vfio-calls.js';
 /** QEMU's docs/specs/edu: the vendor and device ID, as sysfs writes them. */
 const EDU_ID = '0x1234:0x11e8';
 
-/** QEMU's `edu` device, given to vfio-pci. It sits behind the emulated IOMMU, alone in its group. */
+/** QEMU's `edu` device, given to vfio-pci. The device is behind the emulated IOMMU, alone in its group. */
 export class EduPciDevice extends AssignedPciDevice {
   /** @param index the test machine has two */
   constructor(index = 0) {
@@ -44,7 +44,10 @@ const DMA_START = 1;
 const DMA_TO_MEMORY = 2;
 const DMA_BUFFER = 0x4_0000;
 
-/** The DMA engine of an `edu` device, driven through its VFIO device file. It reaches the lowest 256 MiB of IOVAs. */
+/**
+ * The DMA engine of an `edu` device, driven through its VFIO device file. The engine reaches the lowest 256 MiB of
+ * IOVAs.
+ */
 export class EduDmaEngine {
   readonly #address: bigint;
   readonly #byteLength: number;
@@ -80,7 +83,7 @@ export class EduDmaEngine {
     registers[DMA_DESTINATION] = destination;
     registers[DMA_COUNT] = count;
     registers[DMA_COMMAND] = command;
-    // It has no other way to tell than this bit, or an interrupt. A transfer takes it 100 ms of the machine's time.
+    // The device signals the end only by this bit or an interrupt. A transfer takes 100 ms of the machine's time.
     while (((registers[DMA_COMMAND] as number) & DMA_START) !== 0) await sleep(10);
   }
 }

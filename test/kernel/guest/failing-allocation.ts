@@ -6,20 +6,20 @@ import { succeeds } from './vfio-calls.js';
 const DEBUGFS = '/sys/kernel/debug';
 
 /**
- * The kernel's fault injection (Documentation/fault-injection): one allocation of this thread's, counted from now on,
- * finds no memory. Needs CONFIG_FAILSLAB.
+ * The kernel's fault injection (Documentation/fault-injection): one allocation of this thread, counted from now on,
+ * fails for lack of memory. Needs CONFIG_FAILSLAB.
  */
 export class FailingAllocation {
   readonly #file: number;
 
   constructor() {
     if (!existsSync(`${DEBUGFS}/failslab`)) execFileSync('mount', ['-t', 'debugfs', 'debugfs', DEBUGFS]);
-    // Without this only allocations fail that must not wait.
+    // By default only allocations fail that may not wait.
     writeFileSync(`${DEBUGFS}/failslab/ignore-gfp-wait`, 'N');
     this.#file = openFile('/proc/thread-self/fail-nth');
   }
 
-  /** Makes the call with its `nth` allocation failing, from 1. It must be no more than one system call. */
+  /** Makes the call with its `nth` allocation failing, from 1. The call must make at most one system call. */
   during<T>(nth: number, call: () => T): T {
     const armed = new TextEncoder().encode(String(nth));
     const disarmed = new TextEncoder().encode('0');

@@ -1,6 +1,6 @@
 /**
- * `node locked-memory-child.js GROUP`: maps 64 pages for the devices of an IOMMU group, and prints what came of it as JSON.
- * Run with a limit of locked memory, and without the capability that lifts it.
+ * `node locked-memory-child.js GROUP`: maps 64 pages for the devices of an IOMMU group, and prints the result as JSON. It
+ * is run with a limit of locked memory, and without the capability that lifts the limit.
  */
 import { GodwitError } from '@godwit/core';
 import { createGuestMemory } from '@godwit/linux';

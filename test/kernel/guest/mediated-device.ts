@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 
 /** Where the parents of the test machine's mediated devices offer theirs. */
 const PARENTS = {
-  /** Writes memory when told to: test/kernel/module. */
+  /** The test device, which writes memory on command: test/kernel/module. */
   'godwit-dma': '/sys/class/godwit/godwit',
   /** The kernel's sample of a serial port that can be migrated, with one port or two. */
   'mtty-1': '/sys/class/mtty/mtty',
@@ -13,13 +13,13 @@ const PARENTS = {
 
 export type MediatedDeviceType = keyof typeof PARENTS;
 
-/** A device that VFIO can give to a process. */
+/** A device that VFIO can assign to a process. */
 export interface AssignableDevice {
-  /** What VFIO_GROUP_GET_DEVICE_FD wants: a mediated device's UUID, a PCI address. */
+  /** The argument of VFIO_GROUP_GET_DEVICE_FD: a mediated device's UUID or a PCI address. */
   readonly name: string;
   /** The number of its IOMMU group. */
   readonly group: number;
-  /** Undoes what made it assignable. Nobody may have it open. */
+  /** Undoes what made the device assignable. The device must not be open. */
   remove(): void;
 }
 

@@ -1,7 +1,7 @@
 import { tryIoctl } from '@godwit/linux/unstable';
 import { packed, succeeds, u32, u64, withAddress } from './vfio-calls.js';
 
-/** drivers/iommu/iommufd/iommufd_test.h: `_IO(IOMMUFD_TYPE, IOMMUFD_CMD_BASE + 32)`, and operations of it. */
+/** drivers/iommu/iommufd/iommufd_test.h: `_IO(IOMMUFD_TYPE, IOMMUFD_CMD_BASE + 32)`, and its operations. */
 const IOMMU_TEST_CMD = 0x3ba0;
 const OP_MOCK_DOMAIN_REPLACE = 10;
 const OP_MOCK_DOMAIN_FLAGS = 12;
@@ -10,18 +10,18 @@ const MOCK_FLAGS_DEVICE_NO_DIRTY = 1;
 /** sizeof(struct iommu_test_cmd) */
 const COMMAND_BYTES = 72;
 
-/** MOCK_IO_PAGE_SIZE, half a page of the processor's: what the mock IOMMU maps in. */
+/** MOCK_IO_PAGE_SIZE, half a page of the processor: the page size of the mock IOMMU. */
 export const MOCK_PAGE = 2048;
-/** MOCK_APERTURE_START and MOCK_APERTURE_LAST: the addresses that it has. */
+/** MOCK_APERTURE_START and MOCK_APERTURE_LAST: the addresses that the mock IOMMU can map. */
 export const MOCK_APERTURE = { start: 0x100_0000, last: 0x7fff_ffff } as const;
 
 /**
- * A device of iommufd's self-test: there is nothing to it but that an IOMMU is behind it, which is a table in the kernel's
- * memory. That it wrote a page is said with `write`. It stays until its iommufd is closed.
+ * A device of iommufd's self-test. It does nothing by itself, and its IOMMU is a table in the kernel's memory. A call of
+ * `write` marks pages as written by the device. The device exists until its iommufd is closed.
  */
 export class MockDevice {
   readonly #iommufd: number;
-  /** The mock device itself, and what a VFIO device would be after BIND_IOMMUFD. */
+  /** The ids of the mock device itself, and of what a VFIO device would be after BIND_IOMMUFD. */
   readonly #id: number;
   readonly deviceId: number;
 
@@ -36,7 +36,7 @@ export class MockDevice {
     this.deviceId = view.getUint32(24, true);
   }
 
-  /** Attaches it to another address space or page table. 0, or minus errno. */
+  /** Attaches the device to another address space or page table. Returns 0, or minus errno. */
   attach(id: number): number {
     return tryIoctl(this.#iommufd, IOMMU_TEST_CMD, command(OP_MOCK_DOMAIN_REPLACE, this.#id, u32(id)));
   }
@@ -59,7 +59,7 @@ export class MockDevice {
   }
 }
 
-/** struct iommu_test_cmd: a head of 16 bytes, what the operation wants, zeroes. */
+/** struct iommu_test_cmd: a head of 16 bytes, the operation's arguments, and zeroes. */
 function command(operation: number, id: number, wanted: Uint8Array): Uint8Array {
   const argument = new Uint8Array(COMMAND_BYTES);
   argument.set(u32(COMMAND_BYTES, operation, id, 0));

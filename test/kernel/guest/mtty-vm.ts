@@ -19,7 +19,7 @@ const UART_DATA = 0;
 const UART_LSR = 5;
 const DATA_READY = 1;
 
-/** A VM whose only device is the kernel's own sample of a migratable device, a serial port in loopback. */
+/** A VM whose only device is mtty, the kernel's sample of a migratable device: a serial port in loopback. */
 export class MttyVm {
   readonly memory: MappedGuestMemory;
   readonly set: VfioDeviceSet;
@@ -45,7 +45,7 @@ export class MttyVm {
     this.memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 }] });
   }
 
-  /** As the engine sees it. */
+  /** The VM for the engine. */
   async vm(trackDuringPrecopy = true): Promise<MigratableVm> {
     await this.container.mapMemory(this.memory);
     const choices = await chooseTrackers(
@@ -72,7 +72,7 @@ export class MttyVm {
     }
   }
 
-  /** All that the port has received. */
+  /** All text that the port has received. */
   answer(): string {
     const { offset } = this.device.region(0);
     const byte = new Uint8Array(1);
@@ -85,7 +85,7 @@ export class MttyVm {
     }
   }
 
-  /** What the guest does when it resets its port: the device forgets its state, and runs. */
+  /** Resets the port, as the guest would: the device forgets its state, and runs. */
   reset(): Promise<void> {
     return this.device.reset();
   }

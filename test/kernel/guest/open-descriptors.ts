@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 
-/** File descriptors that this process has open, the one for reading the folder not counted. */
+/** The number of file descriptors that this process has open, without the one that reads the folder. */
 export function openDescriptors(): number {
   return readdirSync('/proc/self/fd').length - 1;
 }

@@ -22,7 +22,7 @@ export class PageMemory {
     return this.bytes.subarray(index * PAGE, (index + 1) * PAGE);
   }
 
-  /** The view must not be touched afterwards. */
+  /** Unmaps the pages; the view must not be used afterwards. */
   free(): void {
     munmap(this.address, this.byteLength);
   }

@@ -1,11 +1,11 @@
 import { MapFlags, mmap, munmap, Protection } from '@godwit/linux/unstable';
 import { PAGE, PageMemory } from './page-memory.js';
 
-/** Addresses of this process that a system call can be given, good ones and bad ones. */
+/** Addresses of this process, valid and invalid, to pass to system calls. */
 export class RowPlace {
   readonly #bitmap: PageMemory;
   readonly #readOnly = new PageMemory(1, Protection.PROT_READ);
-  /** Two pages, of which the second is gone. */
+  /** Two pages, of which the second is unmapped. */
   readonly #edge: PageMemory;
   readonly unmapped: bigint;
 
@@ -25,7 +25,7 @@ export class RowPlace {
     return this.#bitmap.address;
   }
 
-  /** What the kernel wrote there. */
+  /** The bytes that the kernel wrote to the bitmap buffer. */
   get bytes(): Uint8Array {
     return this.#bitmap.bytes;
   }

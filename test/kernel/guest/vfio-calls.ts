@@ -3,11 +3,11 @@ import type { KernelPort } from '@godwit/vfio';
 import { Type1 } from '@godwit/vfio/unstable';
 
 /*
- * Arguments of VFIO's calls, built from plain integers, wrong ones too: the conformance tables check with them what the
- * kernel does, and the layouts that @godwit/vfio works with.
+ * Arguments of VFIO's calls, valid and invalid, built from plain integers. With them the conformance tables check the
+ * kernel's behaviour, and the layouts that @godwit/vfio uses.
  */
 
-/** An open file, and whose it is: the kernel's, or a model of the kernel's. */
+/** An open file, and the kernel, or model of a kernel, that it belongs to. */
 export interface Descriptor {
   readonly port: Pick<KernelPort, 'ioctl'>;
   readonly fd: number;
@@ -33,7 +33,7 @@ export function cString(text: string): Uint8Array {
   return new TextEncoder().encode(`${text}\0`);
 }
 
-/** The result of a call that must not fail in the test at hand. */
+/** The result of a call that must not fail in this test. */
 export function succeeds(what: string, result: number): number {
   if (result < 0) throw new Error(`${what} failed with ${errnoName(-result)}`);
   return result;
@@ -63,7 +63,7 @@ export function withAddress<T>(buffer: Uint8Array, call: (address: bigint) => T)
   return result;
 }
 
-/** A struct of VFIO_IOMMU_DIRTY_PAGES with GET_BITMAP, with values that are right unless said otherwise. */
+/** A struct of VFIO_IOMMU_DIRTY_PAGES with GET_BITMAP, whose values are right unless they are given here. */
 export interface GetBitmap {
   readonly argsz?: number;
   readonly flags?: number;

@@ -8,15 +8,15 @@ import type { KernelModule } from './kernel-modules.js';
 /** The kernel's own sample of a device that can be migrated, from Debian's source. */
 const MTTY = 'samples/vfio-mdev/mtty.c';
 
-/** What the modules are built against: a kernel's headers, or the tree that it was built in. */
+/** What the modules are built against: a kernel's headers, or the tree in which the kernel was built. */
 export interface ModuleBuildTree {
   readonly folder: string;
-  /** Tells kernels apart that modules cannot be shared between. */
+  /** Distinguishes kernels that cannot share modules. */
   readonly key: readonly string[];
 }
 
 /**
- * Builds the test device of test/kernel/module and, where the kernel does not have it built in, mtty.
+ * Builds the test device of test/kernel/module, and mtty if the kernel does not have it built in.
  *
  * @param sources the folder of the test device's source
  */
@@ -40,7 +40,10 @@ export async function builtModules(
   return names.map((name) => ({ name, content: readFileSync(join(folder, `${name}.ko`)) }));
 }
 
-/** The licence of the kernel's source is not this project's, so it is taken from Debian's package when it is needed. */
+/**
+ * The kernel's source has another licence than this project, so that mtty's source is taken from Debian's package when
+ * it is needed.
+ */
 async function unpackMtty(tree: DebianTree, target: string): Promise<void> {
   const root = basename(tree.sourceArchive).replace('.tar.xz', '');
   await run('tar', ['-xJf', tree.sourceArchive, '-C', target, '--occurrence=1', `${root}/${MTTY}`]);

@@ -4,12 +4,15 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** What nobody has used for this long is deleted: an older kernel, a module of an older source. */
+/** Folders that were not used for this long are deleted: an older kernel, a module of an older source. */
 const UNUSED_AFTER_MS = 30 * 24 * 60 * 60 * 1000;
-/** Written last: a folder without it was left by a build that did not end. */
+/** This file is written last: a folder without it was left by a build that did not finish. */
 const COMPLETE = '.complete';
 
-/** Outside the tree, so that a fresh checkout downloads and builds nothing again. */
+/**
+ * The cache's folder. It is outside the repository, so that a fresh checkout does not download and build everything
+ * again.
+ */
 export function cacheFolder(): string {
   const caches = process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache');
   return join(caches, 'godwit', 'kernel');
@@ -17,7 +20,7 @@ export function cacheFolder(): string {
 
 /**
  * The folder that `build` fills, made once for each `key` and kept between runs; two processes that ask at the same
- * time build it once. The folder's path is final from the start, so that what is built may contain it.
+ * time build it once. The folder has its final path from the start, so that built files may contain the path.
  */
 export async function cached(
   name: string,
@@ -46,7 +49,10 @@ export async function cached(
   return folder;
 }
 
-/** Waits until the lock file is ours: it holds the process id of whoever builds, and is void when that one is gone. */
+/**
+ * Waits until this process has the lock file. The file holds the process id of the builder, and is void if that process
+ * no longer exists.
+ */
 async function lock(path: string): Promise<() => void> {
   for (let waiting = false; ; ) {
     try {

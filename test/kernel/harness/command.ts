@@ -6,7 +6,7 @@ export interface CommandOptions {
 }
 
 /**
- * Runs a command and resolves with what it wrote to its standard output.
+ * Runs a command and resolves with its standard output.
  *
  * @throws Error with the end of what it printed when it fails
  */
@@ -14,7 +14,7 @@ export async function run(file: string, args: readonly string[], options: Comman
   return (await capture(file, args, options)).toString('utf8');
 }
 
-/** `run` for output that is not text. */
+/** Like `run`, for output that is not text. */
 export function capture(file: string, args: readonly string[], options: CommandOptions = {}): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, {
@@ -39,7 +39,7 @@ export function capture(file: string, args: readonly string[], options: CommandO
   });
 }
 
-/** Says what takes a while, with the time that it took. */
+/** Prints the name of a long step, and the time that the step took. */
 export async function announced<T>(what: string, work: () => Promise<T>): Promise<T> {
   const started = Date.now();
   process.stdout.write(`kernel: ${what} ...\n`);

@@ -6,7 +6,7 @@ import { programLookup } from './programs.js';
 
 /** The series whose behaviour the suites describe. */
 const SERIES = '6.12';
-/** Programs that are used from the machine when it has them, and unpacked beside the kernel when not. */
+/** Programs that are used from the machine if it has them, and otherwise unpacked beside the kernel. */
 const PROGRAMS = ['qemu-system-x86', 'busybox-static', 'flex', 'bison', 'bc', 'libelf-dev'];
 
 /** Debian's kernel and the programs to boot it, unpacked; nothing is installed on the machine. */
@@ -20,15 +20,20 @@ export interface DebianTree {
   readonly headers: string;
   /** Debian's source of this kernel, `linux-source-6.12.tar.xz`. */
   readonly sourceArchive: string;
-  /** The packages and versions that it is made of: what is built from it has these as part of its key. */
+  /** The packages and versions of the tree, which are part of the key of everything that is built from it. */
   readonly key: readonly string[];
-  /** The absolute path of a program, unpacked or the machine's own: to be run, and to be read. Throws when there is none. */
+  /**
+   * The absolute path of a program, unpacked or the machine's own, for running and for reading it. Throws if there is none.
+   */
   program(name: string): string;
-  /** What an unpacked program needs in its environment. */
+  /** The environment variables that an unpacked program needs. */
   readonly environment: Readonly<Record<string, string>>;
 }
 
-/** Downloads with `apt-get` what is not in the cache, and unpacks it. Needs no root while the package lists are fresh. */
+/**
+ * Downloads with `apt-get` the packages that are not in the cache, and unpacks them. Needs no root while the package lists
+ * are up to date.
+ */
 export async function debianTree(): Promise<DebianTree> {
   let wanted = await wantedPackages();
   if (wanted === undefined) {
@@ -99,7 +104,7 @@ async function versionOf(name: string): Promise<string> {
   return /^Version: (.+)$/m.exec(shown)?.[1] ?? '';
 }
 
-/** The programs that the machine lacks, with the libraries of theirs that it lacks. */
+/** The programs that the machine lacks, and those of their libraries that it lacks. */
 async function missingPrograms(): Promise<string[]> {
   const plan = await run('apt-get', ['-s', 'install', '--no-install-recommends', ...PROGRAMS]);
   // `Inst name (version ...)`; a package that is there in an older version has that version in brackets first.
@@ -111,7 +116,7 @@ async function download(packages: readonly string[], folder: string): Promise<vo
   try {
     await run('apt-get', args, { cwd: folder });
   } catch {
-    // Lists that are older than the archive name versions that it no longer has.
+    // Outdated package lists name versions that the archive no longer has.
     await run('apt-get', ['update', '-qq']);
     await run('apt-get', args, { cwd: folder });
   }
@@ -121,7 +126,10 @@ function headersOf(folder: string, release: string): string {
   return join(folder, 'usr/src', `linux-headers-${release}`);
 }
 
-/** The headers name each other by their installed path. And without vmlinux, modules are built without pahole (BTF). */
+/**
+ * Makes the headers usable in this folder: they name each other by their installed paths. Without vmlinux, modules are built
+ * without pahole (BTF).
+ */
 function makeHeadersMovable(folder: string, release: string): void {
   const makefile = join(headersOf(folder, release), 'Makefile');
   writeFileSync(makefile, readFileSync(makefile, 'utf8').replaceAll('/usr/src/', `${join(folder, 'usr/src')}/`));

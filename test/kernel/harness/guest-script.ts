@@ -4,7 +4,7 @@ import { TALLY_FILE } from './test-machine.js';
 /** Environment variables for what runs inside. */
 export type Variables = Readonly<Record<string, string>>;
 
-/** A script that runs the project's suites inside the test machine, with the Node that runs this. */
+/** A script that runs the project's suites inside the test machine, with the same Node as this process. */
 export function jestScript(root: string, patterns: readonly string[], variables: Variables = {}): string {
   const jest = ['node_modules/jest/bin/jest.js', '--config', 'test/kernel/jest.config.js', ...patterns];
   const node = [process.execPath, '--experimental-vm-modules', '--no-warnings=ExperimentalWarning'];

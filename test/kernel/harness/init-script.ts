@@ -1,14 +1,14 @@
-/** Where the guest finds the folder that it shares with the harness, for reading and writing. */
+/** The path in the guest of the folder that it shares with the harness, for reading and writing. */
 export const SHARE_IN_GUEST = '/run/godwit';
-/** In the share: the shell script to run, and the exit status that it had. */
+/** Files in the share: the shell script to run, and its exit status. */
 export const COMMAND_FILE = 'command.sh';
 export const STATUS_FILE = 'status';
-/** The status when the command went well or not, but the kernel had something to say. */
+/** The exit status if the kernel has logged a WARNING or a BUG, whatever the command's status was. */
 const KERNEL_COMPLAINED = 99;
 
 /**
- * The first process of the test machine. It loads the modules, mounts the host's root, which nothing in the guest can
- * write, puts the guest's own /dev, /proc, /sys and an empty /run over it, runs the command there, and turns the machine off.
+ * The first process of the test machine. It loads the modules, mounts the host's root read-only, mounts the guest's own /dev,
+ * /proc, /sys and an empty /run over it, runs the command there, and turns the machine off.
  *
  * The host's /tmp stays visible (a checkout may be in it), so TMPDIR is in /run.
  */

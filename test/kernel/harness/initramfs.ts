@@ -3,14 +3,14 @@ import type { DebianTree } from './debian-packages.js';
 import { initScript } from './init-script.js';
 import type { KernelModule } from './kernel-modules.js';
 
-/** The file system that a kernel starts with: busybox, modules, and an `init` that hands over to the host's own root. */
+/** A file of the file system that a kernel starts with: busybox, modules, and an `init` that switches to the host's root. */
 export interface InitramfsFile {
-  /** Without a leading slash; folders on the way have to come before. */
+  /** The path, without a leading slash; the folders that contain the file have to come before it. */
   readonly path: string;
   /** st_mode: type and permissions */
   readonly mode: number;
   readonly content?: Uint8Array;
-  /** Of a device node. */
+  /** The numbers of a device node. */
   readonly device?: readonly [major: number, minor: number];
 }
 
@@ -36,14 +36,14 @@ function padding(length: number): Uint8Array {
   return new Uint8Array((4 - (length % 4)) % 4);
 }
 
-/** Writes busybox, the modules (under /modules, in their order) and `/init`. */
+/** Writes an initramfs with busybox, the modules (under /modules, in their order) and `/init`. */
 export function writeInitramfs(path: string, tree: DebianTree, modules: readonly KernelModule[]): void {
   const init = initScript(modules.map(({ name }) => `/modules/${name}.ko`));
   const files: InitramfsFile[] = [
     { path: 'bin', mode: FileMode.FOLDER },
     { path: 'bin/busybox', mode: FileMode.PROGRAM, content: readFileSync(tree.program('busybox')) },
     { path: 'dev', mode: FileMode.FOLDER },
-    // The kernel opens it for init before anything is mounted (Documentation/admin-guide/initrd.rst).
+    // The kernel opens this console for init before anything is mounted (Documentation/admin-guide/initrd.rst).
     { path: 'dev/console', mode: FileMode.CHARACTER_DEVICE, device: [5, 1] },
     { path: 'modules', mode: FileMode.FOLDER },
     ...modules.map(({ name, content }) => ({ path: `modules/${name}.ko`, mode: FileMode.FILE, content })),

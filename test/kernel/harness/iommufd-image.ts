@@ -9,7 +9,9 @@ import { initScript } from './init-script.js';
 import { writeInitramfs } from './initramfs.js';
 import type { BootImage } from './test-machine.js';
 
-/** Left packed: hundreds of megabytes of what this kernel has none of. Kconfig files are needed, all of them. */
+/**
+ * Files that are not unpacked: hundreds of megabytes of code that this kernel does not use. All Kconfig files are needed.
+ */
 const NOT_UNPACKED = [
   '*/Documentation/*/*',
   '*/drivers/gpu/*.[ch]',
@@ -23,10 +25,10 @@ const NOT_UNPACKED = [
 ];
 
 /**
- * A small kernel of Debian's source, for what Debian's own does not have: iommufd and its mock devices. Building it takes
- * about four minutes on two cores; it is cached by Debian's version and by the configuration.
+ * A small kernel of Debian's source, for features that Debian's own kernel does not have: iommufd and its mock devices.
+ * Building it takes about four minutes on two cores; it is cached by Debian's version and by the configuration.
  *
- * There is no IOMMU in its machine: the mock devices cannot be had beside a real one.
+ * Its machine has no IOMMU, since the mock devices do not work beside a real one.
  *
  * @param sources the folder of the test device's source
  * @param configuration the path of the fragment over `make tinyconfig`
@@ -65,7 +67,7 @@ async function buildKernel(tree: DebianTree, fragment: string, target: string): 
   );
   const environment = {
     ...tree.environment,
-    // For objtool, which the kernel builds for itself. The library is there, only its headers may not be.
+    // objtool, which the kernel builds for itself, needs a library that is installed, and headers that may not be.
     C_INCLUDE_PATH: join(tree.folder, 'usr/include'),
   };
   const make = (...args: string[]) =>
@@ -84,14 +86,17 @@ async function buildKernel(tree: DebianTree, fragment: string, target: string): 
   await removeWhatModulesDoNotNeed(source, build);
 }
 
-/** Kconfig drops in silence what has a dependency that is missing. */
+/** Checks that each option of the fragment is set: Kconfig silently drops options that lack a dependency. */
 function checkConfiguration(fragment: string, configuration: string): void {
   const lines = new Set(configuration.split('\n'));
   const lost = fragment.split('\n').filter((line) => line.endsWith('=y') && !lines.has(line));
   if (lost.length > 0) throw new Error(`the kernel's configuration did not take ${lost.join(', ')}`);
 }
 
-/** Building a module takes headers, scripts and Module.symvers; sources and objects are most of a gigabyte. */
+/**
+ * Deletes sources and objects, which are most of a gigabyte: building a module needs only headers, scripts and
+ * Module.symvers.
+ */
 async function removeWhatModulesDoNotNeed(source: string, build: string): Promise<void> {
   await run('find', [source, '-name', '*.[cS]', '-not', '-path', `${source}/scripts/*`, '-delete']);
   const objects = ['(', '-name', '*.o', '-o', '-name', '*.a', '-o', '-name', '.*.cmd', ')'];

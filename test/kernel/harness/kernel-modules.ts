@@ -9,7 +9,7 @@ export interface KernelModule {
   readonly content: Uint8Array;
 }
 
-/** Debian's modules of these names and all that they depend on, each after those that it needs. */
+/** Debian's modules of these names and all modules that they depend on, each after the modules that it needs. */
 export async function debianModules(tree: DebianTree, names: readonly string[]): Promise<KernelModule[]> {
   const paths = new Map<string, string>();
   for (const path of readdirSync(tree.modules, { recursive: true, encoding: 'utf8' })) {
@@ -34,7 +34,7 @@ async function contentOf(tree: DebianTree, path: string): Promise<Uint8Array> {
   return await capture(tree.program('busybox'), ['xz', '-dc', path]);
 }
 
-/** What stands after `depends=` in the module's .modinfo section. */
+/** The names after `depends=` in the module's .modinfo section. */
 function dependenciesOf(content: Uint8Array): string[] {
   const depends = /\0depends=([^\0]*)\0/.exec(Buffer.from(content).toString('latin1'))?.[1] ?? '';
   return depends

@@ -1,7 +1,7 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, isAbsolute, join } from 'node:path';
 
-/** Where a program was looked for and is not. */
+/** The error for a program that is in none of the folders. */
 export class ProgramMissing extends Error {
   constructor(name: string, folders: readonly string[]) {
     super(
@@ -12,8 +12,8 @@ export class ProgramMissing extends Error {
 }
 
 /**
- * The path of a program: the first executable file of this name in these folders. A bare name would be enough to run it, but a
- * program is also read, as a file, and copied into the test machine.
+ * The path of a program: the first executable file of this name in these folders. A bare name would be enough for running it,
+ * but some programs are read as files and copied into the test machine.
  *
  * @throws ProgramMissing
  */
@@ -25,12 +25,12 @@ export function programIn(folders: readonly string[], name: string): string {
   throw new ProgramMissing(name, folders);
 }
 
-/** Where the programs of Debian packages are that were unpacked into a folder. */
+/** The folders of programs in unpacked Debian packages. */
 const UNPACKED = ['usr/bin', 'bin', 'usr/sbin', 'sbin'];
-/** Where a machine's own are, whatever `PATH` says. */
+/** The folders of a machine's own programs, whatever `PATH` says. */
 const MACHINE = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
 
-/** Looks programs up: those that were unpacked into `folder` first, then the machine's own. */
+/** Looks programs up: first among those that were unpacked into `folder`, then among the machine's own. */
 export function programLookup(folder: string, path: string | undefined): (name: string) => string {
   const folders = [...UNPACKED.map((bin) => join(folder, bin)), ...pathFolders(path), ...MACHINE];
   return (name) => programIn(folders, name);

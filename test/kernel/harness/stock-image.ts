@@ -9,13 +9,14 @@ import { debianModules } from './kernel-modules.js';
 import type { BootImage } from './test-machine.js';
 
 /**
- * Debian has these as modules; what they need in turn is found. i2c-i801 takes the SMBus controller, which shares an IOMMU
- * group with the SATA controller: a group with a device that the host uses.
+ * Features that Debian builds as modules; the modules that these depend on are found by name. i2c-i801 drives the SMBus
+ * controller, which shares an IOMMU group with the SATA controller, so that this group has a device that the host uses.
  */
 const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev', 'i2c-i801'];
 
 /**
- * Debian's own kernel, the test device and mtty. An emulated IOMMU, with QEMU's `edu` devices behind it, which can DMA.
+ * Debian's own kernel with the test device and mtty, on a machine with an emulated IOMMU and QEMU's `edu` devices behind
+ * it, which can do DMA.
  *
  * @param sources the folder of the test device's source
  */

@@ -6,7 +6,7 @@ import type { UnpackedQemu } from '@godwit/bench/qemu';
 import type { DebianTree } from './debian-packages.js';
 import { COMMAND_FILE, STATUS_FILE } from './init-script.js';
 
-/** A kernel to boot, and the hardware that it finds. */
+/** A kernel to boot, and the hardware of its machine. */
 export interface BootImage {
   readonly kernel: string;
   readonly initramfs: string;
@@ -21,7 +21,7 @@ export interface BootImage {
 }
 
 export interface BootResult {
-  /** The command's exit status; undefined when the machine ended without having run it to its end. */
+  /** The command's exit status; undefined if the machine ended before the command did. */
   readonly status: number | undefined;
   /** The counts of the Jest runs inside, one JSON line a run; undefined when there were none. */
   readonly tally: string | undefined;
@@ -31,15 +31,15 @@ export interface BootResult {
   readonly consoleTail: string;
 }
 
-/** In the share: the counts of the Jest runs inside, which tools/jest/skip-reporter.js writes. */
+/** The file in the share with the counts of the Jest runs inside, which tools/jest/skip-reporter.js writes. */
 export const TALLY_FILE = 'tally.jsonl';
 const TAIL_LENGTH = 8000;
 
 /**
  * Boots the image, runs a shell script in it as root with the host's root file system, and shows its console.
  *
- * QEMU emulates the processor (TCG): what the suites need of it, an IOMMU and nested virtualization, it then has
- * everywhere, also where the host has no KVM or one that cannot run a stock kernel. QEMU is gone when this resolves.
+ * QEMU emulates the processor (TCG). So the machine has an IOMMU and nested virtualization, which the suites need, on every
+ * host, also if the host has no KVM, or a KVM that cannot run a stock kernel. QEMU has ended when this resolves.
  */
 export async function bootAndRun(
   tree: DebianTree,
@@ -67,8 +67,8 @@ export async function bootAndRun(
 
 /**
  * One thread runs both processors in turn. With a thread for each, QEMU 7.2 has had the kernel panic in two of some ten runs:
- * int3 in `__schedule`, right after a nested VM had ended. What fits: the kernel patches its scheduler when the last VM goes,
- * and a translation made at that moment by another thread would keep the breakpoint that it patches with.
+ * int3 in `__schedule`, right after a nested VM had ended. A possible cause: the kernel patches its scheduler when the last
+ * VM ends, and another thread that translates this code at that moment would keep the breakpoint that the patching uses.
  */
 function qemuArguments(image: BootImage, share: string): string[] {
   const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
@@ -103,7 +103,7 @@ function runQemu(
       env: { ...process.env, ...environment },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
-    // In every case, and also when this process is told to end: QEMU does not outlive it.
+    // QEMU must not outlive this process, also if a signal ends this process.
     const kill = (): void => {
       qemu.kill('SIGKILL');
     };
@@ -139,7 +139,7 @@ function runQemu(
     qemu.on('close', () => {
       settle();
       resolve({ timedOut, consoleTail });
-      // After whoever waits for this has cleaned up.
+      // The signal ends this process only after the callers of this function have cleaned up.
       if (endedBy !== undefined) setImmediate(() => process.kill(process.pid, endedBy));
     });
   });

@@ -6,7 +6,9 @@ import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { PAGE } from '../guest/page-memory.js';
 
-/** A device by its own node and in an address space of iommufd's: no group and no container. */
+/**
+ * A device that is opened by its own node and attached to an address space of iommufd, without a group and a container.
+ */
 
 let mediated: MediatedDevice;
 let iommufd: Iommufd;

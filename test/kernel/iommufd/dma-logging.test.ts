@@ -11,7 +11,9 @@ import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { PAGE } from '../guest/page-memory.js';
 
-/** A device that logs its own DMA, in a kernel that can report it: Debian's, without CONFIG_IOMMUFD, cannot. */
+/**
+ * A device that logs its own DMA, in a kernel that can report the log. Debian's kernel, without CONFIG_IOMMUFD, cannot.
+ */
 
 const HIGH = 0x1_0000_3000;
 const bytes = new Uint8Array(8).fill(7);

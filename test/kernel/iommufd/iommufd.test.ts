@@ -9,7 +9,7 @@ import { MOCK_APERTURE, MockDevice } from '../guest/mock-iommu.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
 import { RowPlace } from '../guest/row-place.js';
 
-/** iommufd's dirty tracking, by its mock devices: the only IOMMU that needs no hardware and logs writes. */
+/** iommufd's dirty tracking, with its mock devices: the only IOMMU that logs writes and needs no hardware. */
 
 let iommufd: Iommufd;
 let ioas: Ioas;
@@ -95,7 +95,7 @@ describe('what Linux 6.12 answers', () => {
 });
 
 describe('IommufdTracker', () => {
-  /** Guest-physical 0 is where the aperture begins. */
+  /** Guest-physical address 0 is mapped at the beginning of the aperture. */
   const IOVA_BASE = MOCK_APERTURE.start;
   let memory: MappedGuestMemory;
   let mappings: DmaMapping[];

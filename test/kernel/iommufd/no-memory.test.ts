@@ -6,7 +6,7 @@ import { FailingAllocation } from '../guest/failing-allocation.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
 import { DirtyPages, getBitmapArgument, packed, u32, u64, withAddress } from '../guest/vfio-calls.js';
 
-/** The rows of the type1 container that take a kernel without memory: here one allocation at a time finds none. */
+/** The rows of the type1 container that need a kernel without free memory: here one allocation at a time fails. */
 
 let failing: FailingAllocation;
 let memory: PageMemory;
@@ -24,7 +24,7 @@ beforeEach(() => {
 });
 afterEach(() => container.close());
 
-/** The call with its nth allocation failing; everything that JavaScript allocates for it is there already. */
+/** Makes the call with its nth allocation failing; JavaScript has allocated everything for the call before. */
 function answer(nth: number, request: number, argument: Uint8Array): string | number {
   const { fd } = container;
   linuxKernel.ioctl(fd, 0x3bff, argument);
@@ -35,7 +35,7 @@ test('VFIO_IOMMU_DIRTY_PAGES: row S: START without memory for the bitmaps: ENOME
   container.map(0, memory.address, 8 * PAGE);
   container.map(64 * PAGE, memory.address, 8 * PAGE);
   const start = u32(8, DirtyPages.START);
-  // One bitmap for each mapping: the first, the second, and no third.
+  // One bitmap is allocated for each mapping: a first, a second, and no third.
   expect(answer(1, Type1.VFIO_IOMMU_DIRTY_PAGES, start)).toBe('ENOMEM');
   expect(answer(2, Type1.VFIO_IOMMU_DIRTY_PAGES, start)).toBe('ENOMEM');
   const bitmap = new Uint8Array(8);

@@ -10,7 +10,10 @@ import { leaveOutOrder } from '../sequences/order-left-out.js';
 import { type OverlapPlace, runOverlappingSequence } from '../sequences/overlapping-sequence.js';
 import { OVERLAP_BLOCKS, SEQUENCES, seedsOf } from '../sequences/sequence-plan.js';
 
-/** 1,000 random sequences of overlapping changes, writes and harvests for what Debian's kernel cannot do. */
+/**
+ * 1,000 random sequences of overlapping changes, writes and harvests for the trackers that Debian's kernel does not
+ * support.
+ */
 
 const calls = new HeldCalls(linuxKernel);
 let memory: MappedGuestMemory;

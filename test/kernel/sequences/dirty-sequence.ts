@@ -3,7 +3,7 @@ import type { MappedGuestMemory } from '@godwit/linux';
 import { type DmaMapping, type Type1Container, VfioType1Tracker } from '@godwit/vfio';
 import { SeededRandom } from './seeded-random.js';
 
-/** A device that writes guest memory when told to: the test device's, or the model's. Calls return 0 or minus errno. */
+/** A device that writes guest memory on command: the test device, or the model's. Calls return 0 or minus errno. */
 export interface DmaWriter {
   write(iova: number, bytes: Uint8Array): number;
   pin(iova: number, pages: number): number;
@@ -24,15 +24,16 @@ const OPERATIONS = 24;
 
 interface Mapped {
   readonly mapping: DmaMapping;
-  /** The first page of it in guest RAM, counted over all blocks. */
+  /** The mapping's first page in guest RAM, counted over all blocks. */
   readonly firstPage: number;
   readonly pages: number;
 }
 
 /**
- * One random sequence of map, unmap, device write, pin, unpin and harvest, by `VfioType1Tracker`, against a model that only
- * has sets of pages. It throws when a page that the device wrote since the last harvest is not reported, and when one is
- * reported that it neither wrote nor had pinned meanwhile: pinned pages are the one false positive that is documented.
+ * One random sequence of map, unmap, device write, pin, unpin and harvest, by `VfioType1Tracker`, against a model that
+ * consists of sets of pages. It throws if a page that the device wrote since the last harvest is not reported, and if a
+ * page is reported that the device neither wrote nor had pinned meanwhile: pinned pages are the only documented false
+ * positives.
  *
  * Leaves the container empty, whatever happens.
  */
@@ -48,7 +49,7 @@ export async function runDirtySequence(place: SequencePlace, seed: number): Prom
 }
 
 class DirtySequence {
-  /** What was done, for whoever has to understand a failure. */
+  /** The operations so far, for the message of a failure. */
   readonly log: string[] = [];
   readonly #place: SequencePlace;
   readonly #random: SeededRandom;
@@ -71,7 +72,7 @@ class DirtySequence {
   }
 
   async run(): Promise<void> {
-    // Some of it is there, and pinned, before anybody tracks.
+    // Some mappings and pins exist before tracking starts.
     for (let i = this.#random.integer(4); i > 0; i--) await this.#map();
     for (let i = this.#random.integer(3); i > 0; i--) this.#pin();
     await this.#tracker.start();
@@ -101,7 +102,7 @@ class DirtySequence {
       ({ mapping, pages: count }) => iovaPage < mapping.iova / PAGE + count && mapping.iova / PAGE < iovaPage + pages,
     );
     if (overlaps) return;
-    // Anywhere in a block: mappings may show the same memory twice, as a guest's IOMMU may.
+    // The memory may be anywhere in a block: two mappings may have the same memory, as with a guest's IOMMU.
     const { memory, container } = this.#place;
     const blockIndex = this.#random.integer(memory.blocks.length);
     const block = memory.blocks[blockIndex] as MappedGuestMemory['blocks'][number];
@@ -122,13 +123,13 @@ class DirtySequence {
     const gone = this.#random.pick(this.#mapped);
     await this.#place.container.unmap(gone.mapping);
     this.#mapped = this.#mapped.filter((other) => other !== gone);
-    // The driver hears of it and lets go of its pages.
+    // The driver is told of the unmap and unpins its pages.
     const first = gone.mapping.iova / PAGE;
     for (let page = first; page < first + gone.pages; page++) this.#pinned.delete(page);
     this.log.push(`unmap iova page ${first}`);
   }
 
-  /** Some bytes, often over the edge of a page, always within one mapping. */
+  /** Writes some bytes, often over the edge of a page, always within one mapping. */
   #write(): void {
     const target = this.#somewhere();
     if (target === undefined) return;
@@ -191,7 +192,7 @@ class DirtySequence {
     for (const page of this.#pinned.values()) this.#wasPinned.add(page);
   }
 
-  /** Up to three pages somewhere in a mapping; undefined when there is none. */
+  /** Up to three pages somewhere in a mapping; undefined if there is no mapping. */
   #somewhere(): { iova: number; byteLength: number } | undefined {
     if (this.#mapped.length === 0) return undefined;
     const { mapping } = this.#random.pick(this.#mapped);
@@ -200,7 +201,7 @@ class DirtySequence {
     return { iova: mapping.iova + offset, byteLength };
   }
 
-  /** Pages of these bytes were written. */
+  /** Notes that the pages of these bytes were written. */
   #note(iova: number, byteLength: number): void {
     if (!this.#tracking) return;
     const first = Math.floor(iova / PAGE);

@@ -6,13 +6,14 @@ interface HeldCall {
   readonly argument: IoctlArgument | undefined;
   readonly perform: () => number;
   readonly deliver: (result: number) => void;
-  /** Undefined as long as the kernel has not made it. */
+  /** The call's result; undefined until the kernel has made the call. */
   result: number | undefined;
 }
 
 /**
- * A kernel whose slow calls wait until they are told to go on, twice: before the kernel makes them, and before their caller
- * hears of it. So a pool thread may be late at either end, and every order in which threads can run can be had, by a seed.
+ * A kernel whose slow calls wait for the test twice: before the kernel makes them, and before their result goes to the
+ * caller. This imitates a pool thread that is late at either end. So a seed can produce every order in which threads can
+ * run.
  */
 export class HeldCalls implements KernelPort {
   /** Called right after the kernel has made a call. */
@@ -26,12 +27,12 @@ export class HeldCalls implements KernelPort {
     this.#kernel = kernel;
   }
 
-  /** Calls that the kernel has not made, in the order in which they were asked for. */
+  /** Calls that the kernel has not made yet, in the order of their requests. */
   get asked(): readonly HeldCall[] {
     return this.#held.filter(({ result }) => result === undefined);
   }
 
-  /** Calls that it has made, and whose callers have not heard of it. */
+  /** Calls that the kernel has made, and whose callers do not have the result yet. */
   get performed(): readonly HeldCall[] {
     return this.#held.filter(({ result }) => result !== undefined);
   }

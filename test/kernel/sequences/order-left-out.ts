@@ -1,12 +1,12 @@
 import type { DmaSpace, UnmapListener } from '@godwit/vfio';
 
-/** What the order between an address space's changes and its harvests is made of. */
+/** The parts of the order between an address space's changes and its harvests. */
 export type OrderPart = 'isMapped' | 'reading' | 'changesDone' | 'listen';
 
 /**
  * Leaves out, on purpose, the order between an address space's changes and its harvests, or a part of it: harvests wait for
- * nothing (`changesDone`), read what was mapped when they began (`isMapped`), and take whatever they find for its (`reading`);
- * nobody waits for what an unmap owes (`listen`).
+ * nothing (`changesDone`), read what was mapped when they began (`isMapped`), and use whatever the read returns (`reading`);
+ * and nothing waits for the pages that an unmap still has to report (`listen`).
  */
 export function leaveOutOrder(
   space: DmaSpace,

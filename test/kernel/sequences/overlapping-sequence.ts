@@ -13,17 +13,19 @@ export interface OverlapPlace {
     unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>): Promise<void>;
   };
   readonly tracker: DirtyTracker;
-  /** One block. */
+  /** Guest memory of one block. */
   readonly memory: MappedGuestMemory;
   readonly calls: HeldCalls;
   /** The first address that may be mapped. */
   readonly iova: number;
-  /** The device writes some bytes of a page that is mapped. Below 0 when it fails. */
+  /** The device writes some bytes of a mapped page. The result is below 0 if that fails. */
   write(iova: number): number;
+  /** So much time passes that a harvest waits no longer for changes. Absent: it never does. */
+  readonly timePasses?: () => void;
 }
 
 const PAGE = 4096;
-/** Places in the address space that mappings come and go at, beside each other. */
+/** Adjacent places in the address space at which mappings are made and removed. */
 const SLOTS = 5;
 const SLOT_PAGES = 6;
 const STEPS = 80;
@@ -35,12 +37,12 @@ const CHANGES = new Set<number>([
 ]);
 
 /**
- * One random sequence of map, unmap, map elsewhere, device write and harvest, none of which waits for another: each of the
- * kernel's calls is made, and its result delivered, at a moment of its own.
+ * One random sequence of map, unmap, map elsewhere, device write and harvest, none of which waits for another: each call of the
+ * kernel is made, and its result delivered, at a separate, random moment.
  *
- * The device writes where the kernel has mapped something at that moment. An engine copies what a harvest reports right after
- * it; by then every page must be as it was when the harvest began or newer, and after the last harvest all of them as they are.
- * It throws when a page is not.
+ * The device writes where the kernel has mapped something at that moment. As an engine does, the sequence copies the pages that
+ * a harvest reports right after the harvest. By then every copied page must be at least as new as when the harvest began, and
+ * after the last harvest all copies must equal the pages. It throws if one does not.
  */
 export async function runOverlappingSequence(place: OverlapPlace, seed: number): Promise<void> {
   const sequence = new OverlappingSequence(place, seed);
@@ -57,11 +59,11 @@ class OverlappingSequence {
   readonly log: string[] = [];
   readonly #place: OverlapPlace;
   readonly #random: SeededRandom;
-  /** What the kernel has mapped: page of the address space to page of RAM. */
+  /** The kernel's mappings: from a page of the address space to a page of RAM. */
   readonly #truth = new Map<number, number>();
-  /** Slots that will be mapped once all that was asked for is done. */
+  /** Slots that will be mapped once all requested changes are done. */
   readonly #mapped = new Set<number>();
-  /** How many times each page of RAM was written, and at which of these it was copied. */
+  /** The number of writes to each page of RAM, and that number at the time of its last copy. */
   readonly #written: Uint32Array;
   readonly #copied: Uint32Array;
   readonly #changes = new Set<Promise<unknown>>();
@@ -79,7 +81,7 @@ class OverlappingSequence {
   async run(): Promise<void> {
     const { calls, tracker } = this.#place;
     calls.onPerformed = (request, argument, result) => this.#performed(request, argument, result);
-    // All of the address space is mapped at the start, so that devices that log do log all of it.
+    // The whole address space is mapped at the start, so that devices that log do so for all of it.
     for (let slot = 0; slot < SLOTS; slot++) this.#map(slot);
     await this.#settled();
     await tracker.start();
@@ -89,7 +91,7 @@ class OverlappingSequence {
       await setImmediate();
       if (this.#failure !== undefined) throw this.#failure;
     }
-    // The VM is paused: its device stops, and what is under way comes to its end beside the last harvest.
+    // The VM is paused: its device stops, and pending calls end during the last harvest.
     this.#beginHarvest();
     await this.#settled();
     this.#beginHarvest();
@@ -108,7 +110,12 @@ class OverlappingSequence {
   }
 
   #step(): void {
-    const { calls } = this.#place;
+    const { calls, timePasses } = this.#place;
+    if (timePasses !== undefined && this.#random.integer(10) === 0) {
+      this.log.push('time passes');
+      timePasses();
+      return;
+    }
     const what = this.#random.integer(10);
     if (what < 2) this.#write();
     else if (what < 4 && calls.asked.length > 0) this.#performOne();
@@ -117,7 +124,10 @@ class OverlappingSequence {
     else this.#change(this.#random.integer(SLOTS));
   }
 
-  /** Reads are late more often than changes: a mapping may go and another one come at its addresses in the meantime. */
+  /**
+   * Reads are late more often than changes, so that in the meantime one mapping may be removed and another one made at its
+   * addresses.
+   */
   #performOne(): void {
     const { asked } = this.#place.calls;
     const index = this.#random.integer(asked.length);
@@ -215,7 +225,7 @@ class OverlappingSequence {
     if (lost.length > 0) throw new Error(`written and not reported ${when}: pages ${lost.join(' ')}`);
   }
 
-  /** Everything that is under way comes to its end, in an order that the seed says. */
+  /** Lets all pending calls end, in an order that the seed determines. */
   async #settled(): Promise<void> {
     const { calls } = this.#place;
     for (let idle = 0; idle < 3; ) {
@@ -226,7 +236,9 @@ class OverlappingSequence {
     }
   }
 
-  /** The kernel has made a call: the argument says which. Offsets are those of linux/vfio.h and linux/iommufd.h. */
+  /**
+   * Called when the kernel has made a call, with the call's argument. Offsets are those of linux/vfio.h and linux/iommufd.h.
+   */
   #performed(request: number, argument: Uint8Array, result: number): void {
     const view = new DataView(argument.buffer, argument.byteOffset);
     const u64 = (offset: number): number => Number(view.getBigUint64(offset, true));

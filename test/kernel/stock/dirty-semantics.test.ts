@@ -7,7 +7,10 @@ import { PAGE, PageMemory } from '../guest/page-memory.js';
 import { RowPlace } from '../guest/row-place.js';
 import { call, DirtyPages, dirtyPages, getBitmapArgument, unmapDma, withAddress } from '../guest/vfio-calls.js';
 
-/** What the bits of VFIO_IOMMU_DIRTY_PAGES mean, where no document says so: seen in Linux 6.12, and relied on. */
+/**
+ * What the bits of VFIO_IOMMU_DIRTY_PAGES mean, where no document tells it. The behaviour was observed in Linux 6.12,
+ * and @godwit/vfio relies on it.
+ */
 
 const IOVA = 0x10_0000;
 const PAGES = 128;
@@ -37,7 +40,7 @@ function mapAll(): void {
 const harvest = (): number[] => container.dirty(IOVA, PAGES);
 const at = (page: number): number => IOVA + page * PAGE;
 
-/** GET_BITMAP over these pages into `bitmap` as it is. */
+/** GET_BITMAP over these pages into `bitmap`, which is not cleared before. */
 function getInto(bitmap: Uint8Array, pages: number, iova = IOVA): number {
   return withAddress(bitmap, (data) => {
     const get = { iova, size: pages * PAGE, bitmapSize: bitmap.byteLength, data };
@@ -151,7 +154,7 @@ test('several mappings in one GET, not aligned to 64 pages: 6.12 leaves bits beh
     return bitmap[0] as number;
   };
   const seen = [written(), written(), written(), written()];
-  // Never a dirty page that counts as clean; but false bits, one more at each harvest, beyond the range too.
+  // No dirty page counts as clean, but each harvest has one more false bit, beyond the range too.
   expect(seen).toEqual([0x2, 0x6, 0xe, 0x1e]);
 });
 
@@ -173,7 +176,7 @@ test('a GET that fails halfway has lost the bits before: every page of the range
   container.start();
   device.write(at(1), byte);
   device.write(at(65), byte);
-  // The second word of the bitmap is where nothing can be written.
+  // The second word of the bitmap is at an address that cannot be written.
   const data = place.unmapped - 8n;
   const get = getBitmapArgument({ iova: IOVA, size: PAGES * PAGE, bitmapSize: 16, data });
   expect(call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, get)).toBe(-Errno.EFAULT);

@@ -6,7 +6,7 @@ import { MediatedDevice } from '../guest/mediated-device.js';
 import { runDirtySequence } from '../sequences/dirty-sequence.js';
 import { SEQUENCE_BLOCKS, SEQUENCES, seedsOf } from '../sequences/sequence-plan.js';
 
-/** 1,000 random sequences on the real kernel. The same run against the model in `npm test`. */
+/** 1,000 random sequences on the real kernel. `npm test` runs the same sequences on the model. */
 
 let mediated: MediatedDevice;
 let group: VfioGroup;

@@ -142,7 +142,7 @@ describe('dma_entry_limit, a parameter of vfio_iommu_type1', () => {
 });
 
 describe('the limit of locked memory, for a process without CAP_IPC_LOCK', () => {
-  /** Maps 64 pages with a limit of so many bytes; see the child. */
+  /** Maps 64 pages with this limit of locked memory, in bytes: see locked-memory-child.ts. */
   function mapWith(limit: number): { readonly code?: string; readonly message?: string; readonly mapped: number } {
     const child = join(import.meta.dirname, '../guest/locked-memory-child.js');
     const unprivileged = ['--bounding-set', '-ipc_lock', '--inh-caps', '-ipc_lock', 'prlimit', `--memlock=${limit}`];
@@ -150,7 +150,7 @@ describe('the limit of locked memory, for a process without CAP_IPC_LOCK', () =>
     return JSON.parse(execFileSync('setpriv', [...unprivileged, ...node], { encoding: 'utf8' }));
   }
   beforeEach(() => {
-    // The device is for the child; this is for the afterEach of all tests, which closes a container.
+    // The child uses the device; this container is only for the `afterEach` of all tests, which closes one.
     container = new DmaContainer();
   });
   afterEach(() => edu.remove());
@@ -169,7 +169,10 @@ describe('the limit of locked memory, for a process without CAP_IPC_LOCK', () =>
 });
 
 describe('a group that shares the IOMMU with a device of the host', () => {
-  /** Both are functions of QEMU's ICH9 (hw/i386/pc_q35.c): the SATA controller for us, the SMBus controller for the host. */
+  /**
+   * Both are functions of QEMU's ICH9 (hw/i386/pc_q35.c): the test gets the SATA controller, the host keeps the SMBus
+   * controller.
+   */
   const SATA = '0000:00:1f.2';
   const SMBUS = '0000:00:1f.3';
   let sata: AssignedPciDevice;

@@ -5,7 +5,7 @@ import { expect, test } from '@jest/globals';
 /** The repository; this file runs compiled, in test/dist/kernel/stock. */
 const ROOT = join(import.meta.dirname, '..', '..', '..', '..');
 
-/** KVM inside an emulated processor: a guest of ours runs in it, and migrates between two processes. */
+/** KVM inside an emulated processor: a guest of node-vmm runs in it, and migrates between two processes. */
 test('the demo, with a KVM guest of 16 MiB: it arrives, compared to the last byte', async () => {
   const demo = join(ROOT, 'examples/node-vmm/dist/demo/cli.js');
   const child = spawn(process.execPath, [demo, '--json', '--memory', '16M', '--vcpus', '1'], {

@@ -9,7 +9,10 @@ import { leaveOutOrder } from '../sequences/order-left-out.js';
 import { type OverlapPlace, runOverlappingSequence } from '../sequences/overlapping-sequence.js';
 import { OVERLAP_BLOCKS, SEQUENCES, seedsOf } from '../sequences/sequence-plan.js';
 
-/** 1,000 random sequences of overlapping changes, writes and harvests, type1 on the real kernel. On the model: `npm test`. */
+/**
+ * 1,000 random sequences of overlapping changes, writes and harvests, for type1, on the real kernel. `npm test` runs them on
+ * the model.
+ */
 
 const calls = new HeldCalls(linuxKernel);
 let mediated: MediatedDevice;

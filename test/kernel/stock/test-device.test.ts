@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { DmaContainer } from '../guest/dma-container.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
 
-/** The device that every other suite relies on: it writes what it is told to, and only that. */
+/** The test device, on which every other suite relies, writes the bytes that it is told to write, and no others. */
 
 const IOVA = 0x10_0000;
 const PAGES = 16;

@@ -5,8 +5,9 @@ import { Msr } from '@godwit/linux/kvm';
 import { expect, test } from '@jest/globals';
 
 /*
- * On a KVM that sets the time-stamp counter, which not every host's does. It matches a value within a second of what the last
- * one has become with that one, so a second load is the one that can go wrong.
+ * Needs a KVM that sets the time-stamp counter, which not every host's KVM does. If a loaded value is within a second of the
+ * value that an earlier load would have reached by now, KVM uses that value instead. So it is the second load that can go
+ * wrong.
  */
 
 const SHAPE = { memoryBytes: 16 * 2 ** 20, vcpus: 2 };
@@ -33,12 +34,12 @@ test('loaded again after a shorter way, the counters of all vCPUs go on from whe
   const destination = await Machine.fromDescription({ kind: 'kvm', ...SHAPE });
   await destination.prepared();
   try {
-    // How long the state is under way: shorter than the time before is when the counter could go back.
+    // The time for which the state is in flight. If this is shorter than the previous time, the counter could go back.
     for (const underWayMs of [600, 0]) {
       const states: Buffer[] = [];
       for (const vcpu of vcpusOf(source)) {
         states.push(await saved(vcpu));
-        // As if it took a moment to send; the counter of the next one is that much ahead.
+        // Imitates a short transfer; the counter of the next state is ahead by this time.
         await sleep(20);
       }
       await sleep(underWayMs);
@@ -55,7 +56,7 @@ test('loaded again after a shorter way, the counters of all vCPUs go on from whe
       for (const vcpu of vcpusOf(destination)) {
         const passed = counterIn(await saved(vcpu)) - first;
         expect(passed).toBeGreaterThanOrEqual(0n);
-        // Ten seconds of 10 GHz: not somewhere else.
+        // Ten seconds at 10 GHz: the counter is not far off.
         expect(passed).toBeLessThan(10n ** 11n);
       }
       await sleep(500);

@@ -6,7 +6,8 @@ import type { DestinationReport, SourceOrder, SourceReport } from '../end-to-end
 
 /**
  * node-vmm's guest with VFIO devices moves between two processes. Its vCPU, nested in a machine that is emulated, keeps writing
- * its memory while the test device writes other pages of it by DMA: neither KVM nor this project's processes see those.
+ * its memory while the test device writes other pages of it by DMA: neither KVM nor this project's processes see the device's
+ * writes.
  */
 
 const children: ChildProcess[] = [];
@@ -52,10 +53,10 @@ test('the guest moves with its devices: every byte equal, DMA included, and the 
   expect(source.state).toBe('paused');
   expect(destination).toMatchObject({ arrived: true, defects: [], answer: 'moved' });
   expect(destination).toMatchObject({ dmaDigest: source.dmaDigest });
-  // Both wrote all the while: the vCPU into KVM's log, the device into VFIO's.
+  // Both wrote all the time; KVM logged the vCPU's writes, and VFIO the device's.
   expect(source.writes).toBeGreaterThan(20);
   const precopy = source.rounds.filter(({ phase }) => phase === 'pre-copy');
-  // Four by the policy, and more while the destination is not prepared: the guest runs meanwhile.
+  // Four rounds by the policy, and more while the destination is not prepared, since the guest runs meanwhile.
   expect(precopy.length).toBeGreaterThanOrEqual(4);
   for (const { trackers } of precopy) {
     expect(trackers.map(({ name }) => name)).toEqual(['kvm', 'mailbox', 'vfio-type1']);

@@ -5,7 +5,10 @@ import { afterEach, expect, test } from '@jest/globals';
 import { MttyVm } from '../guest/mtty-vm.js';
 import { openDescriptors } from '../guest/open-descriptors.js';
 
-/** Migrations of the kernel's sample device in which its guest resets it, with two of them, and with one that nobody watches. */
+/**
+ * Migrations of the kernel's sample device: with a guest that resets the device, with two devices, and with one without a
+ * tracker.
+ */
 
 const open: MttyVm[] = [];
 afterEach(async () => {
@@ -52,7 +55,7 @@ test.each(['roundEnd', 'device'])(
     const there = await destination.vm();
     const incoming = receive(link.listener, { prepare: () => there });
     const near = await source.vm();
-    // The vCPU that resets the port is stopped when it has done so.
+    // The vCPU is stopped right after it has reset the port.
     const migration = migrate(
       {
         ...near,
@@ -78,7 +81,7 @@ test('two devices move together, their states at the same time', async () => {
   const link = memoryLink();
   const near = new VfioDeviceSet([first.migratable, second.migratable]);
   const far = new VfioDeviceSet([there.migratable, beside.migratable]);
-  // All in one VM, with the memory of the first.
+  // One VM with the devices of both, and the memory of the first.
   const plain = await first.vm();
   const target = await there.vm();
   const incoming = receive(link.listener, { prepare: () => far.attachTo({ ...target, devices: [] }) });
@@ -102,7 +105,7 @@ test('a port that nobody watches: what it could have written moves when it is st
   const migration = migrate(
     {
       ...near,
-      // No tracker sees this: it is the last that a device writes before it stands still.
+      // No tracker sees this write: it is the device's last write before it stops.
       pause: async (signal) => {
         pages.fill(0x5a, 4096, 8192);
         await near.pause(signal);
@@ -118,7 +121,7 @@ test('a port that nobody watches: what it could have written moves when it is st
   expect(destination.memory.blocks[0]?.view(4096, 4096)).toEqual(new Uint8Array(4096).fill(0x5a));
   expect(destination.answer()).toBe('unseen');
   const rounds = events.flatMap((event) => (event.type === 'round' ? [event.round] : []));
-  // All 256 once it stands still, and none before.
+  // All 256 pages are dirty once the device has stopped, and none before.
   expect(rounds.at(-1)?.dirtyPages).toBe(256);
   expect(rounds[0]?.newlyDirtyPages).toBe(0);
 });

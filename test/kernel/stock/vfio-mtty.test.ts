@@ -67,7 +67,7 @@ test('pre-copy gives the header, stop-copy the ports; in between the estimate sh
   const source = mtty(true);
   const pieces: number[] = [];
   for await (const piece of source.migratable.precopy?.() ?? []) pieces.push(piece.byteLength);
-  // Our header, then mtty's own in a record of ours.
+  // The header of @godwit/vfio, then mtty's own state in a record.
   expect(pieces).toEqual([8 + 'mdev:mtty-1'.length, RECORD_HEAD + 24]);
   expect(source.migratable.migration.state()).toBe('PRE_COPY');
   for await (const _ of source.migratable.precopy?.() ?? []) throw new Error('there is nothing more to say');
@@ -118,7 +118,7 @@ test('a stop-and-copy that is given up: before its save nothing is void, after i
   await to.reset();
   await from.restart();
 
-  // Twice more: the first one is given up when the destination had all of it.
+  // Two more stop-and-copies: the first one is given up when the destination has all of its state.
   for (const text of ['once', 'more']) {
     source.type(text);
     await round();
@@ -174,7 +174,7 @@ test.each([
 });
 
 describe('every pair of states: the kernel goes where the table says there is a way, and nowhere else', () => {
-  // RESUMING is left with complete state only, which is another test.
+  // RESUMING can be left only after complete state was written, which another test covers.
   const from = MIGRATION_STATES.filter((state) => state !== 'ERROR' && state !== 'RESUMING');
   test.each(from)('from %s', async (start) => {
     const { device } = mtty(true);

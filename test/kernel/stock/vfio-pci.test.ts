@@ -10,7 +10,7 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { EduDmaEngine, EduPciDevice } from '../guest/edu-device.js';
 import { PAGE } from '../guest/page-memory.js';
 
-/** A device behind an IOMMU that keeps no log: every mapped page is dirty, every time. */
+/** A device behind an IOMMU without a log: every mapped page is dirty at every harvest. */
 
 /** The repository; this file runs compiled, in test/dist/kernel/stock. */
 const ROOT = join(import.meta.dirname, '..', '..', '..', '..');
@@ -94,7 +94,8 @@ test('at the destination too: memory that it has mapped is not discarded, and it
   const text = new TextEncoder().encode('moved, then copied by DMA');
   source.blocks[0]?.view(5 * PAGE, text.length).set(text);
   const [ram] = memory.blocks;
-  // What an embedder has left there is not the source's: 299 pages have to become zero, and their memory to stay.
+  // The memory has bytes of the embedder that are not the source's: 299 pages have to become zero, without their memory
+  // being discarded.
   ram?.view(0, 300 * PAGE).fill(0xee);
   const still = { trackers: [], devices: [], pause: async () => {}, resume: async () => {} };
   const link = memoryLink();
@@ -110,7 +111,7 @@ test('at the destination too: memory that it has mapped is not discarded, and it
   await dma.copy(5 * PAGE, 200 * PAGE, text.length);
   dma.close();
   expect(ram?.view(200 * PAGE, text.length)).toEqual(text);
-  // Both ends alike: whoever maps it, nobody discards it until it is unmapped.
+  // The same at both ends: memory that is mapped for a device is not discarded until it is unmapped.
   const range = { firstPage: 100, pageCount: 100 };
   expect(ram?.discard(range)).toBe(false);
   for (const mapping of container.mappings) await container.unmap(mapping);

@@ -6,7 +6,7 @@ import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { PAGE } from '../guest/page-memory.js';
 
-/** The tracker on the real kernel: what the test device writes, and nothing else, comes out in the engine's bitmaps. */
+/** The tracker on the real kernel: the engine's bitmaps have the pages that the test device writes, and no others. */
 
 let mediated: MediatedDevice;
 let group: VfioGroup;

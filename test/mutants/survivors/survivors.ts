@@ -2,8 +2,8 @@
 export interface Survivors {
   /** The file's path below packages/core/src. */
   readonly file: string;
-  /** What a person needs to know to believe that no test is missing. */
+  /** Why no test is missing, in enough detail to convince a reader. */
   readonly why: string;
-  /** As `npm run test:mutants` prints them, without the file. */
+  /** The mutants, as `npm run test:mutants` prints them, without the file. */
   readonly mutants: readonly string[];
 }

@@ -2,10 +2,10 @@ import type { IncomingEvent, IncomingState } from '@godwit/core';
 import { faultsText, latencyText } from '../demo/faults-text.js';
 import { formatBytes, formatCount, formatMs } from '../demo/quantity.js';
 
-/** Between two lines about the pages that are missing, in milliseconds. */
+/** The time between two lines about the missing pages, in milliseconds. */
 const LINE_MS = 1000;
 
-/** What a VMM says about a guest that arrives. */
+/** The messages of a VMM about an arriving guest. */
 export class ArrivalOutput {
   readonly #tell: (text: string) => void;
   readonly #now: () => number;
@@ -18,7 +18,7 @@ export class ArrivalOutput {
 
   event(event: IncomingEvent): void {
     if (event.type === 'faults') {
-      // The last line is that of the end.
+      // A line about no missing pages would repeat that of the end.
       if (event.faults.pagesMissing === 0 || this.#now() - this.#lastLineAt < LINE_MS) return;
       this.#lastLineAt = this.#now();
       this.#tell(faultsText(event.faults));

@@ -6,7 +6,7 @@ import { failed } from './client-command.js';
 import { EXIT } from './exit-status.js';
 import { vmmProgram, withCommand } from './program.js';
 
-// Whoever has read it is gone, as with `| head`: a VMM ends then, and a migration goes on.
+// Standard output breaks when its reader has gone, as with `| head`. The error is ignored, so that a migration goes on.
 process.stdout.on('error', () => {});
 try {
   const program = vmmProgram((status) => {
@@ -14,7 +14,7 @@ try {
   });
   await program.parseAsync(withCommand(process.argv.slice(2)), { from: 'user' });
 } catch (error) {
-  // Commander has told already.
+  // Commander has already printed its error.
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? EXIT.done : EXIT.usage;
   else if (GodwitError.is(error) || error instanceof ControlError || isSystemError(error))
     process.exitCode = failed(error);

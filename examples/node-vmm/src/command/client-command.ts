@@ -9,7 +9,7 @@ import { number } from './values.js';
 /** The options of every command that talks to a running VMM. */
 export interface ClientOptions {
   readonly control?: string;
-  /** Seconds. */
+  /** How long to wait for a VMM. Seconds. */
   readonly wait: number;
   readonly json: boolean;
 }
@@ -21,7 +21,7 @@ export function clientOptions(command: Command): Command {
     .option('--json', 'print JSON, one object a line', false);
 }
 
-/** Which VMM a command is for. */
+/** The kind of VMM that a command is for. */
 export interface For {
   readonly fits: (status: VmmStatus) => boolean;
   readonly what: string;
@@ -37,16 +37,16 @@ export const MIGRATING: For = {
     (incoming !== undefined && incoming.state !== 'none' && !over(incoming.state)),
   what: 'that takes part in a migration',
 };
-/** One whose guest has moved away, with all its pages, ends by itself. */
+/** Any VMM, except one whose guest has moved away with all its pages: such a VMM ends by itself. */
 export const ANY: For = {
   fits: ({ guest, migration }) => guest !== 'moved' || (migration !== undefined && !over(migration.state)),
   what: 'of this user',
 };
 
 /**
- * Asks the VMM that is meant; returns the exit status. What goes wrong is told on standard error, or with `--json` as the last object.
+ * Asks the chosen VMM; returns the exit status. Errors are printed on standard error, or with `--json` as the last object.
  *
- * @param ask resolves with what to print: with `--json` the object, else the lines
+ * @param ask resolves with the output: with `--json` the object, else the lines
  */
 export async function askVmm(
   { control, wait, json }: ClientOptions,
@@ -66,7 +66,7 @@ export async function askVmm(
   }
 }
 
-/** Tells of an error, and returns the exit status for it. */
+/** Prints an error, and returns its exit status. */
 export function failed(error: unknown, json = false): number {
   const status = exitStatusOf(error);
   const { message } = error as Error;

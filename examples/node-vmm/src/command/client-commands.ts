@@ -16,7 +16,7 @@ interface AdjustOptions extends ClientOptions {
   readonly policy?: PresetName;
 }
 
-/** The commands that talk to a VMM that runs. */
+/** The commands that talk to a running VMM. */
 export function clientCommands(ended: Ended): readonly Command[] {
   return [
     migrateCommand(ended),

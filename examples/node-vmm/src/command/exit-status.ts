@@ -4,17 +4,17 @@ import type { Whereabouts } from '../vmm/departure.js';
 
 /** The exit statuses of `npm run vmm --`; docs/node-vmm.md has them for people, and a test compares the two. */
 export const EXIT = {
-  /** It was done: the guest has moved, the snapshot is whole, the VMM was told to end. */
+  /** The command has succeeded: the guest has moved, the snapshot is whole, or the VMM was told to end. */
   done: 0,
-  /** None of the others: a defect, or an error of the system. */
+  /** Any other failure: a defect, or an error of the system. */
   failed: 1,
-  /** The command line is wrong, or what it names cannot be used. */
+  /** The command line is wrong, or names something that cannot be used. */
   usage: 2,
-  /** No VMM answers at the control socket, or it has ended before it answered. */
+  /** No VMM answers at the control socket, or the VMM has ended before it answered. */
   noVmm: 3,
-  /** Not now: the link could not be made or was lost, or the guest is being moved already. */
+  /** The command may succeed later: the link could not be made or was lost, or the guest is already being moved. */
   retry: 4,
-  /** Refused for good: by the destination, the VMM's state or the host. */
+  /** The destination, the VMM's state or the host refuses the command, and always will. */
   refused: 5,
   /** The guest writes too fast for the link and the limits. */
   notConverging: 6,
@@ -37,7 +37,10 @@ const BY_CODE: Partial<Readonly<Record<ErrorCode, number>>> = {
   GODWIT_INTERNAL: EXIT.failed,
 };
 
-/** The exit status for an error: by where the guest is, then by its code, then by whether another attempt may succeed. */
+/**
+ * The exit status for an error: by the place of the guest, then by the error's code, then by whether another attempt may
+ * succeed.
+ */
 export function exitStatusOf(error: unknown): number {
   if (error instanceof ControlError && !error.answered) return EXIT.noVmm;
   if (!(error instanceof ControlError) && !GodwitError.is(error)) return EXIT.failed;
@@ -47,7 +50,7 @@ export function exitStatusOf(error: unknown): number {
   return BY_CODE[error.code] ?? (error.retry ? EXIT.retry : EXIT.refused);
 }
 
-/** Where the guest is, for the end of a message. */
+/** The place of the guest, for the end of a message. */
 export function whereaboutsText(guest: Whereabouts | undefined): string {
   switch (guest) {
     case 'here':

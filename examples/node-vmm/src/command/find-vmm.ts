@@ -6,9 +6,9 @@ import { controlFolder, controlSockets } from '../control/control-folder.js';
 import type { VmmStatus } from '../control/control-protocol.js';
 import { statusLine } from './status-text.js';
 
-/** How long a VMM may take to say what it is doing, when one is looked for. Milliseconds. */
+/** How long a VMM may take to report its status in a search. Milliseconds. */
 const ANSWER_MS = 3000;
-/** Between two looks for a VMM that is awaited. Milliseconds. */
+/** The time between two searches for a VMM that is waited for. Milliseconds. */
 const LOOK_AGAIN_MS = 100;
 
 export interface FoundVmm {
@@ -17,16 +17,16 @@ export interface FoundVmm {
 }
 
 export interface Wanted {
-  /** The path of its control socket; without one it is looked for among the user's. */
+  /** The path of its control socket; without one the VMM is searched for among the user's. */
   readonly control: string | undefined;
-  /** How long to wait for it, in milliseconds. */
+  /** How long to wait for the VMM, in milliseconds. */
   readonly waitMs: number;
-  /** Which of several VMMs are meant, and what they are called in messages. */
+  /** Which VMMs are accepted, and their description in messages. */
   readonly fits: (status: VmmStatus) => boolean;
   readonly what: string;
 }
 
-/** Connects to the VMM that is meant. @throws ControlError when there is none, or more than one, or it does not answer */
+/** Connects to the wanted VMM. @throws ControlError when there is none, or more than one, or it does not answer */
 export async function findVmm(wanted: Wanted): Promise<ControlClient> {
   const deadline = performance.now() + wanted.waitMs;
   for (;;) {
@@ -40,7 +40,7 @@ export async function findVmm(wanted: Wanted): Promise<ControlClient> {
   }
 }
 
-/** All VMMs of this user that answer, with what they are doing. Those that hang are left out. */
+/** All VMMs of this user that answer, with their status. VMMs that hang are left out. */
 export async function allVmms(): Promise<FoundVmm[]> {
   const found = await Promise.all(controlSockets().map((path) => ask(path)));
   return found.filter((one) => one !== undefined);

@@ -43,10 +43,10 @@ const DEFAULT_MEMORY = 512 * MIB;
 const DEFAULT_IMAGE_MEMORY = 150 * MIB;
 const DEFAULT_WORKING_SET = 64 * MIB;
 
-/** Ends with this exit status. */
+/** Ends the process with this exit status. */
 export type Ended = (status: number) => void;
 
-/** The commands that are a VMM themselves: `run`, `receive`, `restore`. */
+/** The commands whose process is a VMM: `run`, `receive`, `restore`. */
 export function guestCommands(ended: Ended): readonly Command[] {
   return [runCommand(ended), receiveCommand(ended), restoreCommand(ended)];
 }
@@ -195,7 +195,7 @@ function common(command: Command): Command {
     );
 }
 
-/** Refuses dirty rings where there are none, before anything is built. */
+/** Refuses dirty rings where there are none, before a machine is built. */
 function refuseDirtyRing(command: Command, { dirtyRing }: CommonOptions, kind: 'kvm' | 'software'): void {
   const problem = dirtyRing ? dirtyRingProblem(kind) : undefined;
   if (problem !== undefined) command.error(`error: --dirty-ring: ${problem}`);
@@ -207,10 +207,10 @@ async function receive(
   options: ReceiveOptions,
   { atOnce = false }: { readonly atOnce?: boolean },
 ): Promise<number> {
-  // Its stream is standard input and output: the console goes beside it.
+  // With `stdio:` standard output carries the stream, and the console goes to standard error.
   const stdio = /^stdio:/i.test(uri);
   const faults = new PageFaultService();
-  // While the machine is built: its guest waits for them.
+  // The threads start while the machine is built, since its guest waits for them.
   if (atOnce) void faults.ready();
   try {
     return await vmm(
@@ -237,7 +237,7 @@ async function receive(
   }
 }
 
-/** A VMM with its console on standard output, and what it says itself on standard error. */
+/** A VMM with its console on standard output, and its own messages on standard error. */
 function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
   const { stdin, stdout, stderr } = process;
   const console = options.quiet ? undefined : noStdout ? stderr : stdout;

@@ -1,12 +1,15 @@
-/** Behind npm one Ctrl-C comes twice, from the terminal and from npm: what follows within this time is the same. Milliseconds. */
+/**
+ * Under npm one Ctrl-C comes twice, from the terminal and from npm: a second signal within this time counts as the same.
+ * Milliseconds.
+ */
 const SAME_MS = 500;
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
- * Calls `first` for the first signal that asks this process to end, and `again` for those that follow.
+ * Calls `first` for the first signal that asks this process to end, and `again` for the following ones.
  *
- * @returns undoes it
+ * @returns a function that removes the handlers
  */
 export function onInterruption(
   first: (signal: NodeJS.Signals) => void,

@@ -138,7 +138,10 @@ export function snapshotCommand(ended: Ended): Command {
     });
 }
 
-/** Follows a migration to its end; the first signal cancels it, the second one leaves it to itself. */
+/**
+ * Follows a migration to its end; the first signal cancels it, with the second one the command ends and the migration
+ * goes on.
+ */
 function move(
   options: ClientOptions & { readonly quiet: boolean },
   ask: (client: ControlClient, output: ProgressOutput) => Promise<MoveSummary>,
@@ -178,7 +181,7 @@ function move(
   });
 }
 
-/** Refuses what cannot go together. */
+/** Refuses options that cannot be combined. */
 function checkPostcopy(command: Command, { live, policy, postcopy, postcopyBandwidth }: MigrateOptions): void {
   if (postcopy && live === false) {
     command.error('error: --no-live lets the guest stand still for all of its memory, --postcopy for none: take one');

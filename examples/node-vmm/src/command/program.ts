@@ -3,7 +3,10 @@ import { clientCommands } from './client-commands.js';
 import { type Ended, guestCommands } from './guest-commands.js';
 import { sweepCommand } from './sweep-command.js';
 
-/** The command `npm run vmm --`. Misspelt options and commands are refused, with what is near. `ended` gets the exit status of what was run. */
+/**
+ * The command `npm run vmm --`. Misspelt options and commands are refused with a suggestion. `ended` is called with the exit status of the
+ * command.
+ */
 export function vmmProgram(ended: Ended): Command {
   const program = new Command('npm run vmm --')
     .description(
@@ -25,7 +28,7 @@ export function vmmProgram(ended: Ended): Command {
   return program;
 }
 
-/** The arguments with the command that they leave out: options alone, such as `--image FILE`, are those of `run`. */
+/** Adds the command where it is left out: options alone, such as `--image FILE`, are those of `run`. */
 export function withCommand(argv: readonly string[]): readonly string[] {
   const [first] = argv;
   const named = first === undefined || !first.startsWith('-') || first === '--help' || first === '-h';

@@ -2,19 +2,19 @@ import type { Writable } from 'node:stream';
 import type { MigrationEvent, Progress } from '@godwit/core';
 import { eventText, progressText } from './progress-text.js';
 
-/** Where progress is shown: a terminal, or what the output goes into. */
+/** The stream on which progress is shown: a terminal, a file or a pipe. */
 export interface ProgressStream extends Writable {
   readonly isTTY?: boolean;
   readonly columns?: number;
 }
 
-/** Between two lines of progress where each is kept, in milliseconds. */
+/** The time between two lines of progress where lines are not overwritten, in milliseconds. */
 const LINE_MS = 1000;
 
 /** Shows the events of a migration. */
 export interface ProgressOutput {
   event(event: MigrationEvent): void;
-  /** Before anything else is written. */
+  /** Called before other text is written. */
   end(): void;
 }
 
@@ -26,7 +26,8 @@ export function jsonProgress(stream: Writable): ProgressOutput {
 }
 
 /**
- * For people: on a terminal one line that is updated in place, with what is worth a line by itself above it; elsewhere a line a second.
+ * Output for people: on a terminal one line that is updated in place, with events that have a line of their own above it; elsewhere a
+ * line a second.
  */
 export function textProgress(stream: ProgressStream, now: () => number = () => performance.now()): ProgressOutput {
   const inPlace = stream.isTTY === true;
@@ -44,7 +45,7 @@ export function textProgress(stream: ProgressStream, now: () => number = () => p
   };
   const progress = (progress: Progress): void => {
     if (inPlace) {
-      // One column less: a full line would wrap, and could not be overwritten.
+      // The last column stays free: a full line would wrap, and could not be overwritten.
       const columns = Math.max(1, (stream.columns ?? 80) - 1);
       stream.write(`\r${progressText(progress, range, columns).slice(0, columns)}\u001b[K`);
       shown = true;

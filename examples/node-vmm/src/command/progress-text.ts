@@ -2,7 +2,7 @@ import type { MigrationEvent, MigrationState, Progress, RoundRecord } from '@god
 import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../demo/quantity.js';
 import { PAGE_SIZE } from '../guest/layout.js';
 
-/** States in which no round runs. */
+/** The texts for states in which no round runs. */
 const STAGES: Partial<Readonly<Record<MigrationState, string>>> = {
   none: 'begins',
   setup: 'the two sides greet each other',
@@ -17,12 +17,12 @@ const STAGES: Partial<Readonly<Record<MigrationState, string>>> = {
   cancelled: 'cancelled',
 };
 
-/** In milliseconds; infinity is `null` once it has crossed the control socket. */
+/** In milliseconds; infinity becomes `null` in the JSON of the control socket. */
 type Interval = readonly [low: number | null, high: number | null];
 
 /**
- * Where a migration is, in one line: the round and how much of it is sent, the rate, what is left of it, the downtime if it switched over
- * now, and the time until then. Where that is longer than `columns`, the intervals are left out.
+ * The progress of a migration in one line: the round and how much of it is sent, the rate, the rest, the downtime if the guest were moved
+ * now, and the remaining time. Where the line is longer than `columns`, the intervals are left out.
  *
  * @param range the interval of the predicted downtime, from the last round's record
  */
@@ -53,7 +53,7 @@ function atLength(progress: Progress, range: Interval | undefined): string {
   return parts.join(', ');
 }
 
-/** A line for an event that is worth one by itself; none for the others. */
+/** The line of an event that has a line of its own; `undefined` for other events. */
 export function eventText(event: MigrationEvent): string | undefined {
   switch (event.type) {
     case 'round':

@@ -3,7 +3,7 @@ import { faultsText, latencyText } from '../demo/faults-text.js';
 import { formatBytes, formatCount } from '../demo/quantity.js';
 import { progressText } from './progress-text.js';
 
-/** What a VMM is doing, in one line. */
+/** The status of a VMM in one line. */
 export function statusLine(status: VmmStatus): string {
   const { guest, machine, listening, migration, incoming } = status;
   const size = machine === undefined ? '' : `, ${formatBytes(machine.memoryBytes)}, ${machine.vcpus} vCPU(s)`;
@@ -18,7 +18,7 @@ export function statusLine(status: VmmStatus): string {
   return `guest ${guest}${size}${leaving ? `, moving to ${migration.to}` : ''}`;
 }
 
-/** The same at length: a line for each thing. */
+/** The status of a VMM in several lines. */
 export function statusText(status: VmmStatus): readonly string[] {
   const { pid, machine, migration, incoming } = status;
   const lines = [`process ${pid}: ${statusLine(status)}`];

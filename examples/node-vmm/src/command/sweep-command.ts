@@ -10,7 +10,7 @@ interface SweepOptions {
   readonly passes?: number;
 }
 
-/** Writes an image that `run --image` boots, and QEMU too. */
+/** Writes an image that both `run --image` and QEMU boot. */
 export function sweepCommand(): Command {
   return new Command('sweep')
     .description('write the sweep guest: it adds one to the first byte of every page of a range, for ever')

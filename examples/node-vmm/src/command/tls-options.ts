@@ -10,7 +10,7 @@ export interface TlsOptionValues {
   readonly tlsServername?: string;
 }
 
-/** The options for `tls:` and `wss:`. Certificates and keys never stand in a URI, which is logged. */
+/** The options for `tls:` and `wss:`. Certificates and keys are never in a URI, since URIs are logged. */
 export function addTlsOptions(command: Command): Command {
   return command
     .option('--tls-ca <file>', "the authorities that may have signed the other side's certificate (PEM)")
@@ -20,7 +20,10 @@ export function addTlsOptions(command: Command): Command {
     .option('--tls-servername <name>', "the name in the destination's certificate, if it is not the host");
 }
 
-/** The files by absolute path, since a VMM that reads them may stand in another folder; undefined when there are none. */
+/**
+ * The files by absolute path, since the VMM that reads them may have another working folder; undefined when there are
+ * none.
+ */
 export function tlsFiles(options: TlsOptionValues): TlsFiles | undefined {
   const { tlsCa, tlsCert, tlsKey, tlsPsk, tlsServername } = options;
   const files: TlsFiles = {

@@ -2,7 +2,10 @@ import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
 import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
 
-/** Readers of option values, for commander: each refuses what it cannot read, and says what it wants. */
+/**
+ * Parsers of option values, for commander: each refuses a value that it cannot parse, with a message that says what is
+ * expected.
+ */
 
 export function bytes(least = 0, most = 2 ** 42): (text: string) => number {
   return (text) => {

@@ -16,13 +16,13 @@ import { type Input, typeFrom } from './terminal-input.js';
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 10_000;
 
-/** VMMs of one user whose control sockets have no path of their own. */
+/** The most VMMs of one user whose control sockets have default paths. */
 const MOST_SOCKETS = 100;
 
 export interface VmmOutput {
-  /** Gets the guest's console; undefined: nobody. */
+  /** Where the guest's console is written; undefined: nowhere. */
   readonly console: Writable | undefined;
-  /** What the VMM itself has to say. */
+  /** Where the VMM's own messages are written. */
   readonly messages: Writable;
   /** What is typed at the console of a guest that reads it; undefined: nobody types. */
   readonly input?: Input | undefined;
@@ -36,11 +36,11 @@ export interface VmmRunOptions {
 export interface Arrival {
   readonly listening: ListeningAt;
   readonly settings: ReceiveSettings;
-  /** End when the first attempt fails. */
+  /** Whether the process ends when the first attempt fails. */
   readonly once: boolean;
 }
 
-/** Why the process ends. */
+/** The reason why the process ends. */
 interface End {
   readonly status: number;
   readonly message: string;
@@ -72,8 +72,8 @@ export class VmmRun implements VmmProcess {
   }
 
   /**
-   * Serves the control socket, does `start`, and waits for the end: `quit`, a signal, a guest that has moved away or crashed. Resolves with
-   * the exit status, and leaves nothing open.
+   * Serves the control socket, calls `start`, and waits for the end: `quit`, a signal, a guest that has moved away or crashed. Resolves
+   * with the exit status, and leaves nothing open.
    *
    * @param control the path of the control socket; by default the first of the user's folder that is free
    */
@@ -125,7 +125,7 @@ export class VmmRun implements VmmProcess {
     this.#giveBackInput = typeFrom(this.#input, type, () => this.#finish(EXIT.done, 'ended by Ctrl-]'));
   }
 
-  /** Receives a guest, beside the rest. Unless `once`, an attempt that fails is followed by another. */
+  /** Begins to receive a guest. Unless `once`, a failed attempt is followed by another. */
   receive({ listening, settings, once }: Arrival): void {
     this.vmm.listen(listening);
     const { address } = listening;
@@ -144,7 +144,7 @@ export class VmmRun implements VmmProcess {
           this.#attachInput();
           return;
         } catch (error) {
-          // Without a source that has come, it is the listener that failed.
+          // If no source has connected, the listener itself has failed.
           const last = once || !came || this.#ending || this.vmm.guest !== undefined;
           if (last) throw error;
           this.tell(`${(error as Error).message}; another guest may come to ${address}`);
@@ -174,7 +174,7 @@ export class VmmRun implements VmmProcess {
     this.#finish(exitStatusOf(error), `error: ${code}: ${message}`);
   }
 
-  /** The first reason counts. A reply that is under way is written first. */
+  /** Ends the process. The first reason counts. A reply that is under way is written first. */
   #finish(status: number, message: string): void {
     this.#ending = true;
     setImmediate(this.#end, { status, message });

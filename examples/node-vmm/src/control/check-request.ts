@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 import type { ControlCommand, ControlCommands, RequestLine } from './control-protocol.js';
 
-/** A field of a request: its type, and whether it has to be there. */
+/** A field of a request: its type, and whether it is required. */
 type Field =
   | 'text'
   | 'text, needed'
@@ -16,7 +16,7 @@ type Fields<Command extends ControlCommand> = {
   readonly [Name in keyof Required<ControlCommands[Command]['request']>]: Field;
 };
 
-/** What every command takes. The types above make this table complete. */
+/** The fields of every command. The types above ensure that this table is complete. */
 export const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> } = {
   status: {},
   migrate: {
@@ -79,14 +79,14 @@ const KINDS: Readonly<Record<string, { readonly is: (value: unknown) => boolean;
   },
 };
 
-/** The `id` of a line that may be no request at all. */
+/** The `id` of a line, which need not be a valid request. */
 export function idOf(line: unknown): RequestLine['id'] {
   const id = isObject(line) ? line['id'] : undefined;
   if (typeof id === 'number') return id;
   return typeof id === 'string' && id.length <= LONGEST_ID ? id : null;
 }
 
-/** @throws GodwitError GODWIT_INVALID_ARGUMENT, which says what is wrong and names what is near */
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT, which says what is wrong, with a suggestion */
 export function checkRequest(line: unknown): RequestLine {
   if (!isObject(line)) throw invalid(`a request is an object such as {"id":1,"command":"status"}`);
   const { id: _, command, ...request } = line;

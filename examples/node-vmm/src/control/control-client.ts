@@ -21,7 +21,7 @@ interface Answer {
 }
 
 /**
- * The other end of a VMM's control socket.
+ * The client's end of a VMM's control socket.
  *
  * @example
  * const vmm = await ControlClient.connect('/run/user/1000/godwit/vmm1.sock');
@@ -41,7 +41,7 @@ export class ControlClient {
     void this.#read();
   }
 
-  /** @throws ControlError when nobody answers at the path */
+  /** @throws ControlError when no VMM answers at the path */
   static async connect(path: string): Promise<ControlClient> {
     try {
       return new ControlClient(path, await unix({ path }).connect());
@@ -58,7 +58,7 @@ export class ControlClient {
    * Sends a command; resolves with its reply.
    *
    * @param onEvent gets the events of the migration, where the request has `events: true`
-   * @throws ControlError what the VMM has answered, or that it is gone
+   * @throws ControlError the VMM's error, or an error when the VMM is gone
    */
   ask<Name extends ControlCommand>(
     command: Name,
@@ -77,7 +77,7 @@ export class ControlClient {
     });
   }
 
-  /** Hangs up; what is not answered fails. */
+  /** Closes the connection; requests without a reply fail. */
   close(): void {
     this.#lost('hung up');
     this.#stream.abort(new GodwitError('GODWIT_CANCELLED', 'the client has hung up'));
@@ -99,7 +99,7 @@ export class ControlClient {
       pending?.onEvent(event);
       return;
     }
-    // Of no request: the VMM hangs up, and says why.
+    // An error without a request is the reason why the VMM closes the connection.
     if (pending === undefined) {
       if (error !== undefined) this.#lost(error.message);
       return;

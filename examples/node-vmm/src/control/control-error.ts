@@ -1,17 +1,17 @@
 import { type ErrorCode, GodwitError } from '@godwit/core';
 import type { Whereabouts } from '../vmm/departure.js';
 
-/** An error as it crosses the control socket. */
+/** An error in the form in which it is sent over the control socket. */
 export interface ErrorAnswer {
   readonly code: ErrorCode;
   readonly message: string;
   /** Whether another attempt may succeed. */
   readonly retry: boolean;
-  /** Of a migration that was tried: where the guest is. */
+  /** The place of the guest, for an error of a migration. */
   readonly guest?: Whereabouts;
 }
 
-/** A command that a VMM has refused, or that has failed there; or a VMM that could not be asked. */
+/** The error of a command that a VMM has refused or that has failed there, or of a VMM that could not be reached. */
 export class ControlError extends Error {
   override readonly name = 'ControlError';
   readonly code: ErrorCode;
@@ -29,7 +29,7 @@ export class ControlError extends Error {
   }
 }
 
-/** A failed migration's error, with where the guest is. */
+/** A failed migration's error, with the place of the guest. */
 export class MoveFailed extends Error {
   override readonly name = 'MoveFailed';
   override readonly cause: GodwitError;

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GodwitError } from '@godwit/core';
 
-/** Where the control sockets are that nobody has given a path: of this user alone. */
+/** The folder for control sockets without a given path, which belongs to this user alone. */
 export function controlFolder(): string {
   const runtime = process.env['XDG_RUNTIME_DIR'];
   return runtime === undefined || runtime === ''
@@ -14,7 +14,8 @@ export function controlFolder(): string {
 /**
  * Makes the folder with mode 0700.
  *
- * @throws GodwitError GODWIT_PERMISSION when it is somebody else's, or others may write there: they could put a socket of theirs in it
+ * @throws GodwitError GODWIT_PERMISSION when it belongs to another user, or others may write there: they could put their own socket in
+ * it
  */
 export function makeControlFolder(folder = controlFolder()): string {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -26,7 +27,7 @@ export function makeControlFolder(folder = controlFolder()): string {
   );
 }
 
-/** The paths of the sockets in it, also of processes that are dead: `vmm1.sock`, `vmm2.sock`, ... */
+/** The paths of the sockets in the folder, also those of dead processes: `vmm1.sock`, `vmm2.sock`, ... */
 export function controlSockets(folder = controlFolder()): readonly string[] {
   let names: string[];
   try {

@@ -18,14 +18,14 @@ import type { CheckReport } from '../vmm/hosted-guest.js';
 import type { TlsFiles } from '../vmm/transport-of.js';
 import type { ErrorAnswer } from './control-error.js';
 
-/** `migrate` and `snapshot`: with it the events of the migration come before the reply. Default false. */
+/** `migrate` and `snapshot`: whether the events of the migration are sent before the reply. Default false. */
 interface WithEvents {
   readonly events?: boolean;
 }
 
 /** Times in milliseconds, rates in bytes per second; see `MigrateOptions`. */
 export interface MigrateRequest extends Omit<DepartureSettings, 'policy' | 'background'>, WithEvents {
-  /** The destination's URI. Paths are the VMM's. */
+  /** The destination's URI. Paths are relative to the VMM's working folder. */
   readonly to: string;
   readonly policy?: PresetName;
   readonly tls?: TlsFiles;
@@ -35,76 +35,78 @@ export interface MigrateRequest extends Omit<DepartureSettings, 'policy' | 'back
 export type MoveSummary = Omit<MigrationSummary, 'rounds'> & { readonly to: string; readonly rounds: number };
 
 export interface SnapshotRequest extends WithEvents {
-  /** The file; one that has this name is replaced when the new one is whole. */
+  /** The file; an existing file of this name is replaced when the new one is whole. */
   readonly path: string;
   readonly bandwidthLimit?: number;
   readonly downtimeLimitMs?: number;
-  /** The guest goes on while it is saved, after a pause for its devices alone. Default false: it is paused for the end of it. */
+  /**
+   * Whether the guest goes on while it is saved, after a pause for its devices alone. Default false: it is paused for the end of the save.
+   */
   readonly live?: boolean;
-  /** Ends the VMM once the snapshot is whole; the guest is then only in the file. Default false: it goes on. */
+  /** Whether the VMM ends once the snapshot is whole; the guest is then only in the file. Default false: the guest goes on. */
   readonly quit?: boolean;
 }
 
 export interface VmmStatus {
   readonly pid: number;
   /**
-   * `empty`: there is no guest yet. `moved`: it was handed over; the VMM ends, by post-copy once all pages are there. `unknown`: it is paused here, and may run at the
-   * destination. `ended`: it has crashed.
+   * `empty`: there is no guest yet. `moved`: the guest was handed over; the VMM ends, by post-copy once all pages are there. `unknown`: the
+   * guest is paused here, and may run at the destination. `ended`: the guest has crashed.
    */
   readonly guest: 'empty' | 'running' | 'paused' | 'moved' | 'unknown' | 'ended';
   readonly machine?: {
     readonly kind: 'kvm' | 'software';
     readonly memoryBytes: number;
     readonly vcpus: number;
-    /** Memory that the host's kernel has given to it. */
+    /** Memory that the host's kernel has allocated to the guest. */
     readonly allocatedBytes: number;
   };
-  /** Where a guest is awaited. */
+  /** The address at which the VMM waits for a guest. */
   readonly listening?: string;
-  /** The migration that takes the guest away, or the last one that did not. */
+  /** The migration that takes the guest away, or the last one that failed to. */
   readonly migration?: Omit<MigrationStatus, 'error'> & {
     readonly to: string;
     readonly guest: Whereabouts;
     readonly error?: ErrorAnswer;
   };
-  /** The migration that brings a guest, or has brought it. */
+  /** The migration that brings a guest, or has brought one. */
   readonly incoming?: Omit<IncomingStatus, 'error' | 'faults'> & {
     readonly error?: ErrorAnswer;
     readonly faults?: FaultStatus;
   };
 }
 
-/** What each command takes, beside `id` and `command`, and what it replies. */
+/** The request of each command, beside `id` and `command`, and its reply. */
 export interface ControlCommands {
   status: { request: Record<never, never>; reply: VmmStatus };
-  /** Replies when the guest runs at the destination, and has all its pages there. The migration goes on if the client leaves. */
+  /** Moves the guest; replies when it runs at the destination and has all its pages there. The migration goes on if the client leaves. */
   migrate: { request: MigrateRequest; reply: MoveSummary };
-  /** Cancels the migration under way, to or from here; `false` where that is too late. */
+  /** Cancels the migration under way, to or from here; the reply has `false` where it is too late. */
   cancel: { request: { readonly reason?: string }; reply: { readonly cancelled: boolean } };
-  /** Changes what the migration under way goes by. */
+  /** Changes the limits and the policy of the migration under way. */
   adjust: { request: Adjustment; reply: Record<never, never> };
   /** Switches over now; with `force` whatever the downtime. */
   switchover: { request: { readonly force?: boolean }; reply: Record<never, never> };
-  /** Switches over by post-copy now: the guest runs at the destination, and its pages follow. It takes `postcopy` in `migrate`. */
+  /** Switches over by post-copy now: the guest runs at the destination, and its pages follow. Requires `postcopy` in `migrate`. */
   postcopy: { request: Record<never, never>; reply: Record<never, never> };
-  /** Asks the destination again whether it runs a guest of which that is unknown. */
+  /** Asks the destination again whether it runs a guest whose place is unknown. */
   settle: { request: Record<never, never>; reply: { readonly guest: Whereabouts } };
-  /** Runs the guest here, since the other side is dead for certain. */
+  /** Runs the guest here, since the caller knows that the other side is dead. */
   recover: { request: { readonly peerIsDead: boolean }; reply: Record<never, never> };
   snapshot: { request: SnapshotRequest; reply: MoveSummary };
-  /** Lets the guest stand still, also at a destination that it moves to, until `resume`. Neither is possible while it is being moved. */
+  /** Pauses the guest until `resume`, also at a destination to which it moves later. Neither is possible while the guest is being moved. */
   pause: { request: Record<never, never>; reply: Record<never, never> };
   resume: { request: Record<never, never>; reply: Record<never, never> };
-  /** Compares every page of the bundled guest with what it has written. */
+  /** Compares every page of the bundled guest with the contents that the guest has written. */
   check: { request: Record<never, never>; reply: CheckReport };
-  /** Ends the VMM and its guest. With a guest that may be lost by it, only with `force`. */
+  /** Ends the VMM and its guest. If a guest may be lost by this, `force` is required. */
   quit: { request: { readonly force?: boolean }; reply: Record<never, never> };
 }
 
 export type ControlCommand = keyof ControlCommands;
 
 export interface RequestLine {
-  /** Given back in all that answers it. */
+  /** Returned in every line that answers the request. */
   readonly id: string | number | null;
   readonly command: ControlCommand;
   readonly request: Readonly<Record<string, unknown>>;

@@ -6,7 +6,10 @@ import type { AnswerLine, ControlCommand, ControlCommands, RequestLine } from '.
 import { linesOf } from './line-reader.js';
 import { LineWriter } from './line-writer.js';
 
-/** What a VMM does with each command; `emit` sends an event of the migration to the client that has asked. A rejection is its error. */
+/**
+ * The handler of each command; `emit` sends an event of the migration to the client that has asked. The client gets a rejection as its
+ * error.
+ */
 export type ControlHandlers = {
   readonly [Name in ControlCommand]: (
     request: ControlCommands[Name]['request'],
@@ -16,7 +19,7 @@ export type ControlHandlers = {
 
 /** The longest line of a client, in bytes. */
 const LONGEST_LINE = 64 * 1024;
-/** Requests of one client that are not answered yet. */
+/** The most unanswered requests of one client. */
 const MOST_REQUESTS = 16;
 const MOST_CLIENTS = 64;
 /** How long `close` waits for a client to read its answers, in milliseconds. */
@@ -24,14 +27,14 @@ const LAST_WORDS_MS = 1000;
 
 /**
  * A VMM's control socket: any number of clients of its own user, each with requests that may overlap. A client that sends a line without
- * end, or does not read, is cut off; of too many clients the one that has waited for nothing the longest is. None of it reaches the VMM.
+ * end, or does not read, is cut off; of too many clients, the one that has been idle longest is. The VMM is not affected.
  */
 export class ControlServer {
   /** Its path. */
   readonly path: string;
   readonly #listener: Listener;
   readonly #handlers: ControlHandlers;
-  /** In the order of their last request. */
+  /** The clients in the order of their last request. */
   readonly #clients = new Set<Client>();
   readonly #serving: Promise<void>;
 
@@ -51,7 +54,7 @@ export class ControlServer {
     return new ControlServer(path, await unix({ path, mode: 0o600 }).listen(), handlers);
   }
 
-  /** Removes the socket, lets clients read what they were answered, and hangs up. */
+  /** Removes the socket, lets clients read their answers, and closes the connections. */
   async close(): Promise<void> {
     await this.#listener.close();
     await this.#serving;
@@ -83,7 +86,7 @@ export class ControlServer {
   }
 
   #answer(client: Client, { command, request }: RequestLine, emit: (event: MigrationEvent) => void): Promise<unknown> {
-    // One that has been deleted meanwhile is not put back.
+    // A client that was deleted meanwhile is not added again.
     if (this.#clients.delete(client)) this.#clients.add(client);
     const handler = this.#handlers[command] as (request: unknown, emit: unknown) => Promise<unknown>;
     return handler(request, emit);
@@ -110,11 +113,11 @@ class Client {
     return this.#pending > 0;
   }
 
-  /** Resolves when the client is gone. */
+  /** Serves the client; resolves when it is gone. */
   async serve(): Promise<void> {
     try {
       for await (const line of linesOf(this.#stream, LONGEST_LINE)) if (line.trim() !== '') this.#take(line);
-      // It has asked for all that it wants, and may still read.
+      // The client sends no more requests, but may still read answers.
       if (this.busy) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
       await this.end();
     } catch (error) {
@@ -123,7 +126,7 @@ class Client {
     }
   }
 
-  /** Tells why, and hangs up. */
+  /** Sends the reason, and closes the connection. */
   refuse(code: ErrorCode, message: string): void {
     this.#writer.line({ id: null, error: { code, message, retry: false } } satisfies AnswerLine);
     void this.end();
@@ -136,7 +139,7 @@ class Client {
     );
     await this.#writer.end();
     clearTimeout(cut);
-    // Both directions: what it may still send is for nobody.
+    // Both directions are closed, so that nothing more is read from the client.
     this.#writer.cut(new GodwitError('GODWIT_LINK_LOST', 'the VMM has hung up'));
   }
 

@@ -5,7 +5,7 @@ const READ_BYTES = 16 * 1024;
 const NEWLINE = 0x0a;
 
 /**
- * The lines of a stream, without their ends. What is kept is at most one line: `longest` bytes.
+ * Yields the lines of a stream, without their ends. At most one line, of `longest` bytes, is kept in memory.
  *
  * @throws GodwitError GODWIT_LIMIT_EXCEEDED for a longer line, and the stream's own errors
  */

@@ -1,12 +1,12 @@
 import { GodwitError } from '@godwit/core';
 import type { ByteStream } from '@godwit/transport';
 
-/** How much a reader may leave unread before it counts as hanging, in bytes beside what the kernel holds. */
+/** The number of unread bytes, beside those in the kernel's buffers, from which on a reader counts as hanging. */
 const MOST_WAITING = 2 ** 20;
 
 /**
- * Writes lines to somebody who may read slowly, or not at all. Of lines with the same `replaces` that wait, only the newest is kept. A
- * reader that leaves more than 1 MiB is cut off.
+ * Writes lines to a reader that may read slowly, or not at all. Of waiting lines with the same `replaces`, only the newest is kept. A
+ * reader that leaves more than 1 MiB unread is cut off.
  */
 export class LineWriter {
   readonly #stream: ByteStream;
@@ -19,7 +19,7 @@ export class LineWriter {
     this.#stream = stream;
   }
 
-  /** Never waits and never fails: a reader that is gone is noticed where its lines are read. */
+  /** Writes a line. Never waits and never fails: a peer that is gone is noticed where its own lines are read. */
   line(value: unknown, replaces?: string): void {
     if (this.#closed) return;
     if (replaces !== undefined) {
@@ -40,14 +40,14 @@ export class LineWriter {
     this.#writing ??= this.#write();
   }
 
-  /** Resolves when everything is written; a reader that hangs makes it wait until `cut`. Nothing is taken from now on. */
+  /** Resolves when everything is written, for a hanging reader only at `cut`. No further lines are accepted. */
   async end(): Promise<void> {
     this.#closed = true;
     await this.#writing;
     await this.#stream.close();
   }
 
-  /** Drops the stream and everything that waits. */
+  /** Drops the stream and all waiting lines. */
   cut(reason: GodwitError): void {
     this.#closed = true;
     this.#waiting = [];

@@ -10,16 +10,16 @@ import type { MoveSummary } from './control-protocol.js';
 import type { ControlHandlers } from './control-server.js';
 import { statusOf } from './vmm-status.js';
 
-/** What a process does about the end of its VMM. */
+/** Callbacks of a process for the end of its VMM. */
 export interface VmmProcess {
   /** A migration from here begins. */
   departs(departure: Departure): void;
-  /** The guest is not here any more: it runs at the destination, or is in a file. */
+  /** The guest has left this VMM: it runs at the destination, or is in a file. */
   moved(to: string): void;
   quit(): void;
 }
 
-/** What a VMM does with the commands of its control socket. */
+/** The handlers of a VMM for the commands of its control socket. */
 export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
   const move = async (
     connector: LinkConnector,
@@ -31,7 +31,7 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     const departure = vmm.depart(connector, to, settings);
     host.departs(departure);
     departure.migration.subscribe((event) => {
-      // The end is the reply.
+      // The end of the migration is sent as the reply.
       if (event.type !== 'completed' && event.type !== 'failed') emit?.(event);
     });
     try {
@@ -48,14 +48,17 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     throw new GodwitError('GODWIT_INVALID_STATE', 'no migration from here is under way');
   };
 
-  /** The guest once it is here as a whole: one that runs at once, or has just arrived, is waited for. */
+  /**
+   * Resolves with the guest once all of it is here, which may be later for a guest that runs at once or has just
+   * arrived.
+   */
   const here = async (): Promise<HostedGuest> => {
     const guest = vmm.requireGuest();
     await vmm.incoming?.result;
     return guest;
   };
 
-  /** The guest, unless a migration says when it runs. */
+  /** Resolves with the guest, unless a migration controls whether it runs. */
   const standing = async (): Promise<HostedGuest> => {
     const guest = await here();
     const { departure } = vmm;

@@ -2,7 +2,7 @@ import type { Vmm } from '../vmm/vmm.js';
 import { errorAnswer } from './control-error.js';
 import type { VmmStatus } from './control-protocol.js';
 
-/** What a VMM is doing, as plain data. */
+/** The status of a VMM, as plain data. */
 export function statusOf(vmm: Vmm): VmmStatus {
   const { guest, incoming, departure, address } = vmm;
   const description = guest?.vm === undefined ? undefined : guest.description;
@@ -33,7 +33,7 @@ function guestState({ guest, departure }: Vmm): VmmStatus['guest'] {
   return guest.state === 'running' || guest.state === 'paused' ? guest.state : 'ended';
 }
 
-/** The status with its error as data; what is undefined is left out. */
+/** The status with its error as data; undefined fields are left out. */
 function plain<Status extends { readonly error: Error | undefined }>({ error, ...status }: Status) {
   const defined = Object.fromEntries(Object.entries(status).filter(([, value]) => value !== undefined));
   return {

@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /**
- * The first line of the picture, before anything is loaded: the modules of the demo take longer than somebody likes to look at nothing.
+ * Prints the first line of the picture before anything is loaded, since loading the modules of the demo takes noticeable time.
  * `main.ts` is the demo.
  */
 const isPlain = process.argv.some((argument) => ['--json', '--plain', '--help', '-h'].includes(argument));
 const live = process.stdout.isTTY && !isPlain && process.env['TERM'] !== 'dumb';
 if (live) process.stdout.write('godwit live migration');
 const { main } = await import('./main.js');
-// The picture is drawn where the line stands.
+// The picture replaces the line.
 if (live) process.stdout.write('\r\x1b[2K');
 await main();
 

@@ -26,7 +26,7 @@ export class ConsoleLines {
     this.#holding = host;
   }
 
-  /** Delivers the held text: the other host has delivered all of its own. */
+  /** Delivers the held text, after the other host has delivered all of its own. */
   release(): void {
     this.#holding = undefined;
     const held = this.#held;

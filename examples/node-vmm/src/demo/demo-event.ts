@@ -33,7 +33,7 @@ export interface RunSettings {
  * The events of a run, in order. The views draw them; `--json` prints each as one object on a line, with `event` first.
  */
 export type DemoEvent =
-  /** Where the live page is. */
+  /** The URL of the live page. */
   | { readonly event: 'page'; readonly url: string }
   /** Process ids of the two hosts, which have started. */
   | { readonly event: 'hosts'; readonly source: number; readonly destination: number }
@@ -84,9 +84,9 @@ export type DemoEvent =
       readonly downtimeMs: number;
       readonly term: keyof DowntimeTerms;
     }
-  /** No round can lower the downtime to the limit: what is no RAM takes longer. */
+  /** No round can lower the downtime to the limit: the terms other than RAM take longer than the limit. */
   | { readonly event: 'limit-unreachable'; readonly limitMs: number; readonly fixedMs: number }
-  /** The guest is held back for another share of its time; `vcpus`: of each vCPU's, where they differ. */
+  /** The throttle of the guest has changed; `vcpus`: the share of each vCPU, where they differ. */
   | {
       readonly event: 'throttle';
       readonly fraction: number;
@@ -101,11 +101,11 @@ export type DemoEvent =
       readonly previous: number;
       readonly reason: string;
     }
-  /** The engine's last word on a migration that did not happen. */
+  /** The engine's error of a failed migration. */
   | { readonly event: 'migration-failed'; readonly code: ErrorCode; readonly message: string }
   /** Every page of both sides was compared while the guest was paused. */
   | { readonly event: 'compared'; readonly pages: number; readonly verifyMs: number }
-  /** By post-copy: how the pages come that are missing at the host where the guest runs. */
+  /** By post-copy: the statistics of the pages that are missing at the guest's host. */
   | ({ readonly event: 'faults' } & FaultStatus)
   /** The guest runs at the other host, with all its pages. */
   | ({ readonly event: 'migrated'; readonly hop: number } & MigrationSummary)
@@ -116,25 +116,25 @@ export type DemoEvent =
   /** The checker outside the guest has checked every page. */
   | { readonly event: 'checked'; readonly host: HostName; readonly pages: number; readonly defects: readonly string[] }
   | { readonly event: 'defect'; readonly host: HostName; readonly message: string }
-  /** A host process has ended without being asked to; what that means for the guest. */
+  /** A host process has ended unexpectedly; `message` says what that means for the guest. */
   | { readonly event: 'host-gone'; readonly host: HostName; readonly message: string }
-  /** `late`: the guest runs at the other host already, and its last pages are waited for. */
+  /** `late`: the guest already runs at the other host, and its last pages are still to come. */
   | { readonly event: 'cancelling'; readonly late: boolean }
   /** The migration has failed, and the guest runs on at its host. */
   | { readonly event: 'runs-on'; readonly host: HostName; readonly beats: number; readonly defects: readonly string[] }
   | ({ readonly event: 'completed' } & Result)
-  /** `figures`: of the migrations that had completed before. */
+  /** `figures`: the results of the migrations that had completed before. */
   | { readonly event: 'failed'; readonly code: string; readonly message: string; readonly figures?: Result };
 
 export type Phase = 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking' | 'done';
 
 /**
- * The last event of a completed run, whether verified or not. `verified`: the RAM of both sides was compared, or by post-copy every page was
- * checked once it was there, and nobody has found a defect. The order of the keys is part of the format.
+ * The last event of a completed run, whether verified or not. `verified`: the RAM of both sides was compared, or by post-copy every page
+ * was checked once it was there, and no defect was found. The order of the keys is part of the format.
  */
 export interface Result {
   readonly verified: boolean;
-  /** All times in milliseconds; of several migrations, the sum of `totalMs` and `wireBytes` and the worst of the others. */
+  /** All times in milliseconds; for several migrations, `totalMs` and `wireBytes` are sums, and the others are the worst values. */
   readonly totalMs: number;
   readonly downtimeMs: number;
   readonly verifyMs: number;
@@ -153,7 +153,7 @@ export interface Result {
 export type TimedEvent = DemoEvent & { readonly atMs: number };
 
 /**
- * The demo's event for one of the engine's; `undefined` for those that the states and the summary include. Called in the host, since an
+ * The demo's event for one of the engine's; `undefined` for events that the states and the summary include. Called in the host, since an
  * error loses its code when it is sent to another process.
  */
 export function demoEvent(event: MigrationEvent): DemoEvent | undefined {

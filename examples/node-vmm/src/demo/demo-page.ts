@@ -4,7 +4,7 @@ import type { WatchedMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 import { formatBytes } from './quantity.js';
 
-/** Passes on events that another process has sent. */
+/** A stream of events that another process has sent. */
 class PassedOn<E> {
   readonly #listeners = new Set<(event: E) => void>();
 
@@ -24,7 +24,7 @@ export class DemoPage {
   readonly #destination = new PassedOn<IncomingEvent>();
   readonly #observation: Observation;
   #server: PageServer | undefined;
-  /** When the event has happened that is passed on now. */
+  /** The time of the event that is being passed on. */
   #atMs: number | undefined;
 
   private constructor({ memoryBytes, transport, downtimeLimitMs, maxBandwidth }: DemoOptions) {

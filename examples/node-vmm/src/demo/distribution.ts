@@ -18,7 +18,10 @@ export interface Distribution {
   readonly loadMs: Spread;
   readonly downtimeMs: Spread;
   readonly downtimeLimitMs: number;
-  /** Number of migrations whose downtime exceeded the limit, and of those among them without an announcement. */
+  /**
+   * Number of migrations whose downtime exceeded the limit, and the number of those among them that had no
+   * announcement.
+   */
   readonly overLimit: number;
   readonly unannounced: number;
   /** Number of events of each kind. */

@@ -1,7 +1,7 @@
 import type { FaultStatus } from '@godwit/core';
 import { formatCount, formatMs, formatUs } from './quantity.js';
 
-/** How the pages come that are missing of a guest that runs, in one line. */
+/** The statistics of the missing pages of a running guest, in one line. */
 export function faultsText(status: FaultStatus): string {
   const { pagesMissing, pagesTotal, faults, faultsPerSecond, worstLatencyUs, remainingMs, pagesLost } = status;
   const parts = [
@@ -16,7 +16,10 @@ export function faultsText(status: FaultStatus): string {
   return parts.join(', ');
 }
 
-/** How many faults took how long: `3 up to 64 us, 20 up to 128 us`, for each power of two that there was. Empty without a fault. */
+/**
+ * The distribution of the times of faults: `3 up to 64 us, 20 up to 128 us`, for each power of two that occurred. Empty without a
+ * fault.
+ */
 export function latencyText({ latencyDistribution }: Pick<FaultStatus, 'latencyDistribution'>): string {
   return latencyDistribution
     .flatMap((count, power) => (count === 0 ? [] : [`${formatCount(count)} up to ${formatUs(2 ** (power + 1))}`]))

@@ -1,11 +1,11 @@
 import type { HostName } from './demo-event.js';
 
-/** What the controller knew when a host process ended without being asked to. */
+/** The controller's knowledge when a host process ended unexpectedly. */
 export interface LossMoment {
   /** The host whose process has ended, and how: `source: the process (pid 4711) ended with SIGKILL`. */
   readonly host: HostName;
   readonly how: string;
-  /** Where the guest ran, as far as the controller had heard. */
+  /** The host at which the guest ran, as far as the controller knew. */
   readonly guestAt: HostName;
   /** `between`: it could run at either. `following`: it runs at its destination, and pages are missing there (post-copy). */
   readonly course: 'before' | 'moving' | 'between' | 'following' | 'after';
@@ -13,7 +13,7 @@ export interface LossMoment {
   readonly isNeeded: boolean;
 }
 
-/** What the loss means, in one sentence, and whether the run can go on without that host. */
+/** The meaning of the loss, in one sentence, and whether the run can go on without that host. */
 export function lossOf({ host, how, guestAt, course, isNeeded }: LossMoment): {
   readonly message: string;
   readonly goesOn: boolean;

@@ -10,14 +10,14 @@ const SHUTDOWN_MS = 5000;
 export class HostProcess extends CommandProcess<HostCommands, HostMessage> {
   constructor(name: HostName, onMessage: (message: HostMessage) => void) {
     const child = fork(new URL('./host.js', import.meta.url), [name], {
-      // Structured clone: predictions may be infinite, which JSON does not have.
+      // Structured clone is used because predictions may be infinite, which JSON does not have.
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     });
     super(name, child, onMessage);
   }
 
-  /** Lets the host free its guest and exit; kills it when it does not. */
+  /** Lets the host free its guest and exit; kills a host that does not. */
   shutdown(): Promise<void> {
     return this.end(SHUTDOWN_MS);
   }

@@ -6,7 +6,7 @@ import type { CheckReport } from '../vmm/hosted-guest.js';
 import type { DemoEvent } from './demo-event.js';
 
 export interface MigrateRequest {
-  /** Where the other host listens: a URI, as `listen` has answered. */
+  /** The address of the other host: a URI, the reply of `listen`. */
   readonly address: string;
   readonly tls: TlsCredentials | undefined;
   readonly downtimeLimitMs: number;
@@ -22,9 +22,9 @@ export interface MigrateRequest {
   readonly pageChannels: number | 'auto';
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
-  /** File to record the migration into. */
+  /** The file into which the migration is recorded. */
   readonly record: string | undefined;
-  /** Pass on the engine's own events, for a page. */
+  /** Whether to pass on the engine's own events, for a page. */
   readonly watched: boolean;
 }
 
@@ -50,7 +50,7 @@ export interface HostCommands {
       readonly tls: TlsCredentials | undefined;
       /** Number of threads for page channels, started at once; 0: pages are read on the main thread. */
       readonly threads: number;
-      /** Pass on the engine's own events, for a page. */
+      /** Whether to pass on the engine's own events, for a page. */
       readonly watched: boolean;
       readonly blindTracker: string | undefined;
       readonly dirtyRing: boolean;
@@ -78,8 +78,8 @@ export type HostMessage =
   | WatchedMessage;
 
 /**
- * An event of the engine, as it is but for errors, which are plain objects: structured clone would leave their codes out. `atMs` is when it
- * happened, in milliseconds since 1970.
+ * An event of the engine, unchanged except for errors, which are plain objects: structured clone would omit their codes. `atMs` is the time
+ * of the event, in milliseconds since 1970.
  */
 export type WatchedMessage = { readonly type: 'watched'; readonly atMs: number } & (
   | { readonly side: 'source'; readonly event: MigrationEvent }

@@ -16,7 +16,10 @@ import type { HostCommands, HostMessage } from './host-protocol.js';
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 3000;
 
-/** How long to reconnect, in milliseconds: both hosts are processes of one machine, and one that is gone for longer does not come back. */
+/**
+ * How long to reconnect, in milliseconds: both hosts are processes of one machine, and a process that is gone for longer does not come
+ * back.
+ */
 const RECONNECT_MS = 2000;
 
 class Host {
@@ -66,7 +69,7 @@ class Host {
       ...settings
     }) => {
       const connector = linksTo(transportFromUri(address, tlsOptions(tls)), { workers });
-      // A recording that fails is reported, and does not stop the migration.
+      // A failed recording is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
@@ -85,7 +88,7 @@ class Host {
           const told = demoEvent(event);
           if (told !== undefined) send({ type: 'migration', event: told });
         },
-        // Failures are handled by `result`.
+        // `result` handles failures.
         error: () => {},
       });
       try {
@@ -121,7 +124,7 @@ class Host {
     await this.#faults.close();
   }
 
-  /** A VMM for each stay of the guest: what has moved away is gone. */
+  /** Makes a VMM for each stay of the guest, since a VMM whose guest has moved away cannot be used again. */
   #start(blindTracker: string | undefined, dirtyRing: boolean): Vmm {
     this.#vmm = new Vmm({
       blindTracker,
@@ -154,12 +157,12 @@ function tlsOptions(tls: TlsCredentials | undefined): { readonly tls?: TlsCreden
   return tls === undefined ? {} : { tls };
 }
 
-/** Milliseconds since 1970, as finely as the clock can tell: the same for all processes of this machine. */
+/** Milliseconds since 1970, with the resolution of the clock; all processes of this machine share this time. */
 function now(): number {
   return performance.timeOrigin + performance.now();
 }
 
-/** The event with its error as an object, which another process gets whole. */
+/** The event with its error as an object, which structured clone copies completely. */
 function plain<E extends object>(event: E): E {
   const errors = Object.entries(event).filter(([, value]) => GodwitError.is(value));
   return { ...event, ...Object.fromEntries(errors.map(([name, error]) => [name, error.toJSON()])) };

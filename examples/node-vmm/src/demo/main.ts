@@ -43,13 +43,13 @@ export async function main(): Promise<void> {
     run.cancel();
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
-  // The reader of stdout is gone, as with `npm run demo | head`.
+  // An error means that the reader of stdout is gone, as with `npm run demo | head`.
   process.stdout.on('error', () => run.kill());
 
   const verified = await run.run();
   output.end();
   if (page !== undefined) {
-    // Somebody sits there: what the page shows stays, until they leave.
+    // On a terminal the page stays open until the user ends the demo.
     if (process.stdout.isTTY && signalled === undefined) {
       write(`\nthe page stays at ${page.url} until Ctrl-C\n`);
       await new Promise<void>((resolve) => {
@@ -62,7 +62,7 @@ export async function main(): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
 }
 
-/** Opens the page, or ends the demo with what is wrong. */
+/** Opens the page, or ends the demo with an error message. */
 async function openPage(options: DemoOptions, port: number): Promise<DemoPage> {
   try {
     return await DemoPage.open(options, port);

@@ -24,11 +24,13 @@ export interface DemoOptions {
   /** Number of rounds after which to switch over, whatever the downtime, without a `policy`. */
   readonly maxRounds: number;
   readonly policy: PresetName | undefined;
-  /** The guest runs at the destination after one round, or when the policy says so, and the rest of its memory follows. */
+  /**
+   * Whether the guest runs at the destination after one round, or when the policy decides so, and the rest of its memory follows.
+   */
   readonly postcopy: boolean;
   /** Bytes per second while pages follow; 0 is no limit. */
   readonly postcopyBandwidth: number;
-  /** For the whole migration. */
+  /** The time budget of the whole migration. */
   readonly timeBudgetMs: number | undefined;
   readonly transport: TransportChoice;
   /** Streams for pages beside the control stream. */
@@ -37,9 +39,9 @@ export interface DemoOptions {
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
   readonly kvm: boolean;
-  /** What vCPUs write is logged in KVM's dirty rings, at both hosts. */
+  /** Whether the writes of vCPUs are logged in KVM's dirty rings, at both hosts. */
   readonly dirtyRing: boolean;
-  /** Compare the RAM of both sides; false by post-copy, which has nothing to compare before the guest runs. */
+  /** Whether to compare the RAM of both sides; false by post-copy, in which there is nothing to compare before the guest runs. */
   readonly verify: boolean;
   readonly output: 'auto' | 'json' | 'plain';
   readonly color: boolean;
@@ -48,7 +50,7 @@ export interface DemoOptions {
   readonly warmUpMs: number;
   /** 0: one migration. N: N migrations there and N back. */
   readonly roundTrips: number;
-  /** New file to record the migration into. */
+  /** The new file into which the migration is recorded. */
   readonly record: string | undefined;
   /** Port of the live page on this host, 0 for one that is free; undefined: no page. */
   readonly page: number | undefined;
@@ -264,7 +266,8 @@ function demoOptions(command: Command): DemoOptions {
     order: given.order,
     wholePages: given.wholePages,
     downtimeLimitMs: given.downtimeLimit,
-    // Over loopback the migration of a small guest would be over too soon to watch, so that a single one is slowed down by default.
+    // A single migration has a bandwidth limit by default: over loopback the migration of a small guest would be over too soon to
+    // watch.
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
     maxRounds: given.maxRounds,
     policy: given.policy,
@@ -273,7 +276,7 @@ function demoOptions(command: Command): DemoOptions {
     timeBudgetMs: given.timeBudget,
     transport: given.transport,
     pageChannels: given.pageChannels,
-    // A recording sees what crosses the main thread.
+    // A recording has only frames that pass through the main thread.
     workers:
       given.workers || (given.pageChannels === 'auto' && given.record === undefined && takesWorkers(given.transport)),
     encodings: given.encodings,
@@ -309,7 +312,7 @@ function encodings(text: string): readonly EncodingName[] {
   return [...new Set(names)] as EncodingName[];
 }
 
-/** Why a migration cannot be recorded into a new file of this name, as far as can be seen now. */
+/** The reason why a migration cannot be recorded into a new file of this name, as far as this can be checked now. */
 function recordProblem(path: string): string | undefined {
   if (existsSync(path)) return 'the file exists already; choose another name or remove it';
   return existsSync(dirname(path)) ? undefined : `there is no folder ${dirname(path)}; make it first`;

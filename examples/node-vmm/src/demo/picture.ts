@@ -17,7 +17,7 @@ let atMs = 0;
 for await (const line of createInterface({ input: process.stdin })) {
   // npm prints the script's name first, which is no event.
   if (!line.startsWith('{')) continue;
-  // The lines are trusted: json-lines.ts of the same version has written them.
+  // The lines are not checked, since json-lines.ts of the same version has written them.
   const event = { atMs, ...(JSON.parse(line) as object) } as TimedEvent;
   atMs = event.atMs;
   view = reduce(view, event);

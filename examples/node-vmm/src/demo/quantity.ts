@@ -35,7 +35,7 @@ export function formatMs(ms: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
-/** As `formatMs`, and below a millisecond `128 us`. */
+/** Formats as `formatMs` does, and below a millisecond as `128 us`. */
 export function formatUs(us: number): string {
   return us < 999.5 ? `${shortNumber(us)} us` : formatMs(us / 1000);
 }
@@ -47,7 +47,7 @@ export function formatRange([low, high]: readonly [low: number, high: number]): 
   return `${to.endsWith(unit) ? from.slice(0, -unit.length) : from} to ${to}`;
 }
 
-/** `40 %`, of a number from 0 to 1. */
+/** `40 %`, for a number from 0 to 1. */
 export function formatShare(share: number): string {
   return `${Math.round(share * 100)} %`;
 }

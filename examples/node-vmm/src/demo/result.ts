@@ -4,13 +4,13 @@ import type { Result } from './demo-event.js';
 /** The summary of one migration without its rounds, since those of a hundred migrations are kept. */
 export type Figures = Omit<MigrationSummary, 'rounds'>;
 
-/** What was counted over the whole run. */
+/** The counts of the whole run. */
 type Counts = Pick<Result, 'guestGapMs' | 'rounds' | 'beats' | 'defects' | 'distribution'> & {
-  /** Whether both sides were to be compared; by post-copy they are not. */
+  /** Whether both sides are compared, which they are not by post-copy. */
   readonly compares: boolean;
 };
 
-/** The result of the migrations that have completed, of which there is one at least. The order of the keys is part of the format. */
+/** The result of the migrations that have completed, of which there is at least one. The order of the keys is part of the format. */
 export function resultOf(summaries: readonly Figures[], counts: Counts): Result {
   const sum = (pick: (figures: Figures) => number) => summaries.reduce((total, figures) => total + pick(figures), 0);
   const most = (pick: (figures: Figures) => number) => Math.max(...summaries.map(pick));

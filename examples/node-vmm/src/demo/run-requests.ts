@@ -2,7 +2,7 @@ import type { HostCommands, MigrateRequest } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 import type { Credentials } from './transport-choice.js';
 
-/** What a run asks of its two hosts, as its options have it. */
+/** The requests of a run to its two hosts, made from its options. */
 export class RunRequests {
   readonly #options: DemoOptions;
   readonly #credentials: Credentials | undefined;
@@ -20,7 +20,7 @@ export class RunRequests {
     return {
       on: transport.listenOn,
       tls: this.#credentials?.listening,
-      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
+      threads: !workers ? 0 : pageChannels === 'auto' ? 2 : pageChannels,
       watched: this.#watched,
       blindTracker,
       dirtyRing,

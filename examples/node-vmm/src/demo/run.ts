@@ -18,14 +18,17 @@ import { isEncrypted, throwAwayCredentials } from './transport-choice.js';
 const HEARTBEAT_MS = 100;
 /** Heartbeat period with `--round-trips`, in milliseconds: shorter, since each migration waits for two heartbeats. */
 const ROUND_TRIP_HEARTBEAT_MS = 50;
-/** Without a heartbeat for this long the guest counts as hung, in milliseconds. On a busy machine with an emulating KVM it is slow. */
+/**
+ * Without a heartbeat for this long the guest counts as hung, in milliseconds. On a busy machine with an emulating KVM the guest is
+ * slow.
+ */
 const SILENCE_MS = 20_000;
 /** The longest warm-up for a guest that writes more slowly than requested, in milliseconds. */
 const LONGEST_WARM_UP_MS = 5000;
 /** Codes of errors after which the guest does not run at the source: it has ended, or may run at the destination. */
 const NOT_RUNNING: ReadonlySet<unknown> = new Set(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_GUEST_ENDED']);
 
-/** Why a run has ended early. */
+/** The reason why a run has ended early. */
 class RunError extends Error {
   readonly code: string;
 
@@ -60,19 +63,19 @@ export class DemoRun {
   readonly #summaries: Figures[] = [];
   readonly #distribution: DistributionCount;
   readonly #requests: RunRequests;
-  /** The address at which the destination of the next migration listens already. */
+  /** The address at which the destination of the next migration already listens. */
   #listening: string | undefined;
   #rounds = 0;
   #gapMs = 0;
   #defects = 0;
   /** The host at which the guest runs. */
   #at: HostName = 'source';
-  /** Where the migration under way goes to. */
+  /** The destination of the migration under way. */
   #to: HostName = 'destination';
   #migrating = false;
   #state: MigrationState = 'none';
   #cancelled = false;
-  /** Processes that have ended without being asked to, and why the run cannot go on without one of them. */
+  /** Processes that have ended unexpectedly, and the error when the run cannot go on without one of them. */
   readonly #gone = new Set<HostName>();
   #lost: RunError | undefined;
   #ending = false;
@@ -119,7 +122,7 @@ export class DemoRun {
     return this.#summaries.length < Math.max(1, this.#options.roundTrips * 2);
   }
 
-  /** Cancels the run: a migration under way is cancelled, the guest is checked to run on, and the run ends. */
+  /** Cancels the run: a migration under way is cancelled, the run checks that the guest runs on, and ends. */
   cancel(): void {
     if (this.#cancelled) return;
     this.#cancelled = true;
@@ -132,7 +135,7 @@ export class DemoRun {
     if (this.#migrating) this.#hosts[this.#at].ask('cancel', { reason }).catch(() => {});
   }
 
-  /** Says at once that a process has ended, and what that means for the guest. */
+  /** Emits at once that a process has ended, and what that means for the guest. */
   #hostGone(host: HostName): void {
     if (this.#ending) return;
     this.#gone.add(host);
@@ -181,7 +184,7 @@ export class DemoRun {
         event: 'failed',
         code: typeof code === 'string' ? code : 'GODWIT_INTERNAL',
         message: error instanceof Error ? error.message : String(error),
-        // What was measured stays, whatever came afterwards.
+        // The figures of completed migrations are reported although the run has failed.
         ...(this.#summaries.length > 0 && { figures: { ...this.#result(), verified: false } }),
       });
       return false;
@@ -192,7 +195,7 @@ export class DemoRun {
     this.#phase('booting');
     const { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify } = this.#options;
     const { postcopy, postcopyBandwidth, blindTracker, dirtyRing } = this.#options;
-    // First: an address that cannot be listened on is known before a guest is there.
+    // The destination listens first, so that an unusable address is reported before a guest is booted.
     this.#listening = await this.#listenAt('destination');
     await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker, dirtyRing });
     const moves = { downtimeLimitMs, maxBandwidth, postcopy, postcopyBandwidth, roundTrips, verify };
@@ -264,7 +267,7 @@ export class DemoRun {
     this.#throwIfOver();
   }
 
-  /** Frees the guest that has left a host. That the process is gone frees it too. */
+  /** Frees the guest that has left a host. The end of the process frees the guest too, so that its error is ignored. */
   async #release(from: HostName): Promise<void> {
     try {
       this.#emit({ event: 'memory', host: from, ...(await this.#hosts[from].ask('memory', null)) });
@@ -274,7 +277,10 @@ export class DemoRun {
     }
   }
 
-  /** Adds to the reason of a source that has died what its destination says: only that one knows whether it was given the guest. */
+  /**
+   * After the death of a source, adds to the reason whether the guest runs at the destination: only the destination knows whether it
+   * was given the guest.
+   */
   async #whereIsIt(to: HostName, adopted: Promise<unknown>): Promise<void> {
     if (this.#lost === undefined) return;
     const found = await adopted.then(
@@ -284,7 +290,7 @@ export class DemoRun {
     this.#lost = new RunError(this.#lost.code, `${this.#lost.message}: ${found}`);
   }
 
-  /** Lets a host listen; resolves with the address. */
+  /** Makes a host listen; resolves with the address. */
   #listenAt(host: HostName): Promise<string> {
     return this.#hosts[host].ask('listen', this.#requests.listen());
   }
@@ -368,7 +374,7 @@ export class DemoRun {
   #enter(state: MigrationState): void {
     this.#state = state;
     if (state !== 'postcopy-active') return;
-    // It runs there before the migration has ended.
+    // In this state the guest runs at the destination, although the migration has not ended.
     this.#at = this.#to;
     this.#console.release();
   }

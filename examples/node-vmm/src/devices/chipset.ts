@@ -50,7 +50,7 @@ export class Chipset implements MigratableDevice {
     this.#vm.setClock(clock);
   }
 
-  /** None: KVM keeps this state outside guest memory. */
+  /** Returns no pages: KVM keeps this state outside guest memory. */
   loadWrites(): readonly [] {
     return [];
   }

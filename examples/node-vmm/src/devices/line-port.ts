@@ -3,7 +3,7 @@ import { PORT_LINE } from '../guest/ports.js';
 import { guestBytes } from '../machine/memory-map.js';
 import type { PortDevice } from './port-device.js';
 
-/** Most bytes of a line: with its length it is at most a page. */
+/** The most bytes of a line: with its length it is at most a page. */
 const LONGEST_LINE = 4092;
 
 /**

@@ -61,19 +61,19 @@ export class Mailbox implements MigratableDevice {
   }
 
   async #write(): Promise<void> {
-    // The messages that are due while the pages are awaited are left out.
+    // Messages that become due during the wait for pages are left out.
     if (this.#posting) return;
     this.#posting = true;
     try {
       // The mailbox is in ram-low, the first block, which starts at address 0.
       const { address, byteLength } = mailboxBytes;
       await this.#memory.present?.(0, address, byteLength);
-      // Stopped meanwhile.
+      // The device was stopped meanwhile.
       if (this.#timer === undefined) return;
       const written = this.#writer.post();
       this.#tracker?.mark(0, written, PAGE_SIZE);
     } catch {
-      // The pages will never come: neither will the guest go on.
+      // The pages will never come, so that the guest will not go on either.
     } finally {
       this.#posting = false;
     }
@@ -94,7 +94,7 @@ export class Mailbox implements MigratableDevice {
     this.#writer = new MailboxWriter(this.#ram, last);
   }
 
-  /** None: the mailbox pages come with the RAM, and only the number of the last message is loaded. */
+  /** Returns no pages: the mailbox pages come with the RAM, and only the number of the last message is loaded. */
   loadWrites(): readonly [] {
     return [];
   }

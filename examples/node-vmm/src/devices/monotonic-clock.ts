@@ -6,9 +6,9 @@ const MOST_ATTEMPTS = 1000;
  * Makes a function that returns CLOCK_MONOTONIC in microseconds, from `performance.now()`, which allocates nothing. Each thread has its
  * own time origin and makes its own clock; the clocks agree within some microseconds.
  *
- * The origin is the difference of two clocks that cannot be read at once. If the thread were preempted between the two readings, its
- * clock would be behind all others, and a guest that compares two vCPUs' clocks would see time go back. Therefore the two readings that
- * are closest together count.
+ * The origin is the difference of two clocks that cannot be read at the same time. If the thread were preempted between the two
+ * readings, its clock would be behind all others, and a guest that compares two vCPUs' clocks would see time go back. Therefore the two
+ * readings that are closest together count.
  */
 export function monotonicMicroseconds(): () => number {
   let origin = 0;

@@ -99,7 +99,7 @@ export class PauseClockState implements MigratableDevice {
     }
   }
 
-  /** None: the state is on the `SharedBoard`. */
+  /** Returns no pages: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }

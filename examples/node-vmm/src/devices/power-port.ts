@@ -71,7 +71,7 @@ export class PowerState implements MigratableDevice {
     Atomics.store(this.#words, BoardWord.powerEvents, enabled);
   }
 
-  /** None: the state is on the `SharedBoard`. */
+  /** Returns no pages: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }

@@ -80,7 +80,7 @@ export class SerialConsole implements MigratableDevice {
     });
   }
 
-  /** None: the state is on the `SharedBoard`. */
+  /** Returns no pages: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }

@@ -147,7 +147,7 @@ export function diagnosePage(
   const zero = indexes.every((index) => [0, 1, 2, 3].every((field) => word(index, field) === 0));
   if (zero && identity.generation !== 0) return { kind: 'lost', offset: 0, expected: identity.generation, found: 0 };
   if (!zero) {
-    // Is each stamp consistent?
+    // First check: each stamp is consistent.
     for (const index of indexes) {
       const writer = word(index, 2) & 0xffff;
       const offset = index * STAMP_SPACING;
@@ -158,7 +158,7 @@ export function diagnosePage(
         return { kind: 'torn', offset: offset + 12, expected: checksum, found: word(index, 3) };
       }
     }
-    // Do all stamps have the same fields?
+    // Second check: all stamps have the same fields.
     for (const index of indexes) {
       for (const field of [0, 1, 2]) {
         const expected = field === 2 ? word(0, 2) & 0xffff : word(0, field);
@@ -166,7 +166,7 @@ export function diagnosePage(
         if (expected !== found) return { kind: 'torn', offset: index * STAMP_SPACING + field * 4, expected, found };
       }
     }
-    // Is it a complete page of another identity?
+    // Third check: the page is a complete page of another identity.
     const found = { generation: word(0, 0), page: word(0, 1), writer: word(0, 2) & 0xffff };
     if (found.page !== identity.page) {
       return { kind: 'misplaced', offset: 4, expected: identity.page, found: found.page };

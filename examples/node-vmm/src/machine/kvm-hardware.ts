@@ -17,12 +17,12 @@ import { WriteFaults } from './write-faults.js';
 const HYPERVISOR = 2 ** 31;
 const TSC_DEADLINE_TIMER = 2 ** 24;
 
-/** Who sees what the vCPUs write. */
+/** The tracker of the vCPUs' writes, and what belongs to it. */
 export interface KvmWrites {
   readonly tracker: DirtyTracker;
-  /** How the threads of the vCPUs call for a reap: see `DirtyRingCalls`. Absent without rings. */
+  /** Memory for the vCPU threads' calls to the thread that reaps: see `DirtyRingCalls`. Absent without rings. */
   readonly ringCalls?: SharedArrayBuffer;
-  /** What each vCPU has dirtied since the last call, where this host tells: `MigratableVm.vcpuWrites`. */
+  /** How much each vCPU has dirtied since the last call, where this host reports it: `MigratableVm.vcpuWrites`. */
   readonly ofVcpus?: () => readonly number[];
 }
 
@@ -76,7 +76,7 @@ export class KvmHardware {
     }
   }
 
-  /** Makes the tracker of what the vCPUs write to RAM. Logging is on only from its `start` to its `stop`. */
+  /** Makes the tracker of the vCPUs' writes to RAM. Logging is on only from its `start` to its `stop`. */
   writes(): KvmWrites {
     const { pageSize, blocks } = this.#memory;
     const slots = blocks.map(({ byteLength }, index) => ({
@@ -119,7 +119,7 @@ function linuxCpuid(kvm: Kvm): Cpuid {
   return kvm.supportedCpuid().with(1, 0, { ecx: HYPERVISOR | deadlineTimer });
 }
 
-/** Differences of counters that wrap at 2^32; one that was read a little too high does not go back. */
+/** Differences of counters that wrap at 2^32; a counter that was read slightly too high does not go back. */
 function sinceLast(counts: () => readonly number[]): () => readonly number[] {
   let before = counts();
   return () => {

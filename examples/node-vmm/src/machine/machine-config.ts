@@ -63,8 +63,13 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'>
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
   /**
-   * KVM only: what the vCPUs write is logged in a dirty ring for each, of this many entries (`true`: as many as KVM allows), and not in
-   * KVM's dirty log. Each host chooses for itself. Default false.
+   * Whether each block of RAM is a memory file, which a new VMM on this host can map too (`RamBlock.shared`). Default: anonymous memory, in
+   * huge pages if the host has them.
+   */
+  readonly memoryFiles?: boolean;
+  /**
+   * KVM only: log the writes of each vCPU in a dirty ring of this many entries (`true`: as many as KVM allows) instead of KVM's dirty
+   * log. Each host chooses for itself. Default false.
    */
   readonly dirtyRing?: number | boolean;
 }

@@ -43,7 +43,10 @@ import { checkRam, endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
-/** Kicks of a rehearsal, of which the shortest counts: in a longer one the main thread was busy with sending, which a pause does not wait for. */
+/**
+ * The number of kicks in a rehearsal, of which the shortest counts: in a longer one the main thread was busy with sending, for which a
+ * pause does not wait.
+ */
 const REHEARSALS = 3;
 
 /** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */
@@ -51,8 +54,8 @@ const PARK_MS = 10_000;
 /** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
 const THREAD_MS = 60_000;
 
-/** What each host chooses for itself. */
-type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing'>;
+/** The options that each host chooses for itself. */
+type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing' | 'memoryFiles'>;
 
 /** Whether `Machine` works here. */
 export function hasKvm(): boolean {
@@ -73,7 +76,10 @@ export class Machine implements VirtualMachine {
   readonly devices: readonly MigratableDevice[];
   readonly console: Observable<string>;
   readonly events: Observable<MachineEvent>;
-  /** What each vCPU has dirtied since the last call, by its dirty ring or else its page faults; absent where those do not tell: `WriteFaults`. */
+  /**
+   * How much each vCPU has dirtied since the last call, by its dirty ring or else its page faults; absent where page faults do not show it:
+   * `WriteFaults`.
+   */
   readonly vcpuWrites?: () => readonly number[];
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
@@ -85,7 +91,7 @@ export class Machine implements VirtualMachine {
   readonly #run: RunState;
   /** Resolves when all vCPU threads have started and are parked. */
   readonly #started: Promise<void>;
-  /** Whether a guest is to arrive: nothing is loaded yet. */
+  /** Whether the machine waits for a guest, and nothing is loaded yet. */
   readonly #arriving: boolean;
   #rehearsed: Promise<void> | undefined;
   /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
@@ -147,7 +153,7 @@ export class Machine implements VirtualMachine {
     );
     process.once('exit', this.#onExit);
     this.#started = this.#all('start', THREAD_MS, (runner) => runner.park());
-    // A failure is reported by the calls that await the threads.
+    // The calls that await the threads report a failure.
     this.#started.catch(() => {});
   }
 
@@ -226,13 +232,14 @@ export class Machine implements VirtualMachine {
 
   static #build(
     description: MachineDescription,
-    { overcommit = false, dirtyRing = false }: HostOptions,
+    { overcommit = false, dirtyRing = false, memoryFiles = false }: HostOptions,
     arriving: boolean,
     given?: MappedGuestMemory,
   ): Machine {
     const layout = ramBlocks(description.memoryBytes);
     if (given !== undefined) checkRam(given, layout);
-    const memory = given ?? createGuestMemory({ blocks: layout, overcommit });
+    const backing = memoryFiles ? 'file' : 'auto';
+    const memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
     try {
       return new Machine(
         description,
@@ -265,15 +272,16 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Resolves when every vCPU's thread has started and waits for orders, and, in a machine that is made for a migration, each vCPU's
-   * state was loaded once to see what that takes: 100 to 500 ms after the machine was made.
+   * Resolves when every vCPU's thread has started and waits for orders, and, in a machine that is made for a migration, each vCPU's state
+   * was loaded once to measure the time of a load: 100 to 500 ms after the machine was made.
    *
    * @throws GodwitError GODWIT_GUEST_CRASHED when a thread could not start, GODWIT_INVALID_STATE when closed
    */
   async prepared(): Promise<void> {
     await this.#started;
     this.#run.requireAlive();
-    // V8 counts a view as memory of its full size, and collects garbage when it is made: now, and not while a guest waits.
+    // V8 counts a view as memory of its full size, and may collect garbage when the view is made: the views are made here, and not while a
+    // guest waits.
     for (const block of this.memory.blocks) block.view(0, 1);
     this.#rehearsed ??= this.#run.during('paused', () => this.#rehearseLoads(), undefined);
     await this.#rehearsed;
@@ -299,7 +307,7 @@ export class Machine implements VirtualMachine {
   /**
    * Kicks every vCPU out of the guest, as `pause` does, and lets it enter again at once.
    *
-   * @returns milliseconds until the last one was out; 0 while the guest does not run
+   * @returns milliseconds until the last vCPU was out; 0 while the guest does not run
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop; the reason of `signal`
    */
   rehearsePause(signal?: AbortSignal): Promise<number> {
@@ -316,8 +324,8 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Holds each vCPU back for a fraction of the time, at most 0.99, in slices: see `sliceOf`. Takes effect at once, also where a vCPU is
-   * held: it is woken.
+   * Holds each vCPU back for a fraction of the time, at most 0.99, in slices: see `sliceOf`. Takes effect at once: a vCPU that is held is
+   * woken.
    *
    * @throws RangeError when a fraction is not between 0 and 1
    */
@@ -329,7 +337,7 @@ export class Machine implements VirtualMachine {
     }
   }
 
-  /** For how long each vCPU was held back by the throttle so far, in milliseconds. */
+  /** The time for which the throttle has held back each vCPU so far, in milliseconds. */
   heldMs(): readonly number[] {
     return this.#runners.map(({ index }) => this.#board.heldMs(index));
   }
@@ -339,7 +347,7 @@ export class Machine implements VirtualMachine {
   }
 
   async close(): Promise<void> {
-    // Before anything is freed: a migration that is under way reads this memory.
+    // This check comes before anything is freed, since a migration under way reads this memory.
     assertMayChange(this.memory, 'close the machine');
     await this.#run.close();
   }

@@ -8,8 +8,8 @@ export const MIN_MEMORY_BYTES = 16 * 2 ** 20;
 export const MAX_MEMORY_BYTES = 63 * 2 ** 30;
 
 /**
- * Pages that KVM on Intel needs below 4 GiB, outside RAM, in the hole where a PC has its flash: three for the task state segment of
- * real mode, one for its identity map.
+ * Pages that KVM on Intel needs below 4 GiB, outside RAM, in the hole in which a PC has its flash: three for the task state segment
+ * of real mode, one for its identity map.
  */
 export const KVM_IDENTITY_MAP_ADDRESS = 0xfffb_c000;
 export const KVM_TSS_ADDRESS = 0xfffb_d000;

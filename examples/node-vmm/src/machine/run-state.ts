@@ -85,7 +85,7 @@ export class RunState {
     });
   }
 
-  /** Does `work` between two transitions, if the machine is in that state then; else returns `otherwise`. */
+  /** Runs `work` between two transitions, if the machine is then in `state`; else returns `otherwise`. */
   during<T>(state: 'paused' | 'running', work: () => Promise<T>, otherwise: T): Promise<T> {
     return this.#next(async () => (this.#state === state && this.#crash === undefined ? work() : otherwise));
   }

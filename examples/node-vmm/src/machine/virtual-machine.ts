@@ -42,9 +42,9 @@ export interface VirtualMachine extends MigratableVm {
   type?(bytes: Uint8Array): void;
   /** Resolves when all threads of the machine have started: its devices then load in about a millisecond. */
   prepared(): Promise<void>;
-  /** Without `longestMs` a hold is bound by the fraction alone, and takes at most 10 ms. */
+  /** Throttles the vCPUs. Without `longestMs` a hold is limited by the fraction alone, and takes at most 10 ms. */
   throttle(fraction: number, options?: Partial<ThrottleOptions>): void;
-  /** For how long each vCPU was held back by the throttle so far, in milliseconds; of a software guest, all together. */
+  /** The time for which the throttle has held back each vCPU so far, in milliseconds; for a software guest one number for all. */
   heldMs(): readonly number[];
   rehearsePause(signal?: AbortSignal): Promise<number>;
   abandon(reason: Error): Promise<void>;

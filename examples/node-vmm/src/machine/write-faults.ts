@@ -7,8 +7,8 @@ import type { VcpuStatistics } from '@godwit/linux/kvm';
 const FAULTS = 'pf_fixed';
 
 /**
- * What each vCPU dirties, by the page faults that KVM resolves for it. While KVM logs dirty pages by write protection, each is the first
- * write to a page since the last harvest, or the first access to one.
+ * Counts how much each vCPU dirties by the page faults that KVM resolves for it. While KVM logs dirty pages by write protection, each
+ * fault is the first write to a page since the last harvest, or the first access to a page.
  */
 export class WriteFaults {
   readonly #statistics: VcpuStatistics[] = [];
@@ -17,7 +17,7 @@ export class WriteFaults {
   private constructor() {}
 
   /**
-   * `undefined` where faults do not tell what is dirtied (`logsByFaults`), or are not counted (before Linux 5.14). To be called before
+   * Returns `undefined` where faults do not show writes (`logsByFaults`), or are not counted (before Linux 5.14). To be called before
    * the vCPUs run: KVM does not open the counters of a vCPU that runs.
    */
   static of(vcpus: readonly KvmVcpu[]): WriteFaults | undefined {
@@ -52,7 +52,7 @@ export class WriteFaults {
 }
 
 /**
- * Whether this host's KVM takes a fault for the first write to a page that it logs. It does not where the processor logs writes by
+ * Whether this host's KVM takes a fault for the first write to a page that it logs. KVM takes none where the processor logs writes
  * itself (page-modification logging). PVM, which has neither of these modules, counts no faults.
  */
 export function logsByFaults(modules = '/sys/module'): boolean {

@@ -1,9 +1,9 @@
-/** The commands of a process, by name: what each takes and answers. Both must survive structured clone. */
+/** The commands of a process, by name: the request and the reply of each. Both must be copyable by structured clone. */
 export type CommandTable<Commands> = {
   readonly [Name in keyof Commands]: { readonly request: unknown; readonly reply: unknown };
 };
 
-/** What a process does with each command. A rejection is sent to the parent as an error. */
+/** The handler of each command of a process. A rejection is sent to the parent as an error. */
 export type CommandHandlers<Commands extends CommandTable<Commands>> = {
   readonly [Name in keyof Commands]: (request: Commands[Name]['request']) => Promise<Commands[Name]['reply']>;
 };

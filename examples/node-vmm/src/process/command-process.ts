@@ -18,8 +18,8 @@ interface Pending {
 }
 
 /**
- * The parent's side of a process that runs `serveCommands`. The process ends when the channel between the two closes, whichever side
- * dies first.
+ * The parent's side of a process that runs `serveCommands`. The process ends when the channel between the two closes, whichever side ends
+ * first.
  *
  * @example
  * const child = fork(new URL('./host.js', import.meta.url), { serialization: 'advanced' });
@@ -86,7 +86,7 @@ export class CommandProcess<Commands extends CommandTable<Commands>, Message ext
     this.#child.kill('SIGKILL');
   }
 
-  /** The error of a process that is gone: how it ended, and the end of its stderr. */
+  /** The error of a process that is gone: its exit code or signal, and the end of its stderr. */
   gone(): CommandError {
     const how = this.#child.signalCode ?? `status ${this.#child.exitCode ?? 'unknown'}`;
     const last = this.#stderr.trim();

@@ -84,13 +84,13 @@ export class SoftwareCpu implements MigratableDevice {
     await this.#stopped?.done;
   }
 
-  /** Requests the stop without waiting. */
+  /** Requests the stop without waiting for it. */
   tellToStop(): void {
     Atomics.store(this.#words, BoardWord.softwareRequest, 1);
     this.#board.announceChange(0);
   }
 
-  /** Resolves when the guest, which runs, could have stopped; it runs on. At once for one that has stopped by itself. */
+  /** Resolves when the running guest could have stopped; it runs on. Resolves at once for a guest that has stopped by itself. */
   rehearse(): Promise<void> {
     if (this.#stopped === undefined) return Promise.resolve();
     this.#order = nextOrder(this.#order, 'rehearse');
@@ -135,12 +135,12 @@ export class SoftwareCpu implements MigratableDevice {
     }
   }
 
-  /** None: this state is outside guest memory. */
+  /** Returns no pages: this state is outside guest memory. */
   loadWrites(): readonly [] {
     return [];
   }
 
-  /** A guest that has stopped is not waited for any more. */
+  /** Ends the waits for a guest that has stopped. */
   #hasStopped(): void {
     this.#rehearsal?.resolve();
     this.#rehearsal = undefined;

@@ -146,7 +146,7 @@ export class SoftwareMachine implements VirtualMachine {
     if (this.#board.setThrottle(0, throttleFraction(fraction), longestMs)) this.#board.announceChange(0);
   }
 
-  /** For how long the guest was held back by the throttle so far, in milliseconds. */
+  /** The time for which the throttle has held back the guest so far, in milliseconds. */
   heldMs(): readonly number[] {
     return [this.#board.heldMs(0)];
   }
@@ -156,7 +156,7 @@ export class SoftwareMachine implements VirtualMachine {
   }
 
   async close(): Promise<void> {
-    // Before anything is freed: a migration that is under way reads this memory.
+    // This check comes before anything is freed, since a migration under way reads this memory.
     assertMayChange(this.memory, 'close the machine');
     await this.#run.close();
   }
@@ -166,7 +166,9 @@ export class SoftwareMachine implements VirtualMachine {
     this.#mailbox.start();
   }
 
-  /** Stops the guest. It cannot be ended early: a guest that has seen the request stops, and can be started again only then. */
+  /**
+   * Stops the guest. The wait cannot be ended early: a guest that has seen the request stops, and can be started again only after that.
+   */
   async #stop(): Promise<void> {
     this.#mailbox.stop();
     await withinMilliseconds(STOP_MS, 'the software guest did not stop', this.#cpu.stop());

@@ -35,7 +35,7 @@ const commandWord = board.commandWord(0);
 /** The last order to rehearse a pause that was answered. */
 let rehearsed = Atomics.load(words, commandWord);
 
-/** Holds the guest back for as long as the throttle says, unless it is told to stop. */
+/** Holds the guest back for as long as the throttle requires, unless the guest is told to stop. */
 function holdBack(): void {
   for (;;) {
     const changes = Atomics.load(words, changesWord);
@@ -52,7 +52,7 @@ function holdBack(): void {
   }
 }
 
-/** Between two turns of the guest it could stop: that is all that a rehearsal of a pause has to find out. */
+/** Answers a rehearsal between two turns of the guest, where the guest could stop. */
 function answerRehearsal(): void {
   const order = Atomics.load(words, commandWord);
   if (order === rehearsed) return;

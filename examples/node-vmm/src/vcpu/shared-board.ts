@@ -92,13 +92,13 @@ export class SharedBoard {
 
   /**
    * The word on which a vCPU waits while it is held back or its guest sleeps. It is read before the command and the throttle, so that
-   * no change of either is missed between reading them and waiting.
+   * no change of either is missed between the reads and the wait.
    */
   changesWord(vcpu: number): number {
     return this.commandWord(vcpu) + 5;
   }
 
-  /** For how long a vCPU was held back so far, in milliseconds, modulo 2^32 microseconds. */
+  /** The time for which a vCPU was held back so far, in milliseconds, modulo 2^32 microseconds. */
   heldMs(vcpu: number): number {
     return (Atomics.load(this.words, this.#heldWord(vcpu)) >>> 0) / 1000;
   }
@@ -107,7 +107,7 @@ export class SharedBoard {
     Atomics.add(this.words, this.#heldWord(vcpu), Math.round(ms * 1000));
   }
 
-  /** Wakes a vCPU's thread, after a change, from whatever it waits for. */
+  /** Wakes a vCPU's thread, after a change, from any wait. */
   announceChange(vcpu: number): void {
     const word = this.changesWord(vcpu);
     Atomics.add(this.words, word, 1);

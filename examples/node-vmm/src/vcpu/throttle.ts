@@ -2,15 +2,15 @@
 const MOST_FRACTION = 0.99;
 /** The longest time in the guest between two holds, in milliseconds; QEMU's (CPU_THROTTLE_TIMESLICE_NS in system/cpu-throttle.c) as well. */
 const LONGEST_RUN_MS = 10;
-/** The shortest, in milliseconds: leaving the guest, holding and entering it again costs some 0.05 ms. */
+/** The shortest time in the guest between two holds, in milliseconds: leaving the guest and entering it again takes some 0.05 ms. */
 const SHORTEST_RUN_MS = 0.1;
 /** The hold to aim for, in milliseconds. QEMU shortens no run: at 99 % its holds take 990 ms. */
 const USUAL_HOLD_MS = 10;
 /** The share of the bound that a hold may take, as long as the run before it can be made shorter instead. */
 const SHARE_OF_BOUND = 0.25;
-/** What a hold may take to make up for a run that was too long, in milliseconds, also where `longestMs` is longer. */
+/** The longest hold that makes up for a run that was too long, in milliseconds, also where `longestMs` is longer. */
 const LONGEST_MAKING_UP_MS = 25;
-/** A rest that is shorter is not worth a wait of its own, in milliseconds. */
+/** A shorter rest of a hold is not waited for. Milliseconds. */
 const NEGLIGIBLE_MS = 0.05;
 
 /** How long a throttled vCPU runs at a time, and how long it is held afterwards. */
@@ -20,9 +20,9 @@ export interface Slice {
 }
 
 /**
- * The slice for a fraction of time in which a vCPU does not run. Runs become shorter as the fraction grows, so that a hold stays at
- * 10 ms and below a quarter of `longestMs`. Past the shortest run holds grow, up to `longestMs`; past that the bound wins, and the vCPU
- * is held for a smaller fraction than was asked for.
+ * The slice for a fraction of time in which a vCPU does not run. Runs become shorter as the fraction grows, so that a hold stays at 10 ms
+ * and below a quarter of `longestMs`. Past the shortest run holds grow, up to `longestMs`; past `longestMs` the bound applies, and the vCPU
+ * is held for a smaller fraction than requested.
  *
  * @param fraction above 0 and below 1
  * @param longestMs bound of a hold, in milliseconds; Infinity for none
@@ -41,8 +41,8 @@ export function throttleFraction(fraction: number): number {
 }
 
 /**
- * The slices of one vCPU, for its thread. It counts how long the vCPU really ran and was held, since a thread leaves the guest late on
- * a busy host: what a run took too long is held longer, or in the next hold.
+ * The slices of one vCPU, for its thread. It counts how long the vCPU really ran and was held, since a thread leaves the guest late on a
+ * busy host: the excess of a run is added to its hold, or to the next one.
  *
  * ```
  * const holdMs = slices.due(now);
@@ -68,7 +68,7 @@ export class ThrottleSlices {
     return this.#slice.runMs;
   }
 
-  /** Takes effect at once: of what is owed by an older fraction, at most one hold of the new one is left. */
+  /** Sets the throttle at once: of the holds that are owed by an older fraction, at most one hold of the new one is left. */
   set(fraction: number, longestMs: number): void {
     if (fraction === this.#fraction && longestMs === this.#longestMs) return;
     this.#fraction = fraction;
@@ -103,13 +103,13 @@ export class ThrottleSlices {
     return this.#runSince === now;
   }
 
-  /** The vCPU was held for this long, in milliseconds. */
+  /** Notes that the vCPU was held for this long, in milliseconds. */
   held(ms: number): void {
     this.#heldMs += ms;
     this.#owedMs = Math.max(0, this.#owedMs - ms);
   }
 
-  /** The vCPU leaves the guest, for a hold or a pause. */
+  /** Notes that the vCPU leaves the guest, for a hold or a pause. */
   leave(now: number): void {
     if (this.#runSince === undefined) return;
     const { runMs, holdMs } = this.#slice;

@@ -50,7 +50,7 @@ const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.t
 /** Number of rehearsed loads, of which the median counts: the first one compiles the code, and any may find the processor busy. Odd. */
 const REHEARSALS = 5;
 
-/** Minutes of any processor's time-stamp counter: far more than the second within which KVM matches two values. */
+/** A distance of minutes on any processor's time-stamp counter: far more than the second within which KVM matches two values. */
 const FAR_AWAY = 2n ** 42n;
 
 /**
@@ -84,7 +84,8 @@ export class VcpuDevice implements MigratableDevice {
     this.#msrIndices = msrIndices;
     this.#memory = memory;
     this.#parked = parked;
-    // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds them to the CPUID that it was given.
+    // The vCPU's own CPUID is used instead of KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds them to the CPUID
+    // that it was given.
     this.#offered = vcpu.cpuid();
   }
 
@@ -110,16 +111,16 @@ export class VcpuDevice implements MigratableDevice {
   }
 
   /**
-   * Destination: loads the vCPU's own state, which it has from the start, so that it is known what a load takes; the first load of a
-   * process also takes several times as long as the next. Does nothing once a state was loaded. A rehearsal that fails is ignored: the
-   * load that counts fails likewise and says why.
+   * Destination: loads the vCPU's own initial state, to measure the time of a load; the first load of a process also takes several
+   * times as long as the next. Does nothing once a state was loaded. A rehearsal that fails is ignored: the actual load fails too, with
+   * the reason.
    */
   async rehearseLoad(): Promise<void> {
     const took: number[] = [];
     while (took.length < REHEARSALS && !this.#loaded) {
       try {
         const reader = await StateReader.read(this.id, this.save(), TAGS);
-        // There is no `await` from here on, so that a load that counts cannot come in between.
+        // There is no `await` from here on, so that the actual load cannot come in between.
         if (this.#loaded) return;
         const start = performance.now();
         this.#set(reader);
@@ -133,7 +134,7 @@ export class VcpuDevice implements MigratableDevice {
     this.#expectedLoadMs = took.sort((a, b) => a - b)[(REHEARSALS - 1) / 2];
   }
 
-  /** Milliseconds, as rehearsed; undefined without a rehearsal. All vCPUs' states are of one size. */
+  /** The rehearsed time, in milliseconds; undefined without a rehearsal. All vCPUs' states are of one size. */
   expectedLoadMs(): number | undefined {
     return this.#expectedLoadMs;
   }
@@ -174,7 +175,7 @@ export class VcpuDevice implements MigratableDevice {
   /**
    * Ends KVM's matching of counters before a second load. KVM takes a value within a second of the last one, as it counts on, for an
    * attempt to synchronize two vCPUs, and continues the earlier counter (`kvm_synchronize_tsc`, arch/x86/kvm/x86.c). A second load is
-   * always that close, and the counter could be behind what the guest has seen meanwhile. Writing a value that is far away prevents it.
+   * always that close, and the counter could be behind values that the guest has seen meanwhile. Writing a distant value prevents this.
    */
   #forgetLastCounter(msrs: readonly MsrValue[]): void {
     const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);

@@ -19,7 +19,7 @@ export interface VcpuThreadData {
   readonly ringCalls: SharedArrayBuffer | undefined;
 }
 
-/** Why a vCPU cannot go on. The main thread reads its registers. */
+/** The reason why a vCPU cannot go on. The main thread reads its registers. */
 export interface VcpuFailure {
   readonly reason: string;
   /** Set when KVM_RUN has failed: minus its errno. */

@@ -14,7 +14,7 @@ export interface VcpuListener {
   onEnd(end: GuestEnd): void;
 }
 
-/** What a vCPU's thread shares with others. */
+/** The memory that a vCPU's thread shares with others. */
 export interface VcpuSurroundings {
   readonly board: SharedBoard;
   readonly memory: GuestMemoryAttachment;
@@ -34,7 +34,7 @@ export interface VcpuSurroundings {
  * ```
  *
  * To get a thread out of KVM_RUN, the main thread stores the order (or a throttle), sets `immediate_exit` and sends a signal, in this
- * sequence. The thread obeys, whatever it does:
+ * sequence. The thread obeys in each of these cases:
  *
  * - in KVM_RUN, in the guest: the signal makes KVM_RUN return EINTR;
  * - between reading the order and KVM_RUN, where the signal has no effect since there is no system call to interrupt: KVM_RUN sees

@@ -56,7 +56,7 @@ const ring = new ConsoleRing(board);
 const announce = (): void => post({ type: 'console' });
 const print = (text: Uint8Array): void => ring.append(text, announce, ending);
 const changesWord = board.changesWord(vcpu);
-/** The order by which the guest runs; undefined while it is on its way out. */
+/** The order with which the guest runs; undefined while the guest is being left. */
 let running: number | undefined;
 /** Sleeps for the guest; ends early, or does not begin, when the thread has another order. */
 const sleep = (milliseconds: number): void => {
@@ -143,7 +143,7 @@ function handleExit(): string | undefined {
     case KvmExit.KVM_EXIT_IRQ_WINDOW_OPEN:
       return undefined;
     case KvmExit.KVM_EXIT_DIRTY_RING_FULL:
-      // Waits for the thread that reaps the rings: KVM does not let the vCPU in before.
+      // Waits for the thread that reaps the rings: KVM does not let the vCPU enter the guest before that.
       rings?.ringFull(vcpu);
       return undefined;
     case KvmExit.KVM_EXIT_INTERNAL_ERROR: {
@@ -169,7 +169,7 @@ function handleExit(): string | undefined {
  * calls. When the order is withdrawn, `entered` stays true.
  */
 function completeIo(order: number): string | undefined {
-  // Set here too: the thread may have cleared what the main thread has set for this order.
+  // The flag is set here too: the thread may have cleared the one that the main thread set for this order.
   run.immediateExit = true;
   while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
@@ -184,7 +184,7 @@ function completeIo(order: number): string | undefined {
   return undefined;
 }
 
-/** Runs the guest, after it was out of KVM_RUN once and main was told so. */
+/** Answers a rehearsal: tells the main thread that the vCPU was out of KVM_RUN, and then runs the guest. */
 function rehearse(order: number): string | undefined {
   const failure = completeIo(order);
   post({ type: 'parked', order });
@@ -197,7 +197,7 @@ function park(order: number): void {
   Atomics.wait(words, commandWord, order);
 }
 
-/** Gets the thread out of KVM_RUN at the end of each run of a throttled vCPU. 0: no longer. */
+/** Gets the thread out of KVM_RUN at the end of each run of a throttled vCPU. 0 stops this. */
 function tickEvery(milliseconds: number): void {
   if (milliseconds === 0 && tickMs === 0) return;
   sliceTimer ??= new SliceTimer();

@@ -12,7 +12,10 @@ import { type EncodingName, encodingsOf } from './encodings.js';
 import type { HostedGuest } from './hosted-guest.js';
 import { policyNamed } from './policies.js';
 
-/** How a guest is moved. What is not given is the engine's default; with `postcopy` the policy is `hybrid` where none is given. */
+/**
+ * The settings of a move of a guest. Settings that are not given have the engine's defaults; with `postcopy` the policy is `hybrid` where
+ * none is given.
+ */
 export interface DepartureSettings
   extends Pick<
     MigrateOptions,
@@ -32,22 +35,22 @@ export interface DepartureSettings
     | 'verify'
   > {
   readonly encodings?: readonly EncodingName[];
-  /** False: the guest stands still while its memory moves. Default true. */
+  /** With false the guest is paused while its memory moves. Default true. */
   readonly live?: boolean;
 }
 
-/** What may be changed while a guest is moved. */
+/** The settings that may be changed while a guest is moved. */
 export interface Adjustment extends AdjustableOptions {
   readonly policy?: PresetName;
 }
 
 /**
- * Where a guest is: `here`, at the source, running unless its user had paused it; `there`, at the destination, also while pages follow;
- * `unknown`: paused here, and the destination may run it; `ended`: it has crashed or ended.
+ * The place of a guest: `here`, at the source, running unless its user had paused it; `there`, at the destination, also while pages
+ * follow; `unknown`: paused here, and the destination may run it; `ended`: it has crashed or ended.
  */
 export type Whereabouts = 'here' | 'there' | 'unknown' | 'ended';
 
-/** The guest runs at the destination, and pages are missing there. */
+/** The states in which the guest runs at the destination and pages are missing there. */
 const FOLLOWING: ReadonlySet<Migration['state']> = new Set(['postcopy-active', 'postcopy-paused', 'postcopy-recover']);
 
 const WHEREABOUTS: Readonly<Record<Migration['ownership'], Whereabouts>> = {
@@ -61,7 +64,7 @@ const WHEREABOUTS: Readonly<Record<Migration['ownership'], Whereabouts>> = {
   released: 'there',
 };
 
-/** A migration of a VMM's guest to somewhere else. It begins at once; `migration` has its events and its result. */
+/** A migration of a VMM's guest to a destination or a snapshot. It begins at once; `migration` has its events and its result. */
 export class Departure {
   readonly migration: Migration;
   /** The destination's address, or a snapshot's. */
@@ -77,7 +80,7 @@ export class Departure {
     if (postcopy && !live) {
       throw invalid('by post-copy the guest stands still for none of its memory, and without "live" for all of it');
     }
-    // A background snapshot decides nothing, and takes pages as they are.
+    // A background snapshot has no policy and no encodings.
     const decided = options.background === undefined;
     this.#guest = guest;
     this.#postcopy = postcopy;
@@ -86,18 +89,18 @@ export class Departure {
     this.migration = migrate(guest.vm, connector, {
       ...options,
       description: guest.description,
-      // Asked through the field, so that `adjust` may put another one there.
+      // The policy is called through the field, so that `adjust` can replace it.
       ...(decided && {
         postcopy,
         policy: (input: Parameters<ConvergencePolicy>[0]) => this.#policy(input),
         encodings: encodingsOf(encodings),
       }),
     });
-    // A guest that stands still is paused in the middle of round 1, for as long as the rest takes.
+    // Without `live` the guest is paused in the middle of round 1, until the rest was sent.
     if (!live && this.migration.state === 'none') this.migration.switchOver({ force: true });
   }
 
-  /** Whether it is still under way. */
+  /** Whether the migration is still under way. */
   get underWay(): boolean {
     return !['completed', 'failed', 'cancelled'].includes(this.migration.state);
   }
@@ -126,7 +129,7 @@ export class Departure {
     }
   }
 
-  /** `hybrid` goes on as post-copy, which the two sides have to agree on before the first page. */
+  /** `hybrid` goes on as post-copy, on which the two sides have to agree before the first page. */
   #policyOf(policy: ConvergencePolicy | PresetName): ConvergencePolicy {
     if (policy === 'hybrid' && !this.#postcopy) {
       throw invalid('the policy "hybrid" goes on as post-copy, which takes "postcopy" from the beginning');

@@ -31,7 +31,10 @@ export interface LinuxSpec {
   readonly linux: LinuxBoot;
 }
 
-/** Why a working set does not fit into the guest's RAM together with the guest itself; `undefined` when it does. */
+/**
+ * The reason why a working set does not fit into the guest's RAM together with the guest itself; `undefined` when it
+ * does.
+ */
 export function workingSetProblem(memoryBytes: number, vcpus: number, workingSetBytes: number): string | undefined {
   const low = Math.min(memoryBytes, RAM_LOW_LIMIT);
   try {

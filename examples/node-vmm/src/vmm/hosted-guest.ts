@@ -18,14 +18,14 @@ export interface CheckReport {
   readonly defects: readonly string[];
 }
 
-/** What a guest's VMM has chosen for it on this host, and its callbacks. */
+/** The choices of a guest's VMM on this host, and its callbacks. */
 export interface GuestSurroundings {
-  /** What vCPUs write is logged in KVM's dirty rings, in place of its dirty log. */
+  /** Whether the writes of vCPUs are logged in KVM's dirty rings instead of its dirty log. */
   readonly dirtyRing: boolean;
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
   readonly onConsole: (text: string) => void;
-  /** The guest cannot go on. A defect that it finds in its memory is a line on its console. */
+  /** The guest cannot go on. A defect that the guest finds in its memory is a line on its console. */
   readonly onCrashed: (error: GodwitError) => void;
   /** The guest has ended itself: by a shutdown or a reset. */
   readonly onEnded?: (error: GodwitError) => void;
@@ -38,7 +38,7 @@ export function chooseGuestKind(wantsKvm: boolean): { readonly kind: GuestSpec['
   return { kind: 'software', note: `no KVM (${kvm.reason}): a worker thread writes real memory, tracked by pagemap` };
 }
 
-/** Why what a guest of this kind writes cannot be logged in dirty rings here; undefined where it can. */
+/** The reason why the writes of a guest of this kind cannot be logged in dirty rings here; undefined where they can. */
 export function dirtyRingProblem(kind: GuestSpec['kind']): string | undefined {
   if (kind === 'software') return 'dirty rings log what vCPUs on KVM write, and this guest has none';
   const support = hostSupport().kvmDirtyRing;
@@ -111,7 +111,7 @@ export class HostedGuest {
     return new HostedGuest(machine, surroundings);
   }
 
-  /** What the destination needs to make the same machine. */
+  /** The description from which the destination makes the same machine. */
   get description(): MachineDescription {
     return this.#machine.description;
   }
@@ -120,7 +120,7 @@ export class HostedGuest {
     return this.#machine.state;
   }
 
-  /** Lets the guest stand still until `resume`; a migration moves it as it is. */
+  /** Pauses the guest until `resume`; a migration moves it paused. */
   pause(): Promise<void> {
     return this.#machine.pause();
   }

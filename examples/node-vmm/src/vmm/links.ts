@@ -11,23 +11,23 @@ export function linksTo(transport: Transport, { workers = true }: { readonly wor
   return workers && transport.plainSockets === true ? onWorkers(connector) : connector;
 }
 
-/** A listener, and where a source connects. */
+/** A listener, and the address to which a source connects. */
 export interface ListeningAt {
   readonly links: LinkListener;
   readonly address: string;
 }
 
 export interface ArrivalOptions {
-  /** Threads for page channels that are started at once; 0: pages are written on the main thread. Default 1. */
+  /** Threads that are started at once for page channels; 0: the main thread writes pages. Default 2, as many channels as a source has. */
   readonly threads?: number;
-  /** Hears of each peer that was refused, and why. */
+  /** Called with the reason for each peer that was refused. */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
 
 /** The destination's links over a transport, with threads for page channels where its streams are plain sockets. */
 export async function linksFrom<L extends Listener>(
   transport: Transport<L>,
-  { threads = 1, onRefused }: ArrivalOptions = {},
+  { threads = 2, onRefused }: ArrivalOptions = {},
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;

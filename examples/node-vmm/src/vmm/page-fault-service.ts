@@ -2,8 +2,8 @@ import type { FaultService, GuestMemory, MissingMemory, PagesToServe } from '@go
 import { type FaultThreads, faultThreads } from '@godwit/workers';
 
 /**
- * Serves the page faults of a guest that runs here before its memory has come. Its two threads are started for the first guest that takes
- * them: most guests come whole.
+ * Serves the page faults of a guest that runs here before its memory has come. Its two threads are started for the first guest that needs
+ * them, since most guests arrive with all pages.
  */
 export class PageFaultService implements FaultService {
   #threads: FaultThreads | undefined;
@@ -20,7 +20,7 @@ export class PageFaultService implements FaultService {
     return this.#started().serve(request);
   }
 
-  /** Ends the threads that serve nobody. */
+  /** Ends the idle threads. */
   async close(): Promise<void> {
     await this.#threads?.close();
   }

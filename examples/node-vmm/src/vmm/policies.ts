@@ -12,7 +12,7 @@ import {
 /** The names of the engine's policies on the command line. */
 export const POLICY_NAMES = Object.keys(presets) as readonly PresetName[];
 
-/** The policy of that name, which the engine knows. Without one the guest is moved after `maxRounds` at the latest, whatever the downtime. */
+/** The engine's policy of that name. Without a name the guest is moved after at most `maxRounds` rounds, whatever the downtime. */
 export function policyFor(name: PresetName | undefined, maxRounds: number): NonNullable<MigrateOptions['policy']> {
   return name ?? firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover'));
 }

@@ -3,26 +3,29 @@ import { resolve } from 'node:path';
 import { GodwitError } from '@godwit/core';
 import { type TlsOptions, type Transport, transportFromUri } from '@godwit/transport';
 
-/** Paths of what TLS needs: certificates (`ca`, `cert`, `key`), or a key that both sides have (`psk`: a line `identity:hex digits`). */
+/**
+ * The paths of files for TLS: certificates (`ca`, `cert`, `key`), or a key that both sides have (`psk`: a line `identity:hex digits`).
+ */
 export interface TlsFiles {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
   readonly psk?: string;
-  /** No path: the name that the destination's certificate must have, if it is not the host. */
+  /** The name that the destination's certificate must have, if it is not the host (no path). */
   readonly servername?: string;
 }
 
 export interface TransportSettings {
   readonly tls?: TlsFiles | undefined;
-  /** Hears of each peer that a listener with TLS refuses. */
+  /** Called for each peer that a listener with TLS refuses. */
   readonly onRefused?: (error: GodwitError) => void;
 }
 
 /**
  * The transport of a URI: all of `transportFromUri`. Certificates and keys come from files, never from the URI, which is logged.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT for a URI that is none, a file that cannot be read, or TLS files that nobody uses
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for an invalid URI, a file that cannot be read, or TLS files that the transport does not
+ * use
  */
 export async function transportOf(uri: string, { tls, onRefused }: TransportSettings = {}): Promise<Transport> {
   if (tls === undefined) return transportFromUri(uri);
@@ -41,7 +44,7 @@ export async function transportOf(uri: string, { tls, onRefused }: TransportSett
   return transportFromUri(uri, { tls: options });
 }
 
-/** The URI with the path of a file or socket made absolute: the VMM that uses it may stand elsewhere. */
+/** The URI with the path of a file or socket made absolute: the VMM that uses it may have another working folder. */
 export function absoluteUri(uri: string, folder: string): string {
   const match = /^(unix|file):(?:\/\/(?=\/))?(.+)$/i.exec(uri);
   return match === null ? uri : `${match[1]}:${resolve(folder, match[2] as string)}`;

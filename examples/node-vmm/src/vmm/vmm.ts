@@ -14,7 +14,7 @@ import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
 import { type GuestSurroundings, HostedGuest } from './hosted-guest.js';
 import type { ListeningAt } from './links.js';
 
-/** How a guest is received. What is not given is the engine's default. */
+/** The settings with which a guest is received. Settings that are not given have the engine's defaults. */
 export type ReceiveSettings = Pick<
   ReceiveOptions,
   'faults' | 'onArrival' | 'reconnectTimeoutMs' | 'run' | 'settleTimeoutMs'
@@ -52,12 +52,12 @@ export class Vmm {
     return this.#departure;
   }
 
-  /** Where a guest is awaited. */
+  /** The address at which the VMM waits for a guest. */
   get address(): string | undefined {
     return this.#listening?.address;
   }
 
-  /** Why a guest may be lost if this VMM ends; undefined when none is, but one that is here. */
+  /** The reason why a guest may be lost if this VMM ends; undefined when at most a guest that is here would be lost. */
   get atStake(): string | undefined {
     if (this.#departure?.isFollowed === true)
       return 'the guest runs at the destination, and needs pages that are only here';
@@ -73,7 +73,7 @@ export class Vmm {
     return this.#guest;
   }
 
-  /** Builds a guest and runs it: the bundled one, that of a flat image, or a Linux. */
+  /** Builds a guest and runs it: the bundled guest, that of a flat image, or a Linux. */
   async boot(what: GuestSpec | ImageSpec | LinuxSpec): Promise<void> {
     this.#guest =
       what.kind === 'image' || what.kind === 'linux'
@@ -81,7 +81,7 @@ export class Vmm {
         : await HostedGuest.boot(what, this.#surroundings);
   }
 
-  /** Awaits a guest on these links, which it closes in the end; `receive` may be called again after an attempt that failed. */
+  /** Waits for a guest on these links, which the VMM closes in the end; `receive` may be called again after a failed attempt. */
   listen(listening: ListeningAt): void {
     this.#listening = listening;
   }
@@ -107,7 +107,7 @@ export class Vmm {
     return incoming;
   }
 
-  /** Resolves when the guest of `receive` is here as a whole, and nothing listens any more. */
+  /** Resolves when all of the guest of `receive` is here, and the listener is closed. */
   async arrival(): Promise<IncomingSummary> {
     if (this.#incoming === undefined) {
       throw new GodwitError('GODWIT_INVALID_STATE', 'no guest is awaited here: listen first');
@@ -145,13 +145,13 @@ export class Vmm {
     return this.#departure;
   }
 
-  /** What snapshots of a guest that runs on need; its threads are started when the first one is asked for. */
+  /** The protection for snapshots of a guest that runs on; its threads are started for the first such snapshot. */
   get protection(): WriteProtectionThreads {
     this.#protection ??= writeProtection();
     return this.#protection;
   }
 
-  /** Lets the guest go on beside the snapshot that was saved of it. */
+  /** Runs the guest on after a snapshot of it was saved. */
   async goOn(): Promise<void> {
     const guest = this.requireGuest();
     const { runState = 'running' } = (await this.#departure?.migration.result) ?? {};
@@ -167,7 +167,7 @@ export class Vmm {
     await guest?.close();
   }
 
-  /** Cancels what can be cancelled, waits for the end of every migration and frees everything. */
+  /** Cancels migrations where possible, waits for the end of all of them and frees everything. */
   async close(reason: string): Promise<void> {
     this.#departure?.migration.cancel(reason);
     this.#incoming?.cancel(reason);

@@ -28,7 +28,7 @@ export interface ClaimStatus {
   readonly free: Promise<void>;
 }
 
-/** Who wants to take a claim. */
+/** What a refusal says about the migration that wants a claim. */
 interface Taker {
   readonly state: 'outgoing' | 'arriving';
   readonly migrationId: string;
@@ -37,7 +37,10 @@ interface Taker {
 /** The claims of migrations under way. A claim whose VM was handed over is only in the weak maps, so that the VM can be collected. */
 const held = new Set<Claim>();
 const handedOver = new WeakMap<object, Claim>();
-/** Memory that was handed over, by its identity. The entry is void once the memory is gone: another file may have the identity. */
+/**
+ * Memory that was handed over, by its identity. The entry is void once the memory object is gone: another file may then have the same
+ * identity.
+ */
 const handedOverMemory = new Map<string, { readonly memory: WeakRef<GuestMemory>; readonly range: Part['range'] }>();
 
 /**
@@ -45,8 +48,8 @@ const handedOverMemory = new Map<string, { readonly memory: WeakRef<GuestMemory>
  * both directions; its devices only for the claim's own direction, since one stateless device object may serve both ends. Trackers and
  * memory are touched only under a claim. Both ends of one migration may claim memory that both declare shared.
  *
- * It is taken before anything is touched, and ends when everything of the migration has stopped: calls that hang keep it, and refusals
- * name them.
+ * A claim is taken before the VM is touched, and ends when everything of the migration has stopped: a call that hangs keeps the claim, and
+ * refusals name the call.
  */
 export class Claim {
   readonly migrationId: string;
@@ -54,7 +57,7 @@ export class Claim {
   readonly #parts: ReadonlyMap<Part['key'], Part>;
   #state: ClaimState;
   #ending = false;
-  /** The claim of the other end of this migration, if that is in this process and shares memory with this one. */
+  /** The claim of the other end of this migration, if that end is in this process and shares memory with this claim's VM. */
   #otherEnd: Claim | undefined;
   #letGo = false;
   readonly #waitingFor = new Map<symbol, string>();
@@ -117,19 +120,19 @@ export class Claim {
     this.#state = 'handedOver';
     held.delete(this);
     for (const { key, shared, range } of this.#parts.values()) {
-      // It has not left: it is the memory of the VM at the other end, in this process.
+      // Shared memory has not left: the VM at the other end, in this process, uses the same memory.
       if (shared && this.#otherEnd !== undefined) continue;
       if (typeof key === 'object') handedOver.set(key, this);
       else handedOverMemory.set(key, { memory: this.#memory, range });
     }
   }
 
-  /** Notes that nothing of the migration touches the VM's memory any more: its owner may free it. */
+  /** Notes that nothing of the migration touches the VM's memory any more: the owner of the memory may free it. */
   letGo(): void {
     this.#letGo = true;
   }
 
-  /** Whether memory of this claim, or a block of it, may not be changed: the migration may touch it. */
+  /** Whether memory of this claim, or a block of it, must not be changed, because the migration may touch it. */
   holds(memory: GuestMemory | RamBlock): boolean {
     return !this.#letGo && this.#parts.has(memory);
   }
@@ -138,7 +141,7 @@ export class Claim {
     return migrationId === this.migrationId && state !== this.#state;
   }
 
-  /** Returns a VM that was handed over to this migration, which settles or recovers it. */
+  /** Takes back a VM that this migration handed over: the migration is settled, or the embedder has recovered it. */
   takeBack(): void {
     for (const key of this.#parts.keys()) {
       if (typeof key !== 'object') handedOverMemory.delete(key);
@@ -148,7 +151,7 @@ export class Claim {
     held.add(this);
   }
 
-  /** The first of `parts` that this claim has too, and that `taker` may not have besides it. */
+  /** The first of `parts` that this claim has too and that `taker` must not have at the same time. */
   shares(parts: readonly Part[], taker?: Taker): Part | undefined {
     return sharedPart(this.#parts, parts, taker !== undefined && this.isOtherEndOf(taker));
   }
@@ -171,7 +174,7 @@ export class Claim {
  */
 export function claimOf(vm: MigratableVm): ClaimStatus {
   const parts = keysOf(vm, 'outgoing');
-  // The claim of the VM itself comes first: a device may be claimed by another migration, of the other direction.
+  // The VM, its memory and its trackers are looked up before its devices: a migration of the other direction may claim a device.
   const whole = parts.filter(({ direction }) => direction === undefined);
   const own = parts.filter(({ key }) => key === vm);
   const claim = (holderOf(own) ?? holderOf(whole) ?? holderOf(parts) ?? holderOf(keysOf(vm, 'arriving')))?.claim;

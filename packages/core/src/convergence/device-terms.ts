@@ -15,28 +15,33 @@ const LOAD_BASE_MS = guess(3.5, 0.1, 14);
 /** Milliseconds to load a byte while no device has shown its rate: 4 GB/s, 16 to 0.05. */
 export const FIRST_LOAD_MS_PER_BYTE = guess(1 / 4e6, 1 / 16e6, 1 / 5e4);
 
-/** The rate of the control stream over that of pages: it is one of several streams, or shares one link with them. */
+/**
+ * The rate of the control stream divided by the rate of the page channels: the control stream is one of several streams, or shares one
+ * link with them.
+ */
 const SEND = guess(1, 0.5, 2);
 
 /** What is known of the devices before a pause. */
 export interface DeviceOutlook {
   readonly count: number;
-  /** Bytes that they expect to save now. */
+  /** Bytes that the devices expect to save now. */
   readonly bytes: number;
-  /** What the devices say that saving takes, of those that can tell; and how many those are. Milliseconds. */
+  /** The sum of `expectedSaveMs` of the devices that have it, in milliseconds, and the number of those devices. */
   readonly expectedSaveMs: number;
   readonly expecting: number;
-  /** Asking a device for state and sending a small piece of it, as rounds have shown where devices yield state while the guest runs. */
+  /**
+   * The time to ask a device for state and send a small piece, measured in rounds in which devices yielded state while the guest ran.
+   */
   readonly callMs?: Estimate | undefined;
 }
 
-/** What the destination says that loading takes: a part that does not depend on bytes, and one for each byte. Milliseconds. */
+/** The destination's estimate of loading: a part that does not depend on bytes, and a part for each byte. Milliseconds. */
 export interface LoadOutlook {
   readonly fixed: Estimate;
   readonly perByte: Estimate;
 }
 
-/** Saving all devices and sending their state, which takes `sending`, over one stream that has `channels` beside it. */
+/** The time to save all devices and send their state (`sending`) over one stream, which has `channels` page channels beside it. */
 export function savingDevices(devices: DeviceOutlook, sending: Estimate, channels: number): Estimate {
   const { count, expectedSaveMs, expecting, callMs = SAVE_MS } = devices;
   if (count === 0) return guess(0.1, 0, 2);
@@ -44,24 +49,24 @@ export function savingDevices(devices: DeviceOutlook, sending: Estimate, channel
   const untold = count - expecting;
   const unknown = untold === 0 ? [] : [SAVE_BASE_MS, times(callMs, untold)];
   const ends = guess(SEND.ms, SEND.lowMs, Math.max(SEND.highMs, channels));
-  // With every device: the frames of those that can tell take their time too.
+  // The frames of every device count, also of a device that has said how long it takes to save.
   const frames = times(callMs, expecting);
   return sumOf([told, ...unknown, frames, scaled(sending, ends)]);
 }
 
-/** Loading `bytes` of state into `count` devices: as the destination says, else a guess. */
+/** The time to load `bytes` of state into `count` devices: the destination's estimate, or a guess without one. */
 export function loadingDevices(count: number, bytes: number, told: LoadOutlook | undefined): Estimate {
   if (told !== undefined) return sumOf([told.fixed, times(told.perByte, bytes)]);
   if (count === 0) return guess(0.2, 0, 2);
   return sumOf([LOAD_BASE_MS, times(FIRST_LOAD_MS, count), times(FIRST_LOAD_MS_PER_BYTE, bytes)]);
 }
 
-/** Longer than anything that a destination can mean: a day, in milliseconds. */
+/** A day, in milliseconds: no destination takes that long to load or to start a guest. */
 const MOST_MS = 86_400_000;
 
 /**
- * What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know, and for what cannot be
- * meant.
+ * What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know, and for a value that
+ * is no possible time.
  */
 export function destinationOutlook({
   load = [],

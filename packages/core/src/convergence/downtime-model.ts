@@ -9,8 +9,8 @@ import { RamTerm } from './ram-term.js';
 import { Samples } from './samples.js';
 
 /**
- * The terms before anything was learned, in milliseconds. Measured on a KVM guest of 1 to 8 vCPUs, on a host of 2 processors, over
- * loopback; the ends are those of a busy host.
+ * The value of each term before anything is learned, in milliseconds. Measured on a KVM guest of 1 to 8 vCPUs, on a host of 2 processors,
+ * over loopback; the ends are those of a busy host.
  */
 const FIRST_GUESS = {
   pauseMs: guess(1.5, 0.05, 8),
@@ -19,15 +19,15 @@ const FIRST_GUESS = {
   resumeMs: guess(1, 0, 9),
 };
 
-/** A thread that wakes up less late than this has its processor for itself, in milliseconds. */
+/** A thread that wakes up late by less than this has its processor for itself. Milliseconds. */
 const NOTICED_MS = 1;
 
 /** Harvests with the guest paused: before device state is saved, after it, and once the destination is ready. */
 const HARVESTS = 3;
 
 /**
- * Ways over the link that the guest waits for, in round trips: `switchover` there, `ready` back, `go` there. That `running` comes back, it
- * does not wait for. And what processes take to wake up for them, in milliseconds.
+ * The messages that the paused guest waits for, in round trips: `switchover` to the destination, `ready` back, `go` to the destination. The
+ * guest does not wait for `running`. `WAKE_MS` is what the processes take to wake up for these messages, in milliseconds.
  */
 const ROUND_TRIPS = 1.5;
 const WAKE_MS = guess(0, 0, 4);
@@ -36,30 +36,33 @@ const WAKE_MS = guess(0, 0, 4);
 const ROUND_TRIPS_KEPT = 4;
 
 /**
- * The lower end of the sum is this much further from its point than that of terms which do not depend on each other: they fall together,
- * since a paused guest leaves its processors to all of them. Fitted to 48 live migrations on 2 processors (`npm run bench -- prediction`): 37
- * lay inside their interval without it, and 45 of the same would have with it.
+ * The lower end of the sum is this many times further from its point than it would be if the terms did not depend on each other: all terms
+ * become shorter together, since a paused guest leaves its processors to all of them. Fitted to 48 live migrations on 2 processors (`npm
+ * run bench -- prediction`): without this factor the actual downtime of 37 lay inside its interval, and with it that of 45 would have.
  */
 const LOWER_TOGETHER = 1.5;
 
-/** What this migration takes over what an earlier one took: other pages, devices and neighbours. */
+/** A term of this migration divided by the same term of an earlier one, which had other pages, devices and neighbours. */
 const PRIOR = guess(1, 1 / 3, 3);
 
-/** The harvests with the guest paused over those while it runs: they find fewer pages, and nobody else wants the processor. */
+/**
+ * The time of a harvest with the guest paused divided by that of one while it runs: the paused one finds fewer pages, and no vCPU wants the
+ * processor.
+ */
 const HARVEST_PAUSED = guess(1, 0.3, 1.6);
 
 /** What would have to be sent if the guest were paused now. */
 export interface Pending {
   readonly dirtyPages: number;
-  /** Bytes of device state, of the devices that can tell. */
+  /** Bytes of device state, summed over the devices that report a size. */
   readonly deviceBytes: number;
   /** True when the guest is paused already: no more pages are written. */
   readonly paused?: boolean;
-  /** What to go by while nothing is known of the link: its bytes per second in the round that is being sent. */
+  /** The bytes per second in the round that is being sent, used while the link's rate is not known. */
   readonly bytesPerSecond?: number;
 }
 
-/** A prediction: its terms, and for each of them and their sum the interval that is right in nine cases of ten. */
+/** A prediction: its terms, and, for each term and for their sum, the interval that has the actual value in nine cases of ten. */
 export interface Forecast {
   readonly prediction: DowntimeTerms;
   readonly predictionRange: DowntimeRanges;
@@ -69,7 +72,7 @@ export interface Forecast {
 
 /**
  * Predicts the downtime of a switchover now, as a sum of terms, each with an interval. Each term is learned from the measurements of this
- * migration, or until then of an earlier one (`prior`). docs/convergence.md says where each number comes from.
+ * migration; before there are any, from an earlier migration (`prior`). docs/convergence.md says where each number comes from.
  */
 export class DowntimeModel {
   readonly #prior: Partial<DowntimeTerms>;
@@ -96,24 +99,30 @@ export class DowntimeModel {
     this.#learned = new LearnedTerms(clock);
   }
 
-  /** Pages travel on so many channels from now on. What was learned of the link with another number of them becomes uncertain. */
+  /**
+   * Sets the number of channels on which pages travel from now on. A rate that was learned with another number of channels becomes
+   * uncertain.
+   */
   set channels(count: number) {
     this.#channels = count;
     this.#ram.channels = count;
   }
 
-  /** What devices say of their state now. */
+  /** Takes what the devices report of their state now. */
   set devices(outlook: DeviceOutlook) {
     this.#devices = outlook;
   }
 
-  /** What the destination says of loading and resuming; `undefined` for what it does not know. */
+  /** Takes the destination's estimates of loading and of resuming; `undefined` for one that it does not have. */
   destination(load: LoadOutlook | undefined, resume: Estimate | undefined): void {
     this.#load = load;
     this.#resume = resume;
   }
 
-  /** Pages of the kind that is being rewritten that go out in a second, at most at `limit` bytes per second (0: no limit). */
+  /**
+   * The number of pages that are sent in a second, counting pages like those that the guest rewrites, within `limit` bytes per second (0:
+   * no limit).
+   */
   pagesPerSecond(limit: number): number | undefined {
     const { bytesPerSecond, bytesPerPage } = this.#ram;
     if (bytesPerSecond === undefined || bytesPerPage === undefined) return undefined;
@@ -136,7 +145,7 @@ export class DowntimeModel {
     this.#rehearsals.add(ms);
   }
 
-  /** Learns by how many milliseconds a wait has ended too late: how much this thread and its processors had to do beside. */
+  /** Learns by how many milliseconds a wait ended too late, which shows how much else this thread and its processors had to do. */
   woke(lateMs: number): void {
     this.#late.add(lateMs);
     this.#ram.lateMs = this.#late.estimate?.ms ?? 0;
@@ -175,14 +184,14 @@ export class DowntimeModel {
     this.#ram.stateSent(bytes, busyMs, wallMs);
   }
 
-  /** Whether the link's rate was measured while it was what the sender waited for. */
+  /** Whether the link's rate was measured in rounds in which the sender waited for the link. */
   get linkKnown(): boolean {
     return this.#ram.linkKnown;
   }
 
   /**
-   * The destination begins anew, in another process: its first round has all pages again, those without contents too, and what it said of
-   * loading is void.
+   * Notes that the destination begins anew, in another process: the next round has all pages again, also those without contents, and the
+   * old process's estimate of loading is void.
    */
   restarted(): void {
     this.#ram.restarted();
@@ -209,7 +218,7 @@ export class DowntimeModel {
     return this.#roundTrips.length === 0 ? 0 : Math.min(...this.#roundTrips);
   }
 
-  /** The terms alone. */
+  /** The prediction without its intervals. */
   predict(pending: Pending): DowntimeTerms {
     return this.forecast(pending).prediction;
   }
@@ -249,8 +258,8 @@ export class DowntimeModel {
   }
 
   /**
-   * By rehearsals. On a thread that wakes late, some of a rehearsal is the wait for that thread, which has nothing to send once the guest is
-   * about to be paused: that much is not expected, but may be.
+   * The pause as rehearsals have measured it. On a thread that wakes late, a part of a rehearsal is the wait for that thread, which has
+   * nothing to send once the guest is about to be paused: the upper end contains that part, the point does not.
    */
   #rehearsedPause(): Estimate {
     const otherwise = this.#priorOr('pauseMs');
@@ -262,7 +271,7 @@ export class DowntimeModel {
     return guess(ms, Math.min(seen.lowMs, otherwise.lowMs), seen.highMs);
   }
 
-  /** As an earlier migration has seen it, else the first guess. */
+  /** The term of an earlier migration, or else the first guess. */
   #priorOr(term: keyof typeof FIRST_GUESS): Estimate {
     const prior = this.#prior[term];
     return prior === undefined ? FIRST_GUESS[term] : scaled(guess(prior, prior, prior), PRIOR);
@@ -280,7 +289,7 @@ export class DowntimeModel {
     return sumOf([times(roundTrip, ROUND_TRIPS), WAKE_MS]);
   }
 
-  /** The three of them. */
+  /** All harvests with the guest paused, together. */
   #harvestMs(): Estimate {
     const paused = this.#pausedHarvests.estimate;
     if (paused !== undefined) return times(paused, HARVESTS);
@@ -302,7 +311,8 @@ export class DowntimeModel {
     const now = savingDevices(this.#devices, sending, this.#channels);
     const prior = this.#prior.deviceMs;
     if (prior === undefined) return now;
-    // What an earlier migration has seen says nothing of how much there is to save now: whichever is longer counts.
+    // An earlier migration may have had less state to save: where sending the present state alone takes longer than its whole term, the
+    // present estimate counts.
     const before = scaled(guess(prior, prior, prior), PRIOR);
     return sending.ms > prior ? guess(now.ms, now.lowMs, Math.max(now.highMs, before.highMs)) : before;
   }
@@ -323,7 +333,7 @@ export function totalDowntime(terms: DowntimeTerms): number {
   );
 }
 
-/** What of it no round can lower: everything but the pages, in milliseconds. */
+/** The part of the downtime that no round can lower: everything but the pages, in milliseconds. */
 export function fixedDowntime(terms: DowntimeTerms): number {
   return totalDowntime(terms) - terms.ramMs;
 }

@@ -1,4 +1,4 @@
-/** A time that is expected: its median, and the interval that has it in nine cases of ten. Milliseconds. */
+/** An expected time: its median, and the interval that contains the actual time in nine cases of ten. Milliseconds. */
 export interface Estimate {
   readonly ms: number;
   readonly lowMs: number;
@@ -19,8 +19,8 @@ export function times({ ms, lowMs, highMs }: Estimate, factor: number): Estimate
 
 /**
  * The sum of times that do not depend on each other. Its ends are not the sums of the ends, since not everything is slow at once: the
- * distances from the points to the ends are added in quadrature, the lower and the upper ones by themselves (the terms are skewed). An
- * end so always lies between the sum of the points and the sum of the ends.
+ * distances from the points to the ends are added in quadrature, the lower ones separately from the upper ones (the terms are skewed).
+ * An end of the sum therefore always lies between the sum of the points and the sum of the ends.
  */
 export function sumOf(estimates: readonly Estimate[]): Estimate {
   let ms = 0;

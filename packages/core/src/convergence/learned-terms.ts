@@ -5,10 +5,10 @@ import { type Estimate, guess, scaled } from './estimate.js';
 /** The time after which an overrun counts half, in milliseconds; doubled with each further overrun. */
 const FIRST_HALF_LIFE_MS = 1000;
 
-/** A term in a stop-and-copy over the same term in the one before it. */
+/** A term in a stop-and-copy divided by the same term in the stop-and-copy before it. */
 const AGAIN = guess(1, 0.5, 2);
 
-/** What becomes of a term that ran into the bound: it may end at once, or go on. */
+/** The rest of a term that ran into the bound, divided by the time until the bound: the term may end at once, or go on. */
 const OVERRUN = guess(1, 0, 3);
 
 interface Overrun {
@@ -43,13 +43,13 @@ export class LearnedTerms {
     this.#overruns.set(term, { ms: Math.max(ms, before?.ms ?? 0), at: this.#clock.now(), halfLifeMs });
   }
 
-  /** Forgets what was learned of a term: another process does it from now on. */
+  /** Forgets what was learned of a term whose work another process does from now on. */
   forget(term: keyof DowntimeTerms): void {
     this.#measured.delete(term);
     this.#overruns.delete(term);
   }
 
-  /** What a term is expected to take: as learned, else `otherwise`. */
+  /** The expected time of a term: as learned, or `otherwise` when nothing was learned of it. */
   expected(term: keyof DowntimeTerms, otherwise: Estimate): Estimate {
     const overrun = this.#overruns.get(term);
     const ms = this.#measured.get(term);

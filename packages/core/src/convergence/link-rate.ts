@@ -1,23 +1,30 @@
-/** What was learned counts half after so much further time of a busy link. Milliseconds. */
+/** A measurement counts half after the link was busy for this much longer. Milliseconds. */
 const HALF_LIFE_MS = 250;
 
-/** One round counts for no more than this many milliseconds: a long one must not outlast many short ones that come after it. */
+/** One round counts for no more than this many milliseconds: a long round must not outweigh the many short rounds after it. */
 const MOST_MS = 500;
 
-/** A round of fewer bytes is all latency: it teaches nothing, unless nothing is known, or the link was busy for so long with it. */
+/**
+ * The time of a round with fewer bytes is mostly latency: the rate is not learned from it, unless no rate is known or the link was
+ * busy for `LONG_MS`.
+ */
 const LEAST_BYTES = 256 * 1024;
 const LONG_MS = 500;
 
-/** The link has to be waited for in at least this share of a round, or the round says how fast pages are looked at. */
+/**
+ * A round shows the link's rate only if the sender waited for the link for at least this share of it; a shorter wait shows how fast
+ * pages are scanned.
+ */
 const LEAST_SHARE = 0.25;
 
 /**
  * The link's own rate, learned from rounds: bytes over the time spent waiting for the link. Scanning, waiting for the bandwidth limit
- * and harvesting do not count (in QEMU they do, and its predictions are wrong by the same factor).
+ * and harvesting do not count (QEMU counts them, and its predictions are wrong by the same factor).
  *
- * Rounds are weighed by the time in which they kept the link busy, and older ones count less with each millisecond of such time: a
- * changed link is believed after about a second of it, however many rounds that is. Rounds that do not load the link (next to no
- * bytes, or a processor that was busy looking at pages) teach nothing; before any that does, the best of them is a lower bound.
+ * Rounds are weighted by the time for which they kept the link busy, and each millisecond of busy link makes older rounds count less:
+ * the rate follows a changed link after about a second of busy link, however many rounds that is. From a round that does not load the
+ * link (almost no bytes, or a processor that was busy scanning pages) no rate is learned; until a round loads the link, the best rate
+ * so far is a lower bound.
  */
 export class LinkRate {
   #bytes = 0;
@@ -37,7 +44,7 @@ export class LinkRate {
       if (this.#bytes === 0) this.#atLeast = Math.max(this.#atLeast ?? 0, (bytes / Math.max(wallMs, busyMs, 1)) * 1000);
       return false;
     }
-    // Not a power: its last bit depends on the version of Node.
+    // `Math.exp` and not a power, whose last bit depends on the version of Node.
     const keep = Math.exp((-Math.LN2 * busyMs) / HALF_LIFE_MS);
     const share = Math.min(1, MOST_MS / busyMs);
     this.#bytes = this.#bytes * keep + bytes * share;
@@ -45,7 +52,7 @@ export class LinkRate {
     return true;
   }
 
-  /** True once a round has loaded the link; before that `bytesPerSecond` is only what it carried at least. */
+  /** True once a round has loaded the link; before that `bytesPerSecond` is a lower bound. */
   get known(): boolean {
     return this.#bytes > 0;
   }

@@ -1,6 +1,9 @@
 import { type Estimate, NOTHING } from './estimate.js';
 
-/** From a harvest to the pause that it leads to, before any was timed: the policy is asked, and the destination. Milliseconds. */
+/**
+ * The time from a harvest to the pause that follows it, in which the policy and the destination are asked; used until one was timed.
+ * Milliseconds.
+ */
 const GAP_MS = 1;
 
 /** Rounds whose numbers of dirty pages show how large the working set is. */
@@ -8,9 +11,9 @@ const ROUNDS_KEPT = 8;
 
 /**
  * Pages that the guest dirties from the last harvest before a pause until it stands still. The rate is that of the last round, but pages
- * that are dirty already do not become dirty twice: when all pages of the working set are, none is added. The largest number of pages that
- * any of the last rounds has dirtied stands for the working set, which is right for writes in a random order; a guest that goes
- * through its pages in turn dirties them at its full rate, so that this is the upper end.
+ * that are dirty already do not become dirty twice: when all pages of the working set are dirty, none is added. The largest number of
+ * pages that any of the last rounds has dirtied stands for the working set, which is right for writes in a random order; a guest that goes
+ * through its pages in turn dirties them at its full rate, so that its full rate is the upper end of the estimate.
  */
 export class PageGrowth {
   #pagesPerMs = 0;
@@ -33,7 +36,10 @@ export class PageGrowth {
     this.#burstPages = Math.max(pages, this.#burstPages / 2);
   }
 
-  /** Pages beside `dirtyPages` at a pause that takes `pauseMs` from its call. The "milliseconds" of the estimate are pages. */
+  /**
+   * Pages that become dirty, beside the `dirtyPages` known now, until a pause has ended that takes `pauseMs`. The "milliseconds" of the
+   * estimate are pages.
+   */
   expected(dirtyPages: number, pauseMs: number): Estimate {
     const most = Math.max(0, ...this.#dirtied);
     const share = most === 0 ? 0 : Math.max(0, 1 - dirtyPages / most);

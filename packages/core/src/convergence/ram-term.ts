@@ -4,33 +4,36 @@ import { type Estimate, guess, NOTHING, scaled, sumOf } from './estimate.js';
 import { LinkRate } from './link-rate.js';
 import { Samples } from './samples.js';
 
-/** Of what was learned of pages before a round, this share still counts after it. */
+/** The share of earlier measurements of pages that still counts after a further round. */
 const REMEMBERED = 0.25;
 
-/** When the share of pages that are encoded differs by more than this from what is remembered, what is remembered is of no use. */
+/** When the share of pages that are encoded differs by more than this from the remembered share, the remembered costs are dropped. */
 const OTHER_ENCODING = 0.3;
 
-/** Seen over predicted, while no round was compared with its prediction: nothing was learned, so the interval is wide. */
+/**
+ * The ratio of measured to predicted time before any round was compared with its prediction: nothing was learned, so the interval is wide.
+ */
 const UNCOMPARED = guess(1, 0.25, 4);
 
 /**
- * The same while only a lower bound of the link's rate is known: at least this share of what is expected (`low`), at most so many times what
- * the pages would take at the bound itself (`ofBound`).
+ * The ends of the same ratio while only a lower bound of the link's rate is known: `low` is a share of the expected time, `ofBound` a
+ * multiple of the time that the pages would take at the bound itself.
  */
 const LINK_UNKNOWN = { low: 0.02, ofBound: 1.5 };
 
 /**
- * Seen with the guest paused over seen while it runs, where no stop-and-copy was seen. What waits for the link takes the same, and that is
- * expected: an expectation below it would pause guests for longer than the limit over a fast network. What waits for a processor takes
- * less, since a guest that is paused leaves its own to the sender: over loopback on 2 processors, with 1 to 8 vCPUs, a fifth to all of the
- * time. Up to `SLOW` (1 Gbit/s) a link is waited for, from `FAST` on processors are, or may be; between them it is somewhere between.
+ * The time of pages with the guest paused divided by their time while it runs, used before any stop-and-copy was measured. Waiting for the
+ * link takes the same time in both cases, so that 1 is expected: a smaller point would pause guests for longer than the limit over a fast
+ * network. Waiting for a processor takes less, since a paused guest leaves its processors to the sender: over loopback on 2 processors,
+ * with 1 to 8 vCPUs, a fifth to all of the time. Up to `SLOW` (1 Gbit/s) the sender waits for the link, from `FAST` on possibly for
+ * processors; between the two rates the ratio is interpolated.
  */
 const PAUSED_SLOW = guess(1, 0.5, 1.1);
 const PAUSED_FAST = guess(1, 0.2, 1.1);
 const SLOW = 125e6;
 const FAST = 400e6;
 
-/** A link of which nothing is known carries as much as this, or as little. Bytes per second. */
+/** The largest and the smallest rate that a link is assumed to have while nothing is known of it. Bytes per second. */
 const FASTEST = 10e9;
 const SLOWEST = 1e6;
 
@@ -38,18 +41,27 @@ const SLOWEST = 1e6;
 const ENOUGH_BYTES = 4 * 2 ** 20;
 const LOADED = 0.25;
 
-/** On a thread that wakes up so late, processors are short, and leave the more to the sender once the guest is paused. Milliseconds. */
+/**
+ * A thread that wakes up late by this much shows that processors are short: a pause then frees much of their time for the sender.
+ * Milliseconds.
+ */
 const SHORT_MS = 1.5;
 /**
- * What a pause then makes of the time. Seen in 48 migrations (`npm run bench -- prediction`) on 2 processors with 1 to 8 vCPUs: a quarter to
- * all of it and a little more, a third in the median. The interval is wider at its lower end, since the rate was uncertain too.
+ * The ratio of `PAUSED_FAST` when processors are short. Seen in 48 migrations (`npm run bench -- prediction`) on 2 processors with 1 to 8
+ * vCPUs: a quarter to all of it and a little more, a third in the median. The interval is wider at its lower end, since the rate was
+ * uncertain too.
  */
 const PAUSED_SHORT = guess(0.32, 0.08, 1.3);
 
-/** How far off a round trip is in the acknowledgement of a round: waking up two processes takes as long as a short one. Milliseconds. */
+/**
+ * The error of a round trip as part of a round's acknowledgement: waking up two processes takes as long as a short round trip.
+ * Milliseconds.
+ */
 const WAKE_MS = 1;
 
-/** What is known of pages: numbers, wire bytes, and milliseconds to look at them; recent rounds weigh more. */
+/**
+ * Weighted sums over the pages that were sent: pages, encoded pages, wire bytes, and milliseconds to scan them; recent rounds weigh more.
+ */
 interface PageCosts {
   readonly pages: number;
   readonly encoded: number;
@@ -60,25 +72,25 @@ interface PageCosts {
 const NO_COSTS: PageCosts = { pages: 0, encoded: 0, bytes: 0, scanMs: 0 };
 
 /**
- * Predicts how long it takes to send pages: their expected wire bytes, by how pages of that kind were encoded lately, over the link's rate;
- * the time to look at them; and a round trip for the acknowledgement.
+ * Predicts how long it takes to send pages: their wire bytes (expected from how the last pages were encoded) divided by the link's rate,
+ * the time to scan them, and a round trip for the acknowledgement.
  *
- * Every round of pre-copy is a rehearsal: what the model would have said of its pages is compared with what they took (without our own
- * limit), and the ratios make the interval.
+ * Every round of pre-copy is a rehearsal: the model's prediction for its pages is compared with the time that they took (without the
+ * bandwidth limit), and the ratios give the interval.
  */
 export class RamTerm {
   readonly #pageSize: number;
-  /** By the number of channels: what one number of streams carries says little of another. */
+  /** The link's rate for each number of channels: the rate of some number of streams says little about another number. */
   readonly #links = new Map<number, LinkRate>();
   #link = new LinkRate();
   #channels = 0;
-  /** The rate with another number of channels, until this one has loaded the link; `was` was that number. */
+  /** The rate with the previous number of channels (`was`), used until the present number has loaded the link. */
   #before: { readonly bytesPerSecond: number; readonly was: number } | undefined;
-  /** The rate at which device state and probes went, with this number of channels. */
+  /** The rate at which device state and probes were sent with this number of channels. */
   #state = new LinkRate();
   #costs = NO_COSTS;
   #rounds = 0;
-  /** By how much this thread wakes up late while the guest runs, in milliseconds: above 0 processors are short. */
+  /** By how many milliseconds this thread wakes up late while the guest runs: more than 0 shows that processors are short. */
   lateMs = 0;
   readonly #ratios = new Samples();
   readonly #pausedRatios = new Samples();
@@ -87,7 +99,7 @@ export class RamTerm {
     this.#pageSize = pageSize;
   }
 
-  /** Pages travel on so many channels from now on. */
+  /** Sets the number of channels on which pages travel from now on. */
   set channels(count: number) {
     if (count === this.#channels || count === 0) return;
     const { bytesPerSecond } = this;
@@ -109,7 +121,7 @@ export class RamTerm {
     return this.#state.known ? this.#state.bytesPerSecond : this.#link.bytesPerSecond;
   }
 
-  /** Whether that rate was measured while the link was what the sender waited for. */
+  /** Whether `bytesPerSecond` was measured in rounds in which the sender waited for the link. */
   get linkKnown(): boolean {
     return this.#link.known || this.#before !== undefined || this.#state.known;
   }
@@ -121,11 +133,15 @@ export class RamTerm {
 
   /** Learns from device state, or a probe, that was sent beside the pages; `busyMs` is the time in which the link was waited for. */
   stateSent(bytes: number, busyMs: number, wallMs: number): void {
-    // Between two pieces the link carries what it has in its buffers: all of the time counts, and less than half of it shows nothing.
+    // Between two pieces the link still sends what is in its buffers, so that the whole time counts; where the sender waited for the link
+    // for less than half of it, no rate is learned.
     if (busyMs >= wallMs / 2) this.#state.add(bytes, wallMs);
   }
 
-  /** Another destination: round 1 comes again, over a link that may be another one, to a process that may be slower. */
+  /**
+   * Notes that the destination is another process: round 1 comes again, over a link that may be another one, to a process that may be
+   * slower.
+   */
   restarted(): void {
     this.#rounds = 0;
     this.#ratios.clear();
@@ -138,7 +154,7 @@ export class RamTerm {
     if (pages === 0) return;
     const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
     const busyMs = Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs));
-    // Round 1 fills memory that the destination has to allocate; the pages of later rounds are there, and go faster.
+    // In round 1 the destination has to allocate the memory that is filled; in later rounds it is allocated, and the rounds are faster.
     if (this.#rounds === 1 && round.burstBytes >= ENOUGH_BYTES && busyMs >= LOADED * wallMs) {
       this.#link = new LinkRate();
       this.#links.set(this.#channels, this.#link);
@@ -147,7 +163,7 @@ export class RamTerm {
     } else {
       this.#compare(round, pages, busyMs, paused);
     }
-    // Its ratio is learned: if the rate were too, it would count twice.
+    // A round with the guest paused has taught its ratio; if it taught the rate too, it would count twice.
     if (paused && this.linkKnown) return;
     this.#link.add(round.burstBytes, busyMs, wallMs);
     // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
@@ -173,8 +189,8 @@ export class RamTerm {
   }
 
   /**
-   * Sending `pages` pages. `bytesPerSecond` is the link's rate while it is unknown. With `paused` the guest is paused, which leaves its
-   * processors to the sender.
+   * The time to send `pages` pages. `bytesPerSecond` is used while the link's rate is unknown. With `paused` the guest is paused, which
+   * leaves its processors to the sender.
    */
   predict(pages: number, roundTrip: Estimate, paused: boolean, bytesPerSecond?: number): Estimate {
     if (pages === 0) return NOTHING;
@@ -191,7 +207,7 @@ export class RamTerm {
     ]);
   }
 
-  /** Sending so many bytes that are no pages with the guest paused: the state of devices. */
+  /** The time to send this many bytes of device state with the guest paused. */
   sending(bytes: number, bytesPerSecond?: number): Estimate {
     if (bytes === 0) return NOTHING;
     const known = this.#state.known
@@ -210,7 +226,7 @@ export class RamTerm {
     return pausedAt(bytesPerSecond, this.lateMs >= SHORT_MS ? PAUSED_SHORT : PAUSED_FAST);
   }
 
-  /** Without a round trip, and as the costs say it. */
+  /** The time for the pages by their costs alone, without a round trip and without a ratio. */
   #bareMs(pages: number, otherwise?: number): number {
     const { pages: counted, bytes: seenBytes, scanMs: seenMs } = this.#costs;
     const bytes = pages * (counted > 0 ? seenBytes / counted : this.#pageSize);
@@ -218,7 +234,7 @@ export class RamTerm {
     const rate = this.linkKnown ? (this.bytesPerSecond ?? 0) : (otherwise ?? atLeast(this.bytesPerSecond ?? 0));
     const bytesPerMs = rate / 1000;
     const linkMs = bytesPerMs > 0 ? bytes / bytesPerMs : 0;
-    // A lower bound of the rate has the time to look at pages in it.
+    // A lower bound of the rate was measured over time that includes scanning, which must not be added again.
     return this.linkKnown ? scanMs + linkMs : Math.max(scanMs, linkMs);
   }
 
@@ -229,12 +245,12 @@ export class RamTerm {
       return guess(1, LINK_UNKNOWN.low, (LINK_UNKNOWN.ofBound * atLeast(least)) / (least === 0 ? SLOWEST : least));
     }
     const { count } = this.#ratios;
-    // A ratio that was seen once may be chance: the point moves towards it as they become more.
-    // `Math.exp` and `Math.log` give the same number on every version of Node; a power does not.
+    // A ratio that was seen once may be chance: the point moves towards the median as more ratios are seen. `Math.exp` and `Math.log` give
+    // the same number on every version of Node; a power does not.
     const point = Math.exp((Math.log(known.ms) * count) / (count + 2));
     const ratio = { ms: point, lowMs: Math.min(known.lowMs, point), highMs: Math.max(known.highMs, point) };
     if (this.#link.known || this.#before === undefined) return ratio;
-    // Rates of single streams add up, or the link is shared: one or the other, or between.
+    // More streams may carry more in proportion, or share the same link: the interval reaches from one case to the other.
     const { was } = this.#before;
     const share = was / this.#channels;
     return scaled(ratio, guess(1, Math.min(1, share), Math.max(1, share)));
@@ -245,26 +261,29 @@ export class RamTerm {
   }
 
   #compare(round: SentRound, pages: number, busyMs: number, paused: boolean): void {
-    // Of round 1 nothing is known before, and what it has besides contents is not predicted.
+    // Nothing is known before round 1, so that it has no prediction to be compared with.
     if (this.#rounds === 0 || !this.linkKnown || this.#costs.pages === 0 || round.burstBytes === 0) return;
     const predicted = this.#bareMs(pages);
     const seen = round.scanMs + (round.wireBytes * busyMs) / round.burstBytes;
     if (predicted <= 0 || seen <= 0) return;
-    // A round of which too little went out at once says how long a wake-up takes.
+    // The time of a round that sends too little at once is mostly that of a wake-up.
     if (Math.max(predicted, seen) < WAKE_MS) return;
     (paused ? this.#pausedRatios : this.#ratios).add(seen / predicted);
   }
 }
 
 /**
- * What to expect of a link that has carried at least so many bytes per second, in rounds of a few pages: halfway to 1 Gbit/s, on a scale of
- * ratios. 0: it has carried nothing.
+ * The expected rate of a link that has carried at least `least` bytes per second, in rounds of a few pages: halfway to 1 Gbit/s, on a scale
+ * of ratios. `least` is 0 when it has carried nothing.
  */
 function atLeast(least: number): number {
   return least === 0 ? SLOW : Math.max(least, Math.sqrt(least * SLOW));
 }
 
-/** By how much less time pages take once the guest is paused, over a link of this rate; `fast`: where processors are waited for. */
+/**
+ * The time of pages with the guest paused divided by their time while it runs, over a link of this rate; `fast` is that ratio where the
+ * sender waits for processors.
+ */
 function pausedAt(bytesPerSecond: number, fast: Estimate): Estimate {
   const share = Math.min(1, Math.max(0, Math.log(bytesPerSecond / SLOW) / Math.log(FAST / SLOW)));
   const between = (slow: number, most: number) => slow + (most - slow) * share;

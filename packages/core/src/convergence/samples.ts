@@ -1,15 +1,15 @@
 import type { Estimate } from './estimate.js';
 
-/** Samples that are kept: older ones say little of what comes next. */
+/** The number of samples that are kept: older ones say little about the next value. */
 const KEPT = 16;
 
 /**
  * The last 16 samples of a quantity, and what they say of the next one.
  *
  * The point is their median. The interval reaches from the smallest to the largest, both moved away by the factor `1 + 2 / n`: of `n`
- * samples that are alike, the next one lies between the smallest and the largest with a probability of `(n - 1) / (n + 1)`, which is
- * nothing for one, a half for three and 88 % for sixteen. The factor makes up for what is missing: 3 for one sample, 1.5 for four, 1.125
- * for sixteen.
+ * samples that are alike, the next one lies between the smallest and the largest with a probability of `(n - 1) / (n + 1)`, which is 0
+ * for one, a half for three and 88 % for sixteen. The factor makes up for the difference: 3 for one sample, 1.5 for four, 1.125 for
+ * sixteen.
  */
 export class Samples {
   readonly #values: number[] = [];

@@ -1,6 +1,6 @@
 import type { RoundRecord } from '../round-record.js';
 
-/** What the rounds of a migration say for the limits that it did not reach. */
+/** The fields of a round from which the limits are computed that would have sufficed. */
 type Round = Pick<
   RoundRecord,
   | 'phase'
@@ -17,7 +17,8 @@ type Round = Pick<
 
 /**
  * Says in words what would have made a migration converge: how fast the guest dirties pages, how many of them the link carries, and
- * which downtime limit would have sufficed at the best moment. By the last round; the limit by all of them.
+ * which downtime limit would have sufficed at the best moment. The two rates are those of the last round; the limit is computed
+ * from all rounds.
  */
 export function whatWouldConverge(
   rounds: readonly Round[],

@@ -1,13 +1,13 @@
 import { GodwitError } from '../errors.js';
 import type { IncomingDevice } from './incoming-device.js';
 
-/** Most questions that wait for pieces at a time. A source of this engine has one for each kind of piece, and `switchover`. */
+/** The largest number of waits at a time. A source of this engine makes one for each kind of piece, and one for `switchover`. */
 const MOST_WAITS = 16;
 
 interface Wait {
   readonly attempt: number;
   readonly isMet: (incoming: IncomingDevice, index: number) => boolean;
-  /** The first device for which it is not met: what is met stays so, until all waits are forgotten. */
+  /** Index of the first device for which `isMet` was false: a condition that is met stays met, until all waits are forgotten. */
   at: number;
   readonly met: () => void;
 }
@@ -22,8 +22,8 @@ export class ArrivalWaits {
   }
 
   /**
-   * Resolves once `isMet` for every device; never, if it is forgotten first. `attempt`: whose pieces are waited for, 0 for those of
-   * pre-copy. Throws `GODWIT_LIMIT_EXCEEDED` for too many waits.
+   * Resolves once `isMet` returns true for every device; never, if the wait is forgotten first. `attempt`: the stop-and-copy whose
+   * pieces are waited for, 0 for pre-copy. Throws `GODWIT_LIMIT_EXCEEDED` for too many waits.
    */
   until(attempt: number, isMet: (incoming: IncomingDevice, index: number) => boolean): Promise<void> {
     if (this.#waits.size >= MOST_WAITS) {
@@ -35,7 +35,7 @@ export class ArrivalWaits {
     });
   }
 
-  /** A piece has come. */
+  /** Resolves the waits that are met, after a piece has come. */
   check(): void {
     for (const wait of this.#waits) {
       for (; wait.at < this.#devices.length; wait.at++) {
@@ -47,7 +47,7 @@ export class ArrivalWaits {
     }
   }
 
-  /** Forgets the waits for pieces of a stop-and-copy, which was given up. */
+  /** Forgets the waits for pieces of a stop-and-copy that was given up. */
   forgetAttempt(): void {
     for (const wait of this.#waits) if (wait.attempt > 0) this.#waits.delete(wait);
   }

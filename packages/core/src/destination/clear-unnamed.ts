@@ -11,9 +11,9 @@ const YIELD_AFTER_MS = 2;
 const RUNS_PER_CLOCK_READ = 64;
 
 /**
- * Zeroes, at the end of round 1, the pages that may have contents of before the migration and that the round has not named: the source
- * has them as holes. All channels have ended the round and none has begun the next, so that nothing else writes guest memory. When it
- * rejects (with `GODWIT_LINK_LOST`, once `isOver`), a further call goes on where it ended.
+ * At the end of round 1, zeroes the pages that the round has not named and that may have contents from before the migration: they are
+ * holes at the source. All channels have ended the round and none has begun the next, so that nothing else writes guest memory. The
+ * promise rejects with `GODWIT_LINK_LOST` once `isOver`; a further call then goes on where this one ended.
  */
 export async function clearUnnamed(
   windows: MemoryWindows,

@@ -10,11 +10,12 @@ import { IncomingConnection } from './incoming-connection.js';
 import { type Outcome, Outcomes } from './outcomes.js';
 
 /**
- * Most connections whose first frame is awaited, and most new migrations that wait for a `receive`, each. Further ones are refused.
+ * The largest number of connections whose first frame is awaited, and of new migrations that wait for a `receive`. More of either
+ * are refused.
  */
 const MAXIMUM_PENDING = 64;
 
-/** An incoming migration, as the router sees it: it gets the further connections of its source. */
+/** An incoming migration, as the router sees it: the router gives it the further connections of its source. */
 export interface ConnectionTaker {
   /** Takes the connection, whose hello was read, or refuses it. */
   offer(connection: IncomingConnection): void;
@@ -51,10 +52,10 @@ export function connectionRouter(listener: LinkListener): ConnectionRouter {
 
 /**
  * Routes the connections of a listener by their hello: a further one of a known migration to its `receive`, a new migration to the
- * `receive` that is bound to its id, else to the one that waits longest. First frames are awaited concurrently, so that a silent
- * peer delays no other. A source that disconnects while it waits for a `receive` is dropped.
+ * `receive` that is bound to its id, else to the `receive` that has waited longest. First frames are awaited concurrently, so that a
+ * silent peer delays no other. A source that disconnects while it waits for a `receive` is dropped.
  *
- * It accepts connections only while an incoming migration may need one.
+ * The router accepts connections only while an incoming migration may need one.
  */
 export class ConnectionRouter {
   readonly #listener: LinkListener;
@@ -94,9 +95,9 @@ export class ConnectionRouter {
     this.#serve();
     waiting.then(
       (connection) => {
-        // A destination that waits through many dry runs waits with one signal.
+        // A destination passes the same signal for each of many dry runs, and listeners would accumulate on it.
         parts.signal.removeEventListener('abort', onAbort);
-        // The `receive` has given up in this same tick: it will not take the connection.
+        // The `receive` has given up in this same tick, and will not take the connection.
         if (parts.signal.aborted)
           this.#refuse(connection, GodwitError.wrap(parts.signal.reason, 'GODWIT_CANCELLED', 'gave up'));
       },
@@ -129,7 +130,7 @@ export class ConnectionRouter {
     this.#accepting = accepting;
     this.#acceptAll(accepting).catch((error: unknown) => {
       if (this.#accepting === accepting) this.#accepting = undefined;
-      // The router stopped accepting by itself; a connection may have been asked for since.
+      // When the router stopped accepting by itself, a `receive` may have asked for a connection since.
       if (accepting.signal.aborted) this.#serve();
       else this.#fail(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'listening for the source failed'));
     });
@@ -231,7 +232,6 @@ export class ConnectionRouter {
       return;
     }
     this.#held.push(connection);
-    // A source that disconnects is dropped.
     const onGone = () => {
       const at = this.#held.indexOf(connection);
       if (at === -1) return;
@@ -295,7 +295,7 @@ export function superseded(by: HelloFrame): GodwitError {
   return new GodwitError('GODWIT_LINK_LOST', `connection ${by.connection} of the source replaces this one`);
 }
 
-/** The error for a hello whose stage contradicts the state of the migration here. */
+/** The error for a hello whose stage contradicts the state of the migration at this destination. */
 export function wrongStage({ stage, migrationId, attempt }: HelloFrame, state: DestinationOwnershipState): GodwitError {
   return new GodwitError(
     'GODWIT_PROTOCOL',

@@ -27,7 +27,7 @@ export interface IncomingOptions extends KeepaliveTimes {
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly migrationId: string | undefined;
   readonly onArrival: 'run' | 'pause';
-  /** The guest of a snapshot runs before its pages are there. */
+  /** Whether the guest of a snapshot runs before its pages are there. */
   readonly atOnce: boolean;
   /** Serves the pages of a guest that runs before they are there. */
   readonly faults: FaultService | undefined;
@@ -57,7 +57,7 @@ export interface Arriving {
   check: RamCheck;
   /** The receiver of the last connection's pages. */
   receiver: PageReceiver | undefined;
-  /** The pages that the source has named: the guest runs here before they come. Undefined: there are none. */
+  /** The pages that the source has named: the guest runs here before these pages come. `undefined` when the source has named none. */
   named: DirtyBitmaps | undefined;
   /** Number of the stop-and-copy that the source is in or makes next, from 1. */
   attempt: number;
@@ -97,11 +97,11 @@ export interface DestinationContext {
   /** The VM that `prepare` has built, from its claim until it is abandoned. */
   vm: MigratableVm | undefined;
   claim: Claim | undefined;
-  /** The VM's memory, from when its pages come with the guest running. */
+  /** The VM's memory while its pages may come with the guest running. */
   missing: MissingMemory | undefined;
-  /** Set while `missing` is being undone: the source has given its post-copy up. */
+  /** Set while `missing` is being undone, after the source has given up its post-copy. */
   undoing: Promise<void> | undefined;
-  /** Settles when `missing` is set, or will not be. */
+  /** Settles when `missing` is set, or when it is certain that it will not be. */
   servingMissing: Promise<void>;
   /** Rejects when the embedder gives up the pages that are missing. */
   readonly pagesGivenUp: Promise<never>;
@@ -131,11 +131,14 @@ export interface HandlingPhase extends DestinationPhase {
   handle(received: ReceivedFrame): void | Promise<void>;
 }
 
-/** One in which the source may come back over another connection. */
+/** A phase in which the source may come back over another connection. */
 export interface ServingPhase extends HandlingPhase {
   /** Reads this connection's frames and pages from now on. */
   take(connection: IncomingConnection): void;
-  /** Handles the hello of a source that has reconnected; returns the phase that it leads to, or throws when it contradicts this one. */
+  /**
+   * Handles the hello of a source that has reconnected; returns the phase that the hello leads to, or throws when the hello contradicts
+   * this phase.
+   */
   returned(hello: HelloFrame): ServingPhase;
 }
 

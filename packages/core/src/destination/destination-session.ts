@@ -22,7 +22,7 @@ export class DestinationSession {
   linkLost = false;
   /** Why the last lost connection was lost. */
   lastLoss: GodwitError | undefined;
-  /** True when the source knows how the migration ended: it was told, or has said so itself. */
+  /** True when the source knows how the migration ended: this side has told it, or a frame of the source shows it. */
   told = false;
 
   constructor(listener: LinkListener) {

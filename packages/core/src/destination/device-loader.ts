@@ -20,14 +20,14 @@ export interface DeviceLoaderParts {
   readonly onFailure: (error: GodwitError) => void;
   /** Learns how fast devices load, if given. */
   readonly forecast?: LoadForecast;
-  /** Called when the `load` of the device with this index has taken more. */
+  /** Called when the `load` of the device with this index has taken a piece. */
   readonly onLoaded: (device: number) => void;
 }
 
 /** A device's progress is reported after this many bytes, and when it has loaded everything that has come. */
 const REPORT_BYTES = 256 * 1024;
 
-/** Most pieces, of all devices together, that wait for one before them. A source of this engine has fewer under way. */
+/** Most pieces, of all devices together, that wait for a piece before them. A source of this engine has fewer under way. */
 export const MOST_AHEAD = 4096;
 
 /** Loading that has begun before `switchover`. */
@@ -38,29 +38,29 @@ interface EarlyLoad {
 
 /**
  * Collects device state at the destination and loads it. Pieces that come while the guest runs are loaded at once; the rest is loaded
- * after `switchover`, in the order in which the destination's VM lists its devices, or before it (`loadEarly`) where it is more than is
- * held.
+ * after `switchover`, in the order in which the destination's VM lists its devices, or before `switchover` (`loadEarly`) where the
+ * state is more than the destination holds.
  */
 export class DeviceLoader {
   readonly #parts: DeviceLoaderParts;
   readonly #devices: readonly IncomingDevice[];
   readonly #inOrder: readonly IncomingDevice[];
-  /** In the same order: those that are loaded at the same time together. */
+  /** The devices in the same order, grouped by which are loaded at the same time. */
   readonly #groups: readonly (readonly IncomingDevice[])[];
-  /** Per device: bytes that it has loaded since the last report. */
+  /** Per device: bytes that the device has loaded since the last report. */
   readonly #unreported: number[];
   /** Pages that the loads of given-up attempts have written. */
   readonly #owed: DirtyBitmaps;
   readonly #waits: ArrivalWaits;
   #wake: (() => void)[] = [];
-  /** Pages that have come since the state of an attempt is loaded early. */
+  /** Pages that have come since the early load of an attempt began. */
   #overwritten: DirtyBitmaps | undefined;
   /** Number of the last attempt that was given up. */
   #givenUp = 0;
   #early: EarlyLoad | undefined;
   /** Bytes of the pieces whose payload is being read. */
   #reading = { bytes: 0 };
-  /** So many pieces can come before those that wait have to be counted. */
+  /** The number of pieces that can come before the waiting pieces have to be counted again. */
   #places = MOST_PIECES;
 
   constructor(parts: DeviceLoaderParts) {
@@ -102,7 +102,7 @@ export class DeviceLoader {
     return this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, this.#reading.bytes);
   }
 
-  /** Up to which piece the device with this index was loaded: of pre-copy (attempt 0), or of the attempt that is loaded early. */
+  /** The sequence up to which the device with this index was loaded, in pre-copy (attempt 0) or in the attempt that is loaded early. */
   progress(index: number): { readonly attempt: number; readonly sequence: number } {
     const incoming = this.#devices[index];
     const ofAttempt = incoming?.loadedOfAttempt ?? 0;
@@ -110,13 +110,13 @@ export class DeviceLoader {
     return { attempt: 0, sequence: incoming?.loadedSequence ?? 0 };
   }
 
-  /** Pages that the source must send again, since a `load` has written them. Complete once `prepared` has resolved. */
+  /** Pages that the source must send again, since a `load` has written them. The set is complete once `prepared` has resolved. */
   get owed(): DirtyBitmaps {
     return this.#owed;
   }
 
   /**
-   * Checks a frame before its payload is allocated. Returns false for a piece that is void, which is thrown away. Throws
+   * Checks a frame before its payload is allocated. Returns false for a void piece, whose payload is thrown away. Throws
    * `GODWIT_OUT_OF_RANGE`, `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`.
    */
   admit(frame: DeviceFrame, payloadBytes: number): boolean {
@@ -152,15 +152,13 @@ export class DeviceLoader {
     return true;
   }
 
-  /** Takes a place for one more piece. False when `MOST_PIECES` wait. */
+  /** Takes a place for one more piece. Returns false when `MOST_PIECES` wait. */
   #hasPlace(): boolean {
     if (this.#places <= 0) this.#places = MOST_PIECES - this.#devices.reduce((sum, one) => sum + one.pendingPieces, 0);
     return this.#places-- > 0;
   }
 
-  /**
-   * Admits a piece, or throws, reads its payload and takes it; skips one that is void. Nothing is taken once `isOver`.
-   */
+  /** Admits a piece (or throws), reads its payload and takes it; skips a void piece. Nothing is taken once `isOver`. */
   async receive(
     frame: DeviceFrame,
     payloadBytes: number,
@@ -182,7 +180,7 @@ export class DeviceLoader {
     if (!isOver()) this.accept(frame, chunk);
   }
 
-  /** Takes the payload of a frame that `admit` has checked. One that was voided since is thrown away. */
+  /** Takes the payload of a frame that `admit` has checked. A piece that was voided since is thrown away. */
   accept(frame: DeviceFrame, bytes: Uint8Array): void {
     const { device, attempt, sequence, last } = frame;
     const incoming = this.#devices[device] as IncomingDevice;
@@ -212,7 +210,10 @@ export class DeviceLoader {
     if (this.#givenUp < attempt) this.#checkOverwritten();
   }
 
-  /** A round with these pages has ended. Once a load has begun, they may have overwritten what it has written to guest memory. */
+  /**
+   * Notes that a round with these pages has ended. If a load has begun, the pages may have overwritten what the load wrote to guest
+   * memory.
+   */
   pagesCame(pages: DirtyBitmaps): void {
     if (this.#early === undefined || pages.isEmpty()) return;
     this.#overwritten ??= new DirtyBitmaps(pages);
@@ -241,7 +242,7 @@ export class DeviceLoader {
 
   /**
    * Begins to load the state of an attempt before all of it has come: the source has no room for the next piece of `device`. Throws
-   * `GODWIT_LIMIT_EXCEEDED` when a device that the source saves later is loaded before that one.
+   * `GODWIT_LIMIT_EXCEEDED` when a device that the source saves later is loaded before `device`.
    */
   loadEarly({ attempt, device, deviceSequences }: Omit<LoadEarlyFrame, 'type'>): Promise<void> {
     this.checkList('loadEarly', deviceSequences);
@@ -275,15 +276,18 @@ export class DeviceLoader {
 
   async #loadGroups(attempt: number, precopyPieces: (incoming: IncomingDevice) => number): Promise<void> {
     for (const together of this.#groups) {
-      // Only when all are over: the first failure would otherwise leave loads behind.
+      // A failure is thrown only when all loads are over: the others would otherwise go on behind it.
       const outcomes = await Promise.allSettled(together.map((incoming) => incoming.commit(precopyPieces(incoming))));
-      // The attempt was given up meanwhile: nothing more of it is loaded, and what it ended with is no failure.
+      // The attempt was given up meanwhile: nothing more of its state is loaded, and a rejected load of it is no failure.
       if (this.#givenUp >= attempt) return;
       for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     }
   }
 
-  /** Resolves once the pieces before `sequences` have come, of pre-copy (attempt 0) or of a stop-and-copy. Never, once that is void. */
+  /**
+   * Resolves once the pieces before `sequences` of pre-copy (attempt 0) or of a stop-and-copy have come; never, if these pieces become
+   * void first.
+   */
   arrived(attempt: number, sequences: readonly number[]): Promise<void> {
     this.checkList('awaitPieces', sequences);
     const resets = this.resets;
@@ -295,7 +299,10 @@ export class DeviceLoader {
     );
   }
 
-  /** Resolves once all state of the attempt has come, and the pieces of pre-copy before `sequences`. Never, once that is void. */
+  /**
+   * Resolves once all state of the attempt has come, and the pieces of pre-copy before `sequences`; never, if the attempt is given up
+   * first.
+   */
   complete(attempt: number, sequences: readonly number[]): Promise<void> {
     this.checkList('switchover', sequences);
     return this.#waits.until(attempt, (incoming, index) => incoming.isComplete(attempt, sequences[index]));
@@ -312,14 +319,16 @@ export class DeviceLoader {
     this.#givenUp = attempt;
     this.#early = undefined;
     this.#overwritten = undefined;
-    // What is still being read of the attempt is void: it takes no room from the next one.
+    // Pieces of the attempt that are still being read are void, and their bytes do not count against the next attempt.
     this.#reading = { bytes: 0 };
     this.#waits.forgetAttempt();
     for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
     this.#waits.check();
   }
 
-  /** Another connection begins: what has overtaken a lost piece comes again, and nobody waits for an answer over the last one. */
+  /**
+   * Begins another connection: pieces that have overtaken a lost one come again, and no answer is awaited over the previous connection.
+   */
   connectionBegins(): void {
     this.#waits.forget();
     for (const incoming of this.#devices) incoming.forgetAhead();
@@ -381,7 +390,7 @@ export class DeviceLoader {
   /** Reports the failure of a load that has just begun, while the guest runs at the source. */
   #watch(incoming: IncomingDevice): void {
     const { loading } = incoming;
-    // A load that was voided since also rejects; that is no failure of the device.
+    // A load that was voided since also rejects, which is no failure of the device.
     loading?.catch((error: GodwitError) => {
       if (incoming.loading === loading) this.#parts.onFailure(error);
     });

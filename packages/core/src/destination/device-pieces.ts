@@ -35,8 +35,9 @@ export function takePiece(
 }
 
 /**
- * A piece of an attempt that was given up may still be on its way on a page channel when `back` is read: it is void, in whatever phase it
- * comes. Any other belongs to pre-copy or to the attempt that the source is in, and comes while the destination is receiving.
+ * A piece of an attempt that was given up may still be on its way on a page channel when `back` is read: such a piece is void, in
+ * whatever phase it comes. Every other piece belongs to pre-copy or to the source's present attempt, and comes while the destination is
+ * receiving.
  */
 function checked({ arriving, serving }: DestinationContext, { attempt }: DeviceFrame): Arriving {
   if (arriving === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a VM');

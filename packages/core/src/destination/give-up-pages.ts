@@ -10,8 +10,8 @@ const YIELD_AFTER_MS = 2;
 const RUNS_PER_CLOCK_READ = 32;
 
 /**
- * Gives the memory behind these pages back to the host: they are to be missing when the guest runs. Rejects with `GODWIT_BLOCKED` for
- * pages that cannot be given up, and with `GODWIT_LINK_LOST` once `isOver`.
+ * Gives the memory behind these pages back to the host: these pages are to be missing when the guest runs. Rejects with
+ * `GODWIT_BLOCKED` for pages that cannot be given up, and with `GODWIT_LINK_LOST` once `isOver`.
  */
 export async function giveUpPages(
   block: RamBlock,

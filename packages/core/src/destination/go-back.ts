@@ -28,7 +28,7 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
   arriving.named = undefined;
   const { missing, servingMissing } = context;
   context.missing = undefined;
-  // Where serving is still being begun, it gives pages up when it does, and undoes itself: no page may come before.
+  // A service that is still being set up gives up the pages when it is ready, and undoes itself then: no page may come before that.
   context.undoing = servingMissing.then(() => missing?.undo());
   arriving.check = ramCheck(context, windows, welcome);
   loader.goBack(attempt - 1);

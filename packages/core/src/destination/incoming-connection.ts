@@ -16,7 +16,10 @@ import { type ChannelDevice, readPageChannel } from './read-page-channel.js';
 /** Called when a channel has ended a round. */
 export type RoundEnded = (channel: number, round: number, pages: number) => Promise<void>;
 
-/** Take the device state of page channels: `read` from a stream of this thread, `take` what another thread has read. */
+/**
+ * Takes the device state that comes on page channels: `read` reads it from a stream on this thread, `take` is given what another
+ * thread has read.
+ */
 export interface ChannelDeviceState {
   readonly read: ChannelDevice;
   readonly take: (frame: DeviceFrame, bytes: Uint8Array) => void;
@@ -43,7 +46,7 @@ export class IncomingConnection extends Connection<'destination'> {
       peer: link.peer,
       phase: () => (this.#hello === undefined ? 'greeting' : 'preparing'),
       handle: ({ frame }) => {
-        // The hello is set in this tick: from then on no frame is legal until the answer.
+        // The hello is set in the tick in which it was read: after it no frame is legal until the answer.
         this.#hello = frame as HelloFrame;
         this.#greeted(this.#hello);
       },
@@ -55,7 +58,7 @@ export class IncomingConnection extends Connection<'destination'> {
     });
   }
 
-  /** The source's hello; throws before it was read. */
+  /** The source's hello; throws before the hello was read. */
   get hello(): HelloFrame {
     if (this.#hello === undefined) throw new GodwitError('GODWIT_INTERNAL', 'the source has not said hello');
     return this.#hello;
@@ -71,7 +74,7 @@ export class IncomingConnection extends Connection<'destination'> {
     return abortable(inTime(this.#greeting, this.#clock, handshakeTimeoutMs, late), this.signal);
   }
 
-  /** Ends the connection. If it was lost, a page channel that broke first is the cause. */
+  /** Ends the connection. If the link was lost and a page channel broke first, the error of that channel is the cause. */
   override end(reason: GodwitError): void {
     super.end(isLost(reason) ? (this.#channelLost ?? reason) : reason);
   }
@@ -108,7 +111,7 @@ export class IncomingConnection extends Connection<'destination'> {
     for (const channel of this.pageChannels) channel.putMissing?.(sink);
   }
 
-  /** Begins to read the page channels' pages into guest memory, and their device state, if it may come there. */
+  /** Begins to read the page channels' pages into guest memory, and their device state, if `devices` is given. */
   readPages(receiver: PageReceiver, onRoundEnd: RoundEnded, devices?: ChannelDeviceState): void {
     const { signal } = this;
     // The board stops in the tick in which the connection ends: nothing that is read later is written to guest memory.
@@ -138,7 +141,7 @@ export class IncomingConnection extends Connection<'destination'> {
         await readPageChannel(stream, receiver.writer(channel), ended, devices?.read);
       }
     } catch (error) {
-      // The control stream has the peer's reason or breaks too: it is waited for, at most `CLOSING_MS`.
+      // The control stream brings the peer's reason, or breaks too: either is awaited, for at most `CLOSING_MS`.
       if (isLost(error)) {
         if (receiver.sealed) return;
         this.#channelLost ??= GodwitError.wrap(error, 'GODWIT_LINK_LOST', `page channel ${channel} failed`);

@@ -12,9 +12,9 @@ interface HeldState {
   /** The pieces that have come in order and were not given to `load`. */
   pieces: Piece[];
   bytes: number;
-  /** Bytes of the attempt that have come, given to `load` or not. */
+  /** Bytes of the attempt that have come, whether or not `load` was given them. */
   total: number;
-  /** The last piece has come, and every one before it. */
+  /** Whether the last piece has come, and every piece before it. */
   ended: boolean;
 }
 
@@ -28,9 +28,9 @@ export class IncomingDevice {
   /** The pieces that come while the guest runs at the source. */
   #precopy = new PieceOrder();
   #precopyBytes = 0;
-  /** Every piece that came while the guest ran, before this one, was taken by `load`. */
+  /** Of the pieces that came while the guest ran: `load` has taken every one before this sequence. */
   loadedSequence = 0;
-  /** Of the attempt that is loaded before `switchover`: every piece before this one was taken by `load`. */
+  /** Of the attempt that is loaded before `switchover`: `load` has taken every piece before this sequence. */
   loadedOfAttempt = 0;
   /** How often the device was reset. */
   resets = 0;
@@ -43,7 +43,7 @@ export class IncomingDevice {
   #clearing: Promise<void> | undefined;
   #preparing: Promise<void> | undefined;
 
-  /** `onTaken` is called with each piece once `load` has taken it; for those of a stop-and-copy, only while it is loaded early. */
+  /** `onTaken` is called with each piece once `load` has taken it; with pieces of a stop-and-copy only while they are loaded early. */
   constructor(device: MigratableDevice, version: number, onTaken: (piece: QueuedPiece) => void) {
     this.device = device;
     this.#version = version;
@@ -70,7 +70,7 @@ export class IncomingDevice {
     return this.#queue.pendingPieces + (this.#held?.pieces.length ?? 0) + this.aheadCount;
   }
 
-  /** Number of the pieces that wait for one before them. */
+  /** Number of the pieces that wait for a piece before them. */
   get aheadCount(): number {
     return this.#precopy.aheadCount + (this.#held?.order.aheadCount ?? 0);
   }
@@ -87,7 +87,7 @@ export class IncomingDevice {
     return this.#held.ended ? undefined : this.#held.order.next;
   }
 
-  /** Whether a piece that comes in any order may come: it has not come yet, and is none after the last one. */
+  /** Whether this piece may come where pieces come in any order: it has not come yet, and is not after the last one. */
   isMissing({ attempt, sequence }: DeviceFrame): boolean {
     if (attempt === 0) {
       return !this.#precopy.has(sequence) && !(this.#committed && sequence >= this.#precopyPieces);
@@ -101,7 +101,7 @@ export class IncomingDevice {
     return attempt === 0 && resets < this.resets;
   }
 
-  /** How many pieces of pre-copy (attempt 0) or of a stop-and-copy have come without a gap. */
+  /** The number of pieces of pre-copy (attempt 0) or of a stop-and-copy that have come without a gap. */
   arrived(attempt: number): number {
     if (attempt === 0) return this.#precopy.next;
     return this.#held?.attempt === attempt ? this.#held.order.next : 0;
@@ -115,7 +115,7 @@ export class IncomingDevice {
     this.#loadHeld();
   }
 
-  /** Holds a piece of a stop-and-copy; gives it to `load` where the attempt is loaded early. */
+  /** Holds a piece of a stop-and-copy; gives the piece to `load` if the attempt is loaded early. */
   hold(attempt: number, piece: Piece): void {
     if (this.#held?.attempt !== attempt) {
       this.#held = { attempt, order: new PieceOrder(), pieces: [], bytes: 0, total: 0, ended: false };
@@ -142,7 +142,7 @@ export class IncomingDevice {
   }
 
   /**
-   * Loads the rest, which comes after `precopyPieces` pieces; what has not come yet is loaded as it comes. Rejects with
+   * Loads the rest of the state, after `precopyPieces` pieces; pieces that have not come yet are loaded as they come. Rejects with
    * `GODWIT_DEVICE_FAILED` when the device fails or leaves state unread.
    */
   async commit(precopyPieces = 0): Promise<void> {
@@ -162,7 +162,10 @@ export class IncomingDevice {
     );
   }
 
-  /** Resolves when every piece before `sequence` is loaded and the device's `prepared` has resolved. `taken`: the next progress. */
+  /**
+   * Resolves when every piece before `sequence` is loaded and the device's `prepared` has resolved. `taken` resolves when `load` takes
+   * its next piece.
+   */
   async prepared(sequence: number, taken: () => Promise<void>): Promise<void> {
     await this.#clearing;
     this.#preparing ??= Promise.resolve(this.device.prepared?.());
@@ -171,9 +174,9 @@ export class IncomingDevice {
   }
 
   /**
-   * Voids the state of a stop-and-copy that was given up; the state before it too, if the device says so (`backVoids`) or `load` was
-   * given a part of it. Once the pending load has settled, the pages that it has written are added to `written` and the device is reset.
-   * Throws `GODWIT_DEVICE_FAILED` when the device cannot go back; `onFailure` is called when its reset fails.
+   * Voids the state of a stop-and-copy that was given up, and the state of pre-copy too, if the device says so (`backVoids`) or `load`
+   * was given a part of the stop-and-copy's. Once the pending load has settled, the pages that it has written are added to `written` and
+   * the device is reset. Throws `GODWIT_DEVICE_FAILED` when the device cannot go back; `onFailure` is called when its reset fails.
    */
   goBack(written: DirtyBitmaps, onFailure: (error: GodwitError) => void): void {
     const { device } = this;
@@ -195,7 +198,7 @@ export class IncomingDevice {
     this.#queue = new StateQueue(this.#onTaken);
     this.#loading = undefined;
     if (everything) {
-      // What has overtaken a piece of the voided state is void with it.
+      // Pieces that have overtaken one of the voided state are void too.
       this.#precopy = new PieceOrder();
       this.#precopyBytes = 0;
       this.loadedSequence = 0;
@@ -210,7 +213,7 @@ export class IncomingDevice {
     this.#clearing.catch((error: unknown) => onFailure(this.#failed(error, 'reset')));
   }
 
-  /** Forgets the pieces that have overtaken one that was lost with its connection. */
+  /** Forgets the pieces that have overtaken a piece which was lost with its connection. */
   forgetAhead(): void {
     this.#precopyBytes -= this.#precopy.forgetAhead();
     const held = this.#held;
@@ -231,7 +234,7 @@ export class IncomingDevice {
     this.#queue.fail(error);
   }
 
-  /** Gives what is held, in order, to `load`: once it is committed, and every piece before the stop-and-copy's has come. */
+  /** Gives the held pieces to `load`, in order, once they are committed and every piece of pre-copy has come. */
   #loadHeld(): void {
     const held = this.#held;
     if (!this.#committed || held === undefined || this.#precopy.next < this.#precopyPieces) return;

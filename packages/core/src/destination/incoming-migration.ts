@@ -34,19 +34,19 @@ export interface ReceiveOptions extends KeepaliveOptions {
    */
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   /**
-   * Encodings of pages that a source may use. Default: `[delta()]`, which needs no memory here; compressions come from other
-   * packages. An encoding that only the source has is not used: this side emits a `warning`, the source goes by `missingEncoding`.
+   * Encodings of pages that a source may use. Default: `[delta()]`, which needs no memory here; compressions come from other packages. An
+   * encoding that only the source has is not used: this side emits a `warning`, and the source does what its option `missingEncoding` says.
    */
   readonly encodings?: readonly PageEncoding[];
   /**
-   * `run` (the default): the guest does what it did at the source; one that its user had paused stays paused. `pause`: the guest stays
+   * `run` (the default): the guest does what it did at the source; a guest that its user had paused stays paused. `pause`: the guest stays
    * paused in any case.
    */
   readonly onArrival?: 'run' | 'pause';
   /**
    * `complete` (the default): the guest runs once all its memory is here. `at once`: a guest from a snapshot runs as soon as its devices
-   * are loaded; its pages come when it needs them, the rest in the background, and `result` resolves when all are here. It takes
-   * `faults`. A device model that touches guest memory on the event loop awaits `GuestMemory.present` first.
+   * are loaded; a page comes when the guest needs it, the others in the background, and `result` resolves when all pages are here. `at
+   * once` requires `faults`. A device model that touches guest memory on the event loop awaits `GuestMemory.present` first.
    */
   readonly run?: 'complete' | 'at once';
   /**
@@ -57,26 +57,26 @@ export interface ReceiveOptions extends KeepaliveOptions {
   readonly faults?: FaultService;
   /** Receives only the migration with this id, 32 hex digits (`MigrateOptions.migrationId`). Default: the first that comes. */
   readonly migrationId?: string;
-  /** Decides which side owns the guest. Default: `localAuthority`, with which `go` decides. */
+  /** Decides which side owns the guest. Default: `localAuthority`, with which the destination owns the guest once `go` has come. */
   readonly authority?: OwnershipAuthority;
   /** Cancels the incoming migration when it aborts; has no effect after `go`. */
   readonly signal?: AbortSignal;
   /**
-   * Most bytes of device state that are held before they are loaded, of all devices together. The source waits until there is room. State
-   * of a stop-and-copy that is larger is loaded as it comes: to go back then costs the devices a `reset`. A source that cannot wait (a
-   * snapshot) and whose devices have more is refused before a page moves. Default 256 MiB.
+   * Most bytes of device state that are held before they are loaded, of all devices together. The source waits until there is room. A
+   * larger state of a stop-and-copy is loaded as it comes: going back to pre-copy then costs the devices a `reset`. A source that cannot
+   * wait (a snapshot) is refused before a page moves if its devices have more. Default 256 MiB.
    */
   readonly maximumDeviceState?: number;
   /** How long a connected source may take to send its hello, and to attach its page channels, each. Milliseconds; default 30,000. */
   readonly handshakeTimeoutMs?: number;
   /**
    * While the guest's state is incomplete: how long a source whose link was lost may take to reconnect before the migration fails with
-   * `GODWIT_LINK_LOST`. Milliseconds; default 30,000. Once all is loaded there is no limit, since `go` may be in flight.
+   * `GODWIT_LINK_LOST`. Milliseconds; default 30,000. Once everything is loaded there is no limit, since `go` may be in flight.
    */
   readonly reconnectTimeoutMs?: number;
   /**
-   * With the guest running here: how long a source whose link was lost may take to reconnect and be told so. After that the incoming
-   * migration completes with a `warning`. Milliseconds; default 30,000, at least 1,000.
+   * With the guest running here: how long a source whose link was lost may take to reconnect and be told that the guest runs. After that
+   * the incoming migration completes with a `warning`. Milliseconds; default 30,000, at least 1,000.
    */
   readonly settleTimeoutMs?: number;
   /** Milliseconds between `progress` events; default 100; 0 for no such events. */
@@ -145,7 +145,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     this.result.catch(() => {});
   }
 
-  /** The present state; `completed` and `failed` are the last. */
+  /** The present state; `completed` and `failed` are final. */
   get state(): IncomingState {
     return this.#state;
   }
@@ -172,11 +172,11 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   }
 
   /**
-   * Runs the guest here without `go`, since the caller knows that the source is dead. Allowed while everything is loaded and `go` has
+   * Runs the guest here without `go`, since the caller knows that the source is dead. It is allowed while everything is loaded and `go` has
    * not come (`ownership` is `ready`). The ownership authority is asked first. If the caller is wrong, the guest runs on both sides.
-   * `result` settles by it. Rejects with `GODWIT_INVALID_ARGUMENT` without `sourceIsDead: true`, with `GODWIT_INVALID_STATE` at any
-   * other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy whose pages have not all come, and with `GODWIT_NOT_OWNER` when
-   * the authority refuses: the destination then goes on waiting.
+   * `result` settles with the outcome of this call. The promise rejects with `GODWIT_INVALID_ARGUMENT` without `sourceIsDead: true`, with
+   * `GODWIT_INVALID_STATE` at any other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy whose pages have not all come, and
+   * with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
    */
   async recover({ sourceIsDead }: { readonly sourceIsDead: true }): Promise<void> {
     if (sourceIsDead !== true) {
@@ -210,8 +210,8 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   }
 
   /**
-   * Cancels the incoming migration: the guest stays at the source, and `result` rejects with `GODWIT_CANCELLED`. Returns false, and
-   * does nothing, after `go`, after the end, and once it is failing.
+   * Cancels the incoming migration: the guest stays at the source, and `result` rejects with `GODWIT_CANCELLED`. Returns false, and does
+   * nothing, after `go`, after the end, and once the migration is failing.
    */
   cancel(reason = 'cancelled by the caller'): boolean {
     const { ownership, session } = this.#context;
@@ -232,7 +232,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     return true;
   }
 
-  /** Cancels, where that is still possible, and resolves when it is over. Never rejects. */
+  /** Cancels the incoming migration if that is still possible, and resolves when the migration is over. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel('the incoming migration was disposed of');
     await this.result.catch(() => {});

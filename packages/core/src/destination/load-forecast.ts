@@ -10,25 +10,25 @@ import type { PreparedFrame } from '../protocol/frame.js';
 /** Pieces of fewer bytes say how long a call takes, not how fast bytes are loaded. */
 const LEAST_BYTES = 16 * 1024;
 
-/** What a device or a VM says of itself over what then happens. */
+/** The actual time divided by the one that a device or a VM has announced. */
 const TOLD = guess(1, 0.5, 2.5);
 
-/** Bytes for which a device is asked, beside none. */
+/** The number of bytes for which a device is asked, beside 0, so that the difference gives the time for a byte. */
 const PROBE_BYTES = 2 ** 20;
 
-/** Longer than anything that is asked for here can take: a day, in milliseconds. */
+/** A day, in milliseconds: no load and no resume takes longer. */
 const MOST_MS = 86_400_000;
 
 /**
- * What this destination expects of loading and resuming, as it tells the source in `prepared`: what its devices say of themselves, the
- * rate at which they have loaded state that came while the guest runs, and a guess where neither is known.
+ * What this destination expects of loading and resuming, as `prepared` tells the source: the devices' own estimates, the rate at which
+ * they have loaded state that came while the guest ran, and a guess where neither is known.
  */
 export class LoadForecast {
   readonly #vm: MigratableVm;
   readonly #clock: Clock;
   readonly #warn: (message: string) => void;
   readonly #msPerByte = new Samples();
-  /** Per device: since when it has had something to load. */
+  /** Per device: the time since which it has had state to load. */
   readonly #busySince = new Map<number, number>();
   readonly #warned = new Set<string>();
 
@@ -38,12 +38,12 @@ export class LoadForecast {
     this.#warn = warn;
   }
 
-  /** A piece has come for the device with this index, which had loaded everything before it. */
+  /** Notes that a piece has come for the device with this index, which had loaded everything before it. */
   begun(device: number): void {
     this.#busySince.set(device, this.#clock.now());
   }
 
-  /** The device has loaded a piece; `more` are waiting. */
+  /** Notes that the device has loaded a piece; `more`: further pieces are waiting. */
   took(device: number, bytes: number, more: boolean): void {
     const since = this.#busySince.get(device);
     const now = this.#clock.now();
@@ -58,7 +58,7 @@ export class LoadForecast {
     const perByte: Estimate[] = [];
     let untold = 0;
     for (const together of sideBySide(this.#vm.devices)) {
-      // Of devices that load at the same time the slowest counts.
+      // Of devices that load at the same time, the slowest counts.
       let slowest: number | undefined;
       for (const device of together) {
         const none = this.#expected(device, 0);
@@ -78,7 +78,7 @@ export class LoadForecast {
     const load: number[] = [];
     if (known) {
       const base = sumOf([...fixed, ...(untold > 0 ? [times(FIRST_LOAD_MS, untold)] : [])]);
-      // Whose bytes they are is not known here: the slowest device counts.
+      // The destination does not know how the bytes are divided among the devices: the slowest device counts.
       const slowest = [...perByte, ...(untold > 0 || learned ? [learned ?? FIRST_LOAD_MS_PER_BYTE] : [])].reduce(
         (a, b) => (b.ms > a.ms ? b : a),
       );

@@ -4,7 +4,8 @@ import type { IncomingConnection } from './incoming-connection.js';
 
 /**
  * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that is loaded as it comes. One
- * `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each device. Without a connection nothing is written.
+ * `loaded` frame at a time is written, with the sequence at the time of writing; further reports of a device are merged into one meanwhile.
+ * Without a connection nothing is written.
  */
 export class LoadedReports {
   readonly #context: DestinationContext;
@@ -15,7 +16,7 @@ export class LoadedReports {
     this.#context = context;
   }
 
-  /** Reports that the device with this index has taken more. */
+  /** Reports that the device with this index has taken a piece. */
   report(device: number): void {
     this.#due.add(device);
     if (!this.#writing) void this.#writeAll();
@@ -27,7 +28,7 @@ export class LoadedReports {
       this.#due.delete(device);
       const { session, serving, arriving } = this.#context;
       const { current } = session;
-      // A source that goes back or reconnects is told about every device (`tellLoaded`).
+      // Nothing is lost when a report is dropped here: a source that goes back or reconnects is told about every device (`tellLoaded`).
       if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) continue;
       const { attempt, sequence } = arriving?.loader.progress(device) ?? { attempt: 0, sequence: 0 };
       if (sequence === 0) continue;
@@ -38,10 +39,12 @@ export class LoadedReports {
   }
 }
 
-/** Tells the source about every device: reports over an earlier connection, and those left out while devices loaded, may be missing. */
+/**
+ * Tells the source about every device: reports over an earlier connection may be lost, and those made while devices loaded were dropped.
+ */
 export async function tellLoaded(connection: IncomingConnection, loader: DeviceLoader): Promise<void> {
   for (const device of loader.loaded.keys()) {
-    // The sequence is read now, since a device may have been reset during the last write.
+    // The sequence is read only here, since a device may have been reset during the last write.
     const sequence = loader.loaded[device] ?? 0;
     if (sequence > 0) await connection.write({ type: 'loaded', device, sequence });
   }

@@ -6,7 +6,7 @@ export interface Outcome {
   readonly state: DestinationOwnershipState;
   /** The error of a failed migration. */
   readonly reason: GodwitError | undefined;
-  /** Whether the source was told: it will not ask again. */
+  /** Whether the source was told the outcome: it will not ask again. */
   readonly told: boolean;
   readonly incarnation: string;
   readonly resumeMs: number;
@@ -23,8 +23,8 @@ export const MOST_UNTOLD_BYTES = 2 ** 20;
 const ENTRY_BYTES = 256;
 
 /**
- * Remembers how migrations ended here, so that a source that missed the end can be told. Outcomes that the source was not told are
- * kept until it asks, within a limit in bytes.
+ * Remembers how migrations ended here, so that a source that missed the end can be told. An outcome that the source was not told
+ * is kept until the source asks, within a limit in bytes.
  */
 export class Outcomes {
   readonly #outcomes = new Map<string, Outcome>();

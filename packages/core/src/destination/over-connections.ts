@@ -7,8 +7,9 @@ import type { IncomingConnection } from './incoming-connection.js';
 import { readFrom, unanswered, writeNamed } from './serve.js';
 
 /**
- * Receives missing pages, with the guest running here: tells the source so (`running`), and after a lost link waits for it to come back,
- * without a time limit: who needs a page that is missing waits too. Then it names what it lacks. Resolves when `over` aborts; never rejects.
+ * Receives missing pages while the guest runs here. Tells the source that the guest runs (`running`); after a lost link waits for the
+ * source to come back, without a time limit (a vCPU that needs a missing page waits too), and then names the pages that are missing.
+ * Resolves when `over` aborts; never rejects.
  */
 export async function overConnections(
   context: DestinationContext,
@@ -32,15 +33,15 @@ export async function overConnections(
         enter(context, phase, 'postcopy-active');
       }
       connection.keepAlive(options);
-      // The connection ends with a failure; it lasts until all pages are there.
+      // The wait ends with the connection's failure, or with `over` when all pages are there.
       await abortable(new Promise<never>(() => {}), connection.signal, over);
     } catch (error) {
       if (over.aborted) return;
-      // Whatever the failure was: the guest runs here, and the source has its pages.
+      // Every failure counts as a lost link: the guest runs here, and only the source has its missing pages.
       const reason = GodwitError.wrap(connection?.signal.reason ?? error, 'GODWIT_LINK_LOST', 'the connection failed');
       connection?.end(reason);
       await session.drop(reason);
-      // Pages that came before may have been the last ones: then nothing more is waited for.
+      // The pages that came before the failure may have been the last ones; then no further connection is needed.
       context.missing?.arrived();
       if (over.aborted) return;
       emit({ type: 'link-lost', reason });
@@ -49,7 +50,7 @@ export async function overConnections(
     try {
       connection = await session.next(over);
     } catch {
-      // No page can come any more unless the embedder gives up, which ends this too.
+      // No further page can come. The wait ends when the embedder gives up the missing pages.
       if (over.aborted) return;
       await abortable(new Promise<never>(() => {}), over).catch(() => {});
       return;
@@ -59,7 +60,7 @@ export async function overConnections(
   }
 }
 
-/** Answers the source's hello: names the pages that are missing, and asks for those that somebody waits for. */
+/** Answers the source's hello: names the pages that are missing, and asks for those that a thread waits for. */
 async function resume(context: DestinationContext, connection: IncomingConnection): Promise<void> {
   const arriving = context.arriving as Arriving;
   const { loader, welcome, resumeMs, sinceReadyMs } = arriving;

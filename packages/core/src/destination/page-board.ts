@@ -2,7 +2,7 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { ReceivedPages } from '../migration-event.js';
 
-/** The shared buffers of a board, for another thread: can be passed to `postMessage` as they are. */
+/** The shared buffers of a board, which can be passed to another thread by `postMessage` as they are. */
 export interface PageBoardBuffers {
   readonly words: SharedArrayBuffer;
   readonly pages: SharedArrayBuffer;
@@ -18,7 +18,7 @@ enum Word {
   begun,
   sealed,
   stopped,
-  /** Pages are missing, and are put by a `MissingSink`. */
+  /** 1 while pages are missing and are put by a `MissingSink`. */
   missing,
   count,
 }
@@ -27,8 +27,8 @@ enum Word {
  * The state that all readers of the page channels of one connection share, on any thread: the round, the pages that are not known to
  * be zero, the counts of received pages, and whether guest memory may still be written.
  *
- * `admit` stores its word and then reads that of `seal`, and `seal` the other way round, so that of a frame and a seal at the same
- * time at least one is refused.
+ * `admit` stores its word and then reads that of `seal`, and `seal` stores its own and then reads that of `admit`: if a frame and a
+ * seal come at the same time, at least one of them is refused.
  */
 export class PageBoard {
   /** The buffers for other threads; `undefined` when the board is not shared. */
@@ -52,7 +52,7 @@ export class PageBoard {
   }
 
   /**
-   * Makes a board in round 1 for memory of which the pages in `before` may have contents (default: none); or one that goes on after
+   * Makes a board in round 1 for memory of which the pages in `before` may have contents (default: none); or a board that continues
    * `before`, the board of a connection whose readers have all ended. With `shared`, other threads can `join` it.
    */
   static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard | DirtyBitmaps): PageBoard {
@@ -107,7 +107,7 @@ export class PageBoard {
     return !this.sealed;
   }
 
-  /** Admits frames again: the source has given up its stop-and-copy. */
+  /** Admits frames again, after the source has given up its stop-and-copy. */
   unseal(): void {
     Atomics.store(this.#words, Word.sealed, 0);
   }
@@ -123,7 +123,7 @@ export class PageBoard {
     Atomics.store(this.#words, Word.missing, 1);
   }
 
-  /** Pages are written as before: the guest runs at the source. */
+  /** From now on pages are written directly again: the guest runs at the source. */
   endMissing(): void {
     Atomics.store(this.#words, Word.missing, 0);
   }

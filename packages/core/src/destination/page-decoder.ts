@@ -15,7 +15,7 @@ export class PageDecoder {
   readonly #windows: MemoryWindows;
   readonly #delta: boolean;
   readonly #encodings: ReadonlyMap<string, WholePageEncoding>;
-  /** The channel's stream in each encoding that has any, once something in it has come. */
+  /** The channel's decoder for each stream encoding, made when the first payload in that encoding comes. */
   readonly #streams = new Map<string, PageStreamDecoder>();
   #buffer: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
@@ -26,7 +26,7 @@ export class PageDecoder {
     this.#encodings = new Map(agreed.flatMap((one) => (one.kind === 'delta' ? [] : [[one.name, one] as const])));
   }
 
-  /** Applies the deltas of `pages` pages to what guest memory has of them. */
+  /** Applies the deltas of `pages` pages to the contents that guest memory has. */
   async deltas(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number, pages: number): Promise<void> {
     if (!this.#delta) throw notAgreed(frame.type, 'delta');
     // Every page takes at least one byte, so that the work of a frame is bounded by its payload.
@@ -52,7 +52,7 @@ export class PageDecoder {
     }
   }
 
-  /** Puts `pages` pages, compressed or in a stream's encoding, into guest memory. */
+  /** Puts `pages` pages, compressed or in a stream encoding, into guest memory. */
   async compressed(
     stream: FrameStream,
     frame: CompressedPagesFrame,

@@ -11,7 +11,7 @@ import { PageWriter } from './page-writer.js';
 
 /**
  * Joins the page channels of one connection: a round ends when every channel has ended it. Each channel's frames are handled by its
- * `PageWriter`, on this thread or on one of its own.
+ * `PageWriter`, on this thread or on the channel's own.
  */
 export class PageReceiver {
   readonly board: PageBoard;
@@ -25,7 +25,7 @@ export class PageReceiver {
 
   /**
    * `before`: the pages that may have contents when the migration begins, or the receiver of the connection before. With `shared`, the
-   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`, one for each channel.
+   * board can be passed to other threads. `missingSink` returns the sink of a channel (see `PageWriter`).
    */
   constructor(
     windows: MemoryWindows,
@@ -77,12 +77,13 @@ export class PageReceiver {
   }
 
   /**
-   * Makes memory as the round says, once every channel has ended it: `undefined` when it is already, else a promise, which rejects with
-   * `GODWIT_LINK_LOST` once `isOver`. The next round begins only then: if the link is lost, the source ends this one again.
+   * Clears the pages that the round has not named, once every channel has ended it. Returns `undefined` when there is nothing to clear,
+   * else a promise, which rejects with `GODWIT_LINK_LOST` once `isOver`. The next round begins only after that: if the link is lost,
+   * the source ends this round again.
    */
   clearUnnamed(isOver: () => boolean): Promise<void> | undefined {
     const { touched, received } = this.board;
-    // What a running guest has is its own; and nothing else was there before it ran.
+    // The pages of a running guest are its own, and none of them had contents of before the migration when it began to run.
     if (this.board.missing || this.round > 1 || received.contains(touched)) return undefined;
     return clearUnnamed(this.windows, this.board, this.#clock, isOver);
   }

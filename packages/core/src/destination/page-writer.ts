@@ -21,13 +21,13 @@ import { checkRuns } from './run-check.js';
 import { zeroRun } from './zero-run.js';
 
 /**
- * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread: each run by the sink that
- * suits it (`SinkChoice`).
+ * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread: each run through the sink
+ * that `SinkChoice` chooses for it.
  *
  * Once the guest runs here (`PageBoard.missing`) its pages go through a `MissingSink` instead.
  *
- * The board knows which pages may not be zero: those with contents of before the migration, and those that were written since. A zero
- * page of the others is left alone, so that a sparse guest stays sparse.
+ * The board knows which pages may be other than zero: those with contents from before the migration, and those written since. Every
+ * other page is already zero and is not written when it comes as a zero page, so that a sparse guest stays sparse.
  */
 export class PageWriter {
   readonly channel: number;
@@ -88,7 +88,7 @@ export class PageWriter {
         'a "deltaPages" frame came for pages that are missing: a delta needs what was there',
       );
     }
-    // A delta of a page that never came is against zeros.
+    // The base of a delta of a page that never came is zeros.
     if (this.board.round === 1) await this.#clear(frame);
     this.#touch(frame);
     await this.#decoder.deltas(stream, frame, payloadBytes, pages);
@@ -133,7 +133,7 @@ export class PageWriter {
     return pages;
   }
 
-  /** Makes the pages of a frame zero that may not be. */
+  /** Makes those pages of a frame zero that may be other than zero. */
   async #clear(frame: AnyPagesFrame): Promise<void> {
     const touched = this.board.touched.at(frame.block);
     const block = this.#memory.blocks[frame.block] as RamBlock;
@@ -144,7 +144,8 @@ export class PageWriter {
         const stop = Math.min(touched.nextClean(first), end);
         const run = { firstPage: first, pageCount: stop - first };
         await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
-        // The bits are cleared only now: if the thread is ended before, the pages are not zero, and the source sends them again.
+        // The bits are cleared only after the pages: if the thread ends in between, the bits still say that the pages may be other than
+        // zero.
         touched.clearRange(first, stop - first);
         if (stop >= end) break;
         first = touched.nextDirty(stop, end);
@@ -152,7 +153,7 @@ export class PageWriter {
     }
   }
 
-  /** Notes that these pages may not be zero from now on. */
+  /** Notes that these pages may be other than zero from now on. */
   #touch({ block, runs }: AnyPagesFrame): void {
     const touched = this.board.touched.at(block);
     for (let i = 0; i < runs.length; i += 2) touched.setRange(runs[i] as number, runs[i + 1] as number);

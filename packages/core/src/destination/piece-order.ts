@@ -5,16 +5,16 @@ export interface Piece {
   readonly last: boolean;
 }
 
-/** Puts the pieces of one device into their order: on several streams a piece may overtake those before it. */
+/** Puts the pieces of one device into their order: on several streams a piece may overtake the pieces before it. */
 export class PieceOrder {
-  /** Pieces that have overtaken one that has not come, by sequence. */
+  /** Pieces that have come before an earlier piece, by sequence. */
   readonly #ahead = new Map<number, Piece>();
   /** The sequence of the first piece that has not come. */
   next = 0;
-  /** Bytes of the pieces that wait for one before them. */
+  /** Bytes of the pieces that wait for a piece before them. */
   aheadBytes = 0;
 
-  /** Number of the pieces that wait for one before them. */
+  /** Number of the pieces that wait for a piece before them. */
   get aheadCount(): number {
     return this.#ahead.size;
   }
@@ -24,7 +24,7 @@ export class PieceOrder {
     return sequence < this.next || this.#ahead.has(sequence);
   }
 
-  /** Takes a piece that has not come before. Returns the pieces that now follow each other without a gap, in order. */
+  /** Takes a piece that has not come before. Returns the pieces that now continue the order without a gap. */
   put(piece: Piece): readonly Piece[] {
     if (piece.sequence !== this.next) {
       this.#ahead.set(piece.sequence, piece);
@@ -41,7 +41,10 @@ export class PieceOrder {
     return inOrder;
   }
 
-  /** Forgets the pieces that wait for one before them: their connection is lost, and the source sends them again. Returns their bytes. */
+  /**
+   * Forgets the pieces that wait for a piece before them, and returns their bytes: their connection is lost, and the source sends them
+   * again.
+   */
   forgetAhead(): number {
     const bytes = this.aheadBytes;
     this.#ahead.clear();

@@ -10,7 +10,7 @@ const STAGES: Readonly<Partial<Record<DestinationOwnershipState, readonly HelloS
   receiving: ['running', 'paused', 'kept'],
   ready: ['running', 'paused', 'handedOver', 'kept'],
   asking: ['handedOver'],
-  // The hello is answered after the authority has answered.
+  // Every stage is legal: the hello is answered only after the authority has answered.
   recovering: ['running', 'paused', 'handedOver', 'kept'],
   running: ['handedOver'],
 };
@@ -23,8 +23,8 @@ export interface ReturningSourceParts {
 }
 
 /**
- * The further connections of one migration. The latest one counts: it replaces the present one, whose link may be lost without TCP
- * having noticed, and one that still waits to be taken. A connection with an equal or lower number is refused.
+ * The further connections of one migration. The latest one counts: it replaces the present one, whose link may be lost without TCP having
+ * noticed, and a connection that still waits to be taken. A connection with an equal or lower number is refused.
  */
 export class ReturningSource implements ConnectionTaker {
   readonly #first: HelloFrame;
@@ -59,8 +59,8 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   /**
-   * Resolves with the source's next connection, after the present one was lost. One call at a time. Once `signal` has aborted it takes none,
-   * and rejects; the next call gets it.
+   * Resolves with the source's next connection, after the present one was lost. One call may wait at a time. A call whose `signal` has
+   * aborted rejects without taking a connection, which the next call then gets.
    */
   next(signal: AbortSignal): Promise<IncomingConnection> {
     if (signal.aborted) return Promise.reject(signal.reason);
@@ -94,7 +94,7 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   noMoreConnections(error: GodwitError): void {
-    // With everything loaded the wait goes on: the embedder may still `recover` or `cancel`.
+    // While everything is loaded (`ready`) the wait goes on: the embedder may still `recover` or `cancel`.
     if (this.#parts.ownership.state !== 'ready') this.close(error);
   }
 
@@ -109,8 +109,8 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   /**
-   * The error for a source past `go` that connects while the incoming migration is about to end with the guest running here: it is to
-   * ask again, and the router then answers. A final error would not tell it that the guest runs here.
+   * The error for a source past `go` that connects while the incoming migration is about to end with the guest running here: the source is
+   * to ask again, and the router then answers. A final error would not tell it that the guest runs here.
    */
   #askAgain({ stage }: HelloFrame): GodwitError | undefined {
     const { ownership } = this.#parts;
@@ -140,8 +140,8 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   /**
-   * The error for a stage or an attempt that contradicts the state here. A source whose guest runs has given up every attempt before
-   * its next one; a source whose guest is paused is in the attempt that is known here.
+   * The error for a stage or an attempt that contradicts the state here. A source whose guest runs has given up every attempt before its
+   * next one; a source whose guest is paused is in the attempt that the destination knows.
    */
   #wrongStage(hello: HelloFrame): GodwitError | undefined {
     const { ownership, attempt } = this.#parts;
@@ -154,7 +154,7 @@ export class ReturningSource implements ConnectionTaker {
   }
 }
 
-/** The same error as one that is not retried: the migration is over. */
+/** Returns `error` as one that is not retried: the migration is over. */
 function final(error: GodwitError): GodwitError {
   return error.retry ? new GodwitError(error.code, error.message, { cause: error, retry: false }) : error;
 }

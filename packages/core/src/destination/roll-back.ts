@@ -23,7 +23,8 @@ export async function rollBack(context: DestinationContext, cause: unknown): Pro
   const read = (await session.current?.close(error)) ?? false;
   session.told = error.remote || (read && !session.linkLost);
   const { vm } = context;
-  // Nobody touches memory that may be freed after that; and a guest that will never run reads no zeros.
+  // After this nothing touches memory that the embedder may free, and pages that are still missing are marked, so that nothing reads
+  // zeros in them.
   await context.servingMissing;
   await context.missing?.end();
   context.vm = undefined;

@@ -22,7 +22,7 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
   for (let i = 0; i < runs.length; i += 2) {
     const first = runs[i] as number;
     const count = runs[i + 1] as number;
-    // `isSafeInteger` also refuses NaN, fractions and values that are no numbers.
+    // `isSafeInteger` also refuses NaN, fractions and values of other types.
     if (!Number.isSafeInteger(first) || !Number.isSafeInteger(count) || count < 1 || first < end) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
@@ -42,8 +42,8 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
 }
 
 /**
- * The block that a peer has named, whose pages travel. Throws `GODWIT_OUT_OF_RANGE` when there is none, and `GODWIT_PROTOCOL` when both
- * sides share it.
+ * Returns the block that a peer has named. Throws `GODWIT_OUT_OF_RANGE` when there is none, and `GODWIT_PROTOCOL` when both sides share
+ * it.
  */
 export function checkBlock(memory: GuestMemory, blockIndex: number, frame: string): RamBlock {
   const block = memory.blocks[blockIndex];

@@ -6,8 +6,9 @@ import type { Arriving, DestinationContext } from './destination-context.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /**
- * Begins to serve the VM's memory, for a guest that runs before its pages are there: from now on any thread may touch it, and gets the page
- * of the source. Throws `GODWIT_UNSUPPORTED` for a source whose pages cannot come so, `GODWIT_BLOCKED` with the reasons of this side.
+ * Begins to serve the VM's memory, for a guest that runs before its pages are there: from now on any thread may touch the memory, and waits
+ * until the source's page is there. Throws `GODWIT_UNSUPPORTED` for a source whose pages cannot come after the guest runs, and
+ * `GODWIT_BLOCKED` with the reasons of this side.
  */
 export async function serveMissing(
   context: DestinationContext,
@@ -31,7 +32,7 @@ export async function serveMissing(
   const coming = await link.comingPages();
   const contents = new DirtyBitmaps(vm.memory);
   for (const [i, block] of hello.blocks.entries()) {
-    // The hello was compared with the VM's memory: the blocks are the same, in any order.
+    // The hello was compared with the VM's memory: both have the same blocks, in any order.
     const index = vm.memory.blocks.findIndex(({ id }) => id === block.id);
     contents.at(index).or(coming.contents[i] as (typeof coming.contents)[number]);
   }
@@ -47,8 +48,8 @@ export async function serveMissing(
 }
 
 /**
- * Begins to serve the VM's memory, in which the pages that the source has named are missing and the others are as they are. `isWanted`:
- * false once the source has given the switchover up, which undoes it.
+ * Begins to serve the VM's memory, in which the pages that the source has named are missing and the others are in place. `isWanted` returns
+ * false once the source has given up the switchover; the service is then undone.
  */
 export async function serveNamed(
   context: DestinationContext,

@@ -30,7 +30,7 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no connection');
       return await abortable(phase.next, connection.signal, session.signal);
     } catch (error) {
-      // A frame that was read before the failure has changed the phase: it counts.
+      // A frame that was read before the failure has changed the phase, so the next phase follows.
       if (context.serving !== phase) return phase.next;
       await lost(context, connection, error);
     }
@@ -69,7 +69,9 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   askForMissing(context, connection);
 }
 
-/** While pages are missing: asks for them over this connection, and lets its page channels put those that come. */
+/**
+ * While pages are missing, lets this connection's page channels put the pages that come, and asks for pages over its urgent channel.
+ */
 export function askForMissing({ missing, options }: DestinationContext, connection: IncomingConnection): void {
   const { urgent, signal } = connection;
   if (missing === undefined || urgent === undefined || signal.aborted) return;
@@ -80,7 +82,7 @@ export function askForMissing({ missing, options }: DestinationContext, connecti
   void watchRequests({ missing, urgent, silenceTimeoutMs, clock, signal, onLost });
 }
 
-/** A sink for each channel: each reads a payload into its own, while others do the same. */
+/** Makes a sink for each channel, since the channels read payloads at the same time. */
 function sinksOf(context: DestinationContext): (channel: number) => MissingSink {
   const sinks = new Map<number, { readonly of: MissingMemory; readonly sink: MissingSink }>();
   return (channel) => {
@@ -95,7 +97,7 @@ function sinksOf(context: DestinationContext): (channel: number) => MissingSink 
   };
 }
 
-/** Acknowledges the round once every channel has ended it: guest memory is then as the round says. */
+/** Acknowledges the round once every channel has ended it: guest memory then has the contents of the round. */
 export async function channelEnded(
   context: DestinationContext,
   connection: IncomingConnection,
@@ -112,7 +114,7 @@ export async function channelEnded(
     arriving?.loader.pagesCame(receiver.board.received);
     receiver.nextRound();
     emit({ type: 'round', round, pages });
-    // Before anything that the link can fail: the guest may be whole without it.
+    // The missing memory is told before the write, which may fail: its pages may be complete already.
     context.missing?.arrived();
     await connection.write({ type: 'roundAck', round, pages });
   };
@@ -125,7 +127,7 @@ export async function channelEnded(
   );
 }
 
-/** Drops a connection that was lost, and emits `link-lost`. Throws `error` if it is not a lost link. */
+/** Drops a connection that was lost, and emits `link-lost`. Throws `error` if the link was not lost. */
 async function lost(
   { session, ownership, emit }: DestinationContext,
   connection: IncomingConnection | undefined,
@@ -146,8 +148,8 @@ async function lost(
 }
 
 /**
- * Waits for the source to reconnect and answers its hello. Resolves with the phase that the hello leads to; with `undefined` when that
- * connection is lost too.
+ * Waits for the source to reconnect and answers its hello. Resolves with the phase that the hello leads to, or with `undefined` when
+ * that connection is lost too.
  */
 async function sourceReturned(context: DestinationContext, phase: Serving): Promise<DestinationPhase | undefined> {
   const { session, options, emit, ownership } = context;
@@ -193,8 +195,8 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
 }
 
 /**
- * Answers the hello of a source that has reconnected: with `welcome` again if it has sent nothing yet (it may know an earlier process
- * of this destination), else with `received` frames and `resumed`.
+ * Answers the hello of a source that has reconnected: with `welcome` again if nothing has come from the source yet (it may know an
+ * earlier process of this destination), else with `received` frames and `resumed`.
  */
 export async function answer(
   context: DestinationContext,
@@ -207,7 +209,7 @@ export async function answer(
   const { hello } = connection;
   const state = stateOf(phase);
   const again = state === 'receiving' && hello.stage === 'running' && nothingCame(arriving);
-  // The next receiver has a copy: nothing changes this one any more.
+  // The next receiver has a copy of this bitmap, so that nothing changes this one any more.
   const received = state === 'receiving' ? receiver?.board.received : undefined;
   const round = receiver?.round ?? 1;
   if (hello.stage === 'kept')
@@ -225,7 +227,7 @@ export async function answer(
     return;
   }
   if (received !== undefined) await writeNamed(context, arriving, connection, 'received', received);
-  // Those that are named are all missing until they are served.
+  // Until pages are served, all pages that the source has named are missing.
   const missing = context.missing?.missing() ?? (state === 'receiving' ? undefined : arriving.named);
   if (missing !== undefined) await writeNamed(context, arriving, connection, 'missing', missing);
   const resumed: ResumedFrame = {
@@ -264,14 +266,14 @@ export async function writeNamed(
   }
 }
 
-/** Whether nothing that the source has sent is kept here. */
+/** Whether this side has kept nothing that the source has sent. */
 function nothingCame({ receiver, loader }: Arriving): boolean {
   const noPages = receiver === undefined || (receiver.round === 1 && receiver.board.received.isEmpty());
   const noState = loader.sequences.every((sequence) => sequence === 0) && loader.resets.every((count) => count === 0);
   return noPages && noState;
 }
 
-/** The source has not taken the answer to its hello. */
+/** The error for a source that does not take the answer to its hello. */
 export function unanswered(handshakeTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',

@@ -1,7 +1,7 @@
 /** A piece of device state, as it is given to `load`. */
 export interface QueuedPiece {
   readonly bytes: Uint8Array;
-  /** The stop-and-copy that it belongs to; 0 for a piece that came while the guest ran. */
+  /** The stop-and-copy that the piece belongs to; 0 for a piece that came while the guest ran. */
   readonly attempt: number;
   readonly sequence: number;
 }
@@ -11,7 +11,10 @@ const TAKEN: QueuedPiece = { bytes: new Uint8Array(), attempt: 0, sequence: 0 };
 /** The pieces of one device's state, as the async iterable that is passed to `load`. */
 export class StateQueue implements AsyncIterable<Uint8Array> {
   #pieces: QueuedPiece[] = [];
-  /** Index of the first piece that `load` has not taken: to shift a long array moves all of it. */
+  /**
+   * Index of the first piece that `load` has not taken. The array is not shifted for each piece, which would move all
+   * of it.
+   */
   #first = 0;
   readonly #onTaken: (piece: QueuedPiece) => void;
   #ended = false;
@@ -57,7 +60,7 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
       const piece = this.#pieces[this.#first];
       if (piece !== undefined) {
         if (piece.bytes.byteLength > 0) yield piece.bytes;
-        // `load` has asked for the next piece, so that it is done with this one.
+        // `load` asks for the next piece when it is done with this one.
         this.#shift();
         this.pendingBytes -= piece.bytes.byteLength;
         // A piece that was voided while `load` worked on it is not reported as loaded.
@@ -72,7 +75,7 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
     }
   }
 
-  /** Forgets the first piece, at once: its bytes are free. The array is cut once half of it is empty. */
+  /** Forgets the first piece, so that its bytes are free at once. The array is cut once half of it is empty. */
   #shift(): void {
     this.#pieces[this.#first++] = TAKEN;
     if (this.#first * 2 <= this.#pieces.length) return;

@@ -4,14 +4,14 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { MissingMemory } from '../missing/missing-memory.js';
 import { checks } from '../session/checks.js';
 
-/** Checks in each `silenceTimeoutMs`, which may be exceeded by one of them. */
+/** The number of checks in each `silenceTimeoutMs`; the timeout may be exceeded by the time between two of them. */
 const CHECKS = 4;
 
 export interface UnansweredParts {
   readonly missing: Pick<MissingMemory, 'status'>;
   /** The stream on which pages are asked for and answered. */
   readonly urgent: Pick<FrameStream, 'bytesRead'>;
-  /** 0: only the carrier decides when it is lost. */
+  /** Milliseconds; with 0 only the carrier decides when the channel is lost. */
   readonly silenceTimeoutMs: number;
   readonly clock: Clock;
   /** Aborts at the end of the connection. */
@@ -20,9 +20,9 @@ export interface UnansweredParts {
 }
 
 /**
- * Takes the urgent channel for lost when somebody has waited for a page for `silenceTimeoutMs`, and nothing came on it in that time: the
- * source may be alive on its other streams, which keepalive looks at, and has sent the page on one that carries nothing any more. Time in
- * which this process was blocked does not count. Never rejects.
+ * Takes the urgent channel for lost when a thread has waited for a page for `silenceTimeoutMs` and nothing came on the channel in that
+ * time. Keepalive does not notice this: the source may answer on its other streams and have sent the page on an urgent channel that is
+ * dead. Time in which this process was blocked does not count. Never rejects.
  */
 export async function watchRequests(parts: UnansweredParts): Promise<void> {
   const { missing, urgent, silenceTimeoutMs, clock, signal, onLost } = parts;

@@ -11,8 +11,8 @@ const DISCARD_PAGES = 16;
 const FILL_BYTES = 8 * 2 ** 20;
 
 /**
- * Makes a run read as zero: discards it where the block can and may, else writes zeros. Of a long run that may not be discarded only
- * pages with memory behind them are written: the others are holes, and stay so. Rejects with `GODWIT_LINK_LOST` once `isOver`.
+ * Makes a run read as zero: discards it where the block has a `discard` that does so, else writes zeros. In a long run that cannot
+ * be discarded, only pages with memory behind them are written, and holes stay holes. Rejects with `GODWIT_LINK_LOST` once `isOver`.
  */
 export async function zeroRun(
   windows: MemoryWindows,
@@ -25,7 +25,7 @@ export async function zeroRun(
   if (isOver()) throw over();
   const fill = (part: PageRun): Promise<void> => fillRun(windows, blockIndex, part, clock, isOver);
   if (block.discard === undefined || run.pageCount < DISCARD_PAGES) return fill(run);
-  // A block that says nothing has discarded them.
+  // Only `false` means that the block has not discarded the run.
   if (block.discard(run) !== false) return;
   for (const part of [...populatedRuns(block, run)]) await fill(part);
 }

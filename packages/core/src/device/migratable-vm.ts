@@ -5,16 +5,16 @@ import type { MigratableDevice } from './migratable-device.js';
 /** What a guest does: it runs, its user has paused it, or it has shut down or crashed. */
 export type RunState = 'running' | 'paused' | 'ended';
 
-/** How vCPUs are held back. */
+/** How vCPUs are throttled. */
 export interface ThrottleOptions {
   /**
-   * Most milliseconds for which a vCPU is held at a stretch: the downtime limit, and at least 1. With a fraction `f` it thus runs for at
-   * most `longestMs * (1 - f) / f` between two of them. A VMM that cannot run a vCPU for so short a time holds it back less, not longer.
+   * Most milliseconds for which a vCPU is held at a stretch: the downtime limit, and at least 1. With a fraction `f` a vCPU thus runs for
+   * at most `longestMs * (1 - f) / f` between two holds. A VMM that cannot run a vCPU for so short a time holds it back less, not longer.
    */
   readonly longestMs: number;
   /**
-   * A fraction for each vCPU, in the order of `vcpuWrites`, which together hold back as many writes as `fraction` does when it holds
-   * all of them back alike. Absent unless the VM has `vcpuWrites`. A VMM without a throttle for each vCPU uses `fraction`.
+   * A fraction for each vCPU, in the order of `vcpuWrites`. Together they hold back as many writes as `fraction` for every vCPU would.
+   * Absent unless the VM has `vcpuWrites`. A VMM without a throttle for each vCPU uses `fraction`.
    */
   readonly vcpus?: readonly number[];
 }
@@ -44,9 +44,9 @@ export interface MigratableVm {
   runState?(): RunState;
   /**
    * Stops all vCPUs and every other writer of guest memory. Once it has resolved, guest memory is written only by devices' `save`, and
-   * until the first `save` by assigned devices whose writes a tracker sees. When `signal` aborts first, it must undo what it began and
-   * settle, with the guest running as before (if it resolves all the same, `resume` is called). No other method is called before it has
-   * settled. Idempotent.
+   * until the first `save` by assigned devices whose writes a tracker sees. When `signal` aborts first, `pause` must undo what it began
+   * and settle, with the guest running as before (if it resolves nevertheless, `resume` is called). No other method is called before the
+   * promise has settled. Idempotent.
    */
   pause(signal?: AbortSignal): Promise<void>;
   /**
@@ -57,12 +57,12 @@ export interface MigratableVm {
   /** Destination: resolves when the VM is built (its threads run, its memory is mapped), so that loading devices is quick. */
   prepared?(): Promise<void>;
   /**
-   * Source: kicks every vCPU out of the guest, as `pause` does, lets it enter again at once, and resolves with the milliseconds until
-   * the last one was out: what `pause` would have waited for. It teaches the downtime prediction what `pause` will take while the guest
-   * runs on. The engine calls it once before round 1 and then after a round, at most every 5 s, never while `pause` or another rehearsal
-   * has not settled. When it rejects, or resolves with what is not a finite number of 0 or more, a warning says so and it is not called
-   * again. `signal` aborts when the answer is no longer waited for: the migration ends, or the pause is about to begin; it must then
-   * settle soon. Optional: without it the first pause is predicted from `prior`, or guessed.
+   * Source: kicks every vCPU out of the guest, as `pause` does, lets it enter again at once, and resolves with the milliseconds until the
+   * last one was out: what `pause` would have waited for. The downtime prediction learns from it how long `pause` will take, while the
+   * guest runs on. The engine calls it once before round 1 and then after a round, at most every 5 s, never while `pause` or another
+   * rehearsal has not settled. When the promise rejects, or resolves with anything but a finite number of 0 or more, a warning is emitted
+   * and the method is not called again. `signal` aborts when the answer is no longer waited for: the migration ends, or the pause is about
+   * to begin; the promise must then settle soon. Without this method the first pause is predicted from `prior`, or guessed.
    *
    * ```ts
    * async rehearsePause() {
@@ -81,14 +81,14 @@ export interface MigratableVm {
   /**
    * Holds vCPUs back for this share of their time, from 0 (full speed) to 0.99, until the next call. Called with the guest running or
    * paused, at any time but while `pause` or `resume` is pending; returns at once. A vCPU that is held neither delays `pause` nor keeps a
-   * new fraction waiting. The engine calls it with 0 at the end, whatever the end, and with the guest paused; not at the destination.
-   * An exception is reported as a warning, and the guest is throttled no more.
+   * new fraction waiting. The engine calls it with 0 when the guest was paused and at the end of the migration, whatever the result; never
+   * at the destination. An exception is reported as a warning, and the guest is throttled no more.
    */
   throttle?(fraction: number, options: ThrottleOptions): void;
   /**
    * What each vCPU has written since the last call, in any unit that grows with the pages that it dirties and is the same for all: entries
-   * of its dirty ring, its write faults. Called ten times a second while the guest is throttled; with it those vCPUs are held back
-   * that write most. Always the same length and order.
+   * of its dirty ring, its write faults. Called ten times a second while the guest is throttled; with this method the vCPUs that write
+   * most are throttled. Always the same length and order.
    */
   vcpuWrites?(): readonly number[];
   /** Destination: frees the VM, which will never run: the migration failed before `go`, or was a dry run. */

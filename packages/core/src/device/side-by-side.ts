@@ -1,6 +1,9 @@
 import type { MigratableDevice } from './migratable-device.js';
 
-/** The devices in their order, those together that may be saved and loaded at the same time: neighbours that all are `parallel`. */
+/**
+ * Groups the devices, in their order: a group has the devices that may be saved and loaded at the same time, which are neighbours
+ * that are all `parallel`.
+ */
 export function sideBySide(devices: readonly MigratableDevice[]): readonly (readonly MigratableDevice[])[] {
   const groups: MigratableDevice[][] = [];
   let last: MigratableDevice[] | undefined;

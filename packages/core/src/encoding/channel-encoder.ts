@@ -16,29 +16,33 @@ import type { PageStreamEncoder } from './stream-encoding.js';
  */
 const DELTA_MS_PER_BYTE = 0.4 / 2 ** 20;
 
-/** Weight of the last batch in the measured cost, and of the expectation for each batch without deltas. */
+/**
+ * Weight of the last batch in the measured cost; each batch without deltas moves the cost towards the expected one by the same weight.
+ */
 const LEARNING = 0.25;
 const FORGETTING = 0.01;
 
-/** The part of the bytes of batches with deltas that these are expected to save, until it was measured. */
+/** The part of a batch's bytes that deltas are expected to save, until it was measured. */
 const DELTA_GAIN = 0.3;
-/** Deltas are made while comparing takes at most this part of the time on the link that they save. */
+/** Deltas are made while comparing pages takes at most this part of the link time that the deltas save. */
 const DELTA_SHARE = 0.9;
 /**
- * The same for filling the cache, once for each page: its first use of fresh memory takes several times as long, and the link sends what
- * was written before meanwhile.
+ * The same part for filling the cache, once for each page: its first use of fresh memory takes several times as long as comparing, but
+ * the link sends earlier writes meanwhile.
  */
 const FILL_SHARE = 0.9;
 
-/** A stream may send this part more than its pages have: what it remembers of them may save more later. */
+/**
+ * A stream encoding may send more bytes than its pages have, by at most this part: what it remembers of the pages may save more later.
+ */
 const OVERHEAD = 1 / 8;
 
 /** A batch that compression does not bring below this part of its size is sent raw. */
 const WORTH = 0.95;
 
 /**
- * After this long with encodings, pages are sent raw to measure the rate of the link again: until there is a sample, or for this many
- * bytes.
+ * After `PROBE_AFTER_MS` with encodings, pages are sent raw to measure the rate of the link again, until there is a sample or
+ * `PROBE_BYTES` were sent.
  */
 const PROBE_AFTER_MS = 20_000;
 const PROBE_BYTES = 24 * 2 ** 20;
@@ -59,7 +63,7 @@ export interface ChannelEncoderParts {
   readonly clock: Clock;
   /** The migration's cache of sent versions, if deltas were agreed on. */
   readonly cache: DeltaCacheStorage | undefined;
-  /** Encodings of whole pages; each channel's encoder begins its own streams. */
+  /** Encodings of whole pages; each channel's encoder makes its own stream encoders. */
   readonly encodings: readonly WholePageEncoding[];
   /** Most bytes of payload in a frame. */
   readonly maximumPayload: number;
@@ -70,7 +74,7 @@ export interface ChannelEncoderParts {
 /** An encoding of whole pages, and its measured gain on this channel. */
 interface Candidate {
   readonly encoding: WholePageEncoding;
-  /** The channel's stream in it, of an encoding that has any. */
+  /** The channel's encoder of a stream encoding; `undefined` for a compression. */
   readonly stream: PageStreamEncoder | undefined;
   readonly gain: Gain;
 }
@@ -78,7 +82,7 @@ interface Candidate {
 /** Whole pages of a batch, encoded. */
 export interface EncodedPages {
   readonly encoding: string;
-  /** `undefined` when the encoding does not make them small enough. */
+  /** `undefined` when the encoding does not make the pages small enough. */
   readonly bytes: Uint8Array | undefined;
 }
 
@@ -99,7 +103,7 @@ export class ChannelEncoder {
   readonly #candidates: readonly Candidate[];
   /** The cost of a byte in batches that mostly gave deltas, and in those that mostly filled the cache. */
   readonly #deltaCost = { compare: DELTA_MS_PER_BYTE, fill: DELTA_MS_PER_BYTE };
-  /** The part of the bytes of batches with deltas that these save. */
+  /** The measured part of a batch's bytes that deltas save. */
   #deltaGain = DELTA_GAIN;
   readonly #pace = new LinkPace();
   readonly #free: EncodedBatch[] = [];
@@ -110,7 +114,7 @@ export class ChannelEncoder {
   #probedSamples = 0;
   #encoding = 0;
   #encodingSince = 0;
-  /** The last batch of a stream: the next one is encoded, and its frame begun, only when this one's was. */
+  /** The last batch of a stream: the next batch is encoded, and its frame begun, only after the frame of this one was begun. */
   #lastInOrder: Promise<unknown> = Promise.resolve();
 
   constructor({ windows, clock, cache, encodings, maximumPayload, adaptive }: ChannelEncoderParts) {
@@ -130,7 +134,7 @@ export class ChannelEncoder {
 
   /**
    * Sorts the non-zero pages of a batch into deltas and whole pages. `zero` and `holes` are sent by the caller; their cached versions
-   * become invalid here. The caller may use the returned batch until it calls `release`.
+   * become invalid here. The caller may use the returned batch until the caller has passed it to `release`.
    */
   encode(
     { round, block, limit, whole }: BatchToEncode,
@@ -169,14 +173,15 @@ export class ChannelEncoder {
 
   /**
    * Encodes the whole pages of a batch, if `encode` has chosen an encoding for it, and calls `write` with the result, which begins the
-   * frame. The batches of a stream are encoded and written in the order of the calls, since the decoder reads them so; compressions run
-   * beside each other. Rejects when the encoding fails, and a stream for all batches after it too.
+   * frame. The batches of a stream encoding are encoded and written in the order of the calls, since its decoder reads them in that
+   * order; compressions run concurrently. The promise rejects when the encoding fails; with a stream encoding those of all later batches
+   * reject too.
    */
   encodeWhole<T>(batch: EncodedBatch, write: (encoded: EncodedPages) => T): Promise<T> {
     const candidate = this.#candidates.find((one) => one.encoding === batch.encoding);
     if (candidate?.stream === undefined) return this.#encodeWhole(batch, candidate).then(write);
     const inOrder = this.#lastInOrder.then(() => this.#encodeWhole(batch, candidate)).then(write);
-    // Whoever waits for this batch, or for a later one, is told.
+    // The rejection is handled where this batch or a later one is awaited.
     inOrder.catch(() => {});
     this.#lastInOrder = inOrder;
     return inOrder;
@@ -198,7 +203,10 @@ export class ChannelEncoder {
     this.#free.push(batch);
   }
 
-  /** The rate of the link in bytes per millisecond; `undefined` while it is unknown or measured again: pages are then sent raw. */
+  /**
+   * The rate of the link in bytes per millisecond; `undefined` while the rate is unknown or being measured again: pages are then sent
+   * raw.
+   */
   #bytesPerMs(bytes: number, limit: number): number | undefined {
     const pace = this.#pace.bytesPerMs;
     if (limit > 0 && !(pace !== undefined && pace < limit / 1000)) return limit / 1000;
@@ -248,14 +256,14 @@ export class ChannelEncoder {
         encoding.kind === 'compression'
           ? await encoding.compress(pages)
           : await stream?.encode(pages, { pageSize, block: batch.block, runs: batch.whole.toFlatArray() }, mostBytes);
-      // Concurrent encodings share the processors: the time in which at least one is under way counts once.
+      // Concurrent encodings share the processors: time in which several are under way counts once.
       const now = this.#clock.now();
       gain.tried(wholeBytes, bytes?.length ?? wholeBytes, now - this.#encodingSince);
       this.#encodingSince = now;
       if (encoding.kind === 'compression') {
         return { encoding: encoding.name, bytes: bytes && bytes.length > wholeBytes * WORTH ? undefined : bytes };
       }
-      // The decoder's state would differ from the encoder's if what it has made were not sent.
+      // A stream encoder's result is always sent: the decoder's state would otherwise differ from the encoder's.
       if (bytes === undefined || bytes.length <= mostBytes) return { encoding: encoding.name, bytes };
       throw new Error(
         `${wholeBytes} bytes of pages became ${bytes.length}, and ${mostBytes} may be sent: return undefined, and leave the state as it was`,

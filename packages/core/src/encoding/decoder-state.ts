@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
 import type { PageEncoding } from './page-encoding.js';
 
-/** Most bytes of state of all decoders of one connection. */
+/** The most bytes of state that all decoders of one connection may keep together. */
 const MOST_STATE_BYTES = 2 ** 30;
 
 /** Throws `GODWIT_LIMIT_EXCEEDED` when the decoders of this many page channels would keep more than is allowed. */

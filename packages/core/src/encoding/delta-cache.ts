@@ -3,7 +3,7 @@ import type { WordsAndBytes } from './delta-format.js';
 /** Slots of a set. A page's number selects its set; the page can be in any slot of it. */
 const WAYS = 8;
 
-/** The rounds for which a page is sent whole double with every delta that did not pay, up to this power of two. */
+/** The number of rounds for which a page is sent whole doubles with every delta that did not pay, up to this power of two. */
 const MOST_BACKOFF = 6;
 
 /** After this many deltas in a row that did not pay, a page is sent whole for some rounds. */
@@ -43,15 +43,15 @@ export interface DeltaCacheStorage {
  * A slot may be used as the base of a delta only when the destination certainly has its content:
  *
  * - A page is copied into its slot first and sent from there, so that a write of the guest changes neither.
- * - A slot is valid from the round *after* the one in which it was sent, which begins once that one was acknowledged. After a lost
- *   link the owed pages of a round are sent again in the same round, so that they are not valid then, whatever the destination has
- *   received.
+ * - A slot is valid from the round *after* the one in which it was sent, which begins once the earlier round was acknowledged. After a
+ *   lost link the owed pages of a round are sent again in the same round, so that their slots are not valid, whatever the destination
+ *   has received.
  * - A page that is sent without the cache (as zero, as a hole, by reference) makes its slot invalid.
  * - For a destination that was restarted every slot is invalid: `clear`.
  *
  * A slot that was used in a round is not given to another page in the same round, since a write may borrow it. Slots that gave a delta
- * in the last round are kept too, so that a working set larger than the cache does not evict itself again and again. Of the others the
- * one that was sent longest ago is evicted first.
+ * in the last round are kept too, so that a working set larger than the cache does not evict itself again and again. Of the other slots
+ * the one whose page was sent longest ago is evicted first.
  *
  * Threads may share the storage. A page is sent once in a round, by one thread. Threads contend for the slots of a set: a lock protects
  * each set while a slot is looked up.
@@ -65,13 +65,13 @@ export class DeltaCache {
   found: Look = 'bypass';
   readonly #sets: number;
   readonly #shared: boolean;
-  /** Page number + 1; 0 for an empty slot. */
+  /** For each slot: the number of its page + 1; 0 for an empty slot. */
   readonly #tags: Float64Array;
   readonly #fields: Int32Array;
   /** A lock for each set, and as the last word whether any page was ever kept. */
   readonly #locks: Int32Array;
 
-  /** Makes a cache over storage that is all zero, or that another thread uses too. */
+  /** Makes a cache over storage that is all zero, or that another thread's cache uses too. */
   constructor(storage: DeltaCacheStorage) {
     this.storage = storage;
     const { pageSize, sets, buffer } = storage;
@@ -108,8 +108,8 @@ export class DeltaCache {
   }
 
   /**
-   * Returns the slot of `page` for sending it in `round`, and sets `found`. With `take` a page without a slot is given one; without
-   * `take`, or when no slot is free, it returns -1.
+   * Returns the slot of `page` for sending it in `round`, and sets `found`. With `take` a page without a slot is given one. Returns -1
+   * for a page without a slot when `take` is false or no slot is free.
    */
   look(page: number, round: number, take: boolean): number {
     const set = page % this.#sets;
@@ -119,7 +119,7 @@ export class DeltaCache {
     return slot;
   }
 
-  /** Notes that the delta of the page in `slot` did not pay; the slot has the whole page that was sent instead. */
+  /** Notes that the delta of the page in `slot` did not pay; the slot contains the whole page that was sent instead. */
   failed(slot: number, round: number): void {
     const at = slot * FIELDS;
     const failures = Math.min((this.#field(at + TALLY) & 0xff) + 1, MOST_BACKOFF);
@@ -138,7 +138,7 @@ export class DeltaCache {
   /** Makes the slots of these pages invalid: they are sent without the cache. */
   drop(firstPage: number, pageCount: number): void {
     if (pageCount > this.slots) {
-      // For a hole larger than the cache it is quicker to go through the slots than through the pages.
+      // For a hole with more pages than the cache has slots, a loop over the slots is quicker than one over the pages.
       for (let slot = 0; slot < this.slots; slot++) {
         const page = (this.#tags[slot] as number) - 1;
         if (page >= firstPage && page < firstPage + pageCount) this.#fields[slot * FIELDS + VALID] = 0;
@@ -153,7 +153,7 @@ export class DeltaCache {
     }
   }
 
-  /** Empties every slot, since the destination has no page. No channel may be using the cache. */
+  /** Empties every slot, since the destination has no pages. No channel may be using the cache. */
   clear(): void {
     this.#tags.fill(0);
     this.#fields.fill(0);

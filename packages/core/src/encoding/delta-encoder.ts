@@ -8,7 +8,7 @@ import type { EncodedBatch } from './encoded-batch.js';
 /** A delta that is larger than this part of its page does not pay: the page is sent whole. */
 const WORTH = 0.75;
 
-/** Where whole pages are sent from: guest memory, their slots, or their slots after they were copied there. */
+/** The memory from which whole pages are sent: guest memory, their slots, or their slots after a copy into these. */
 type Place = 'guest' | 'slot' | 'copied';
 
 /** Encodes pages against the cache, for one channel. */
@@ -17,7 +17,7 @@ export class DeltaEncoder {
   readonly #cache: DeltaCache;
   /** Number of the first page of each block, counted over all blocks. */
   readonly #base: number[] = [];
-  // The run of whole pages that is being collected: consecutive in guest memory, and in the slots too.
+  // The run of whole pages that is being collected; the pages are consecutive in guest memory, and in the slots too.
   #place: Place = 'guest';
   #first = 0;
   #slot = 0;

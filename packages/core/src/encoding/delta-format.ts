@@ -27,9 +27,11 @@ export interface WordsAndBytes {
 
 /**
  * Writes the delta from the version in `old` to the page in `now` (both at word offsets) to `out` at `outAt`, and updates `old` to the
- * new version. Returns the end of the delta in `out`, or -1 when it would go beyond `outEnd`: `old` is updated then too.
+ * new version. Returns the end of the delta in `out`, or -1 when the delta would go beyond `outEnd`; `old` is updated in that case
+ * too.
  *
- * The guest may write the page meanwhile. The delta has exactly what was written to `old`, so that both sides keep the same version.
+ * The guest may write the page meanwhile. The delta has exactly the bytes that were written to `old`, so that both sides keep the same
+ * version.
  */
 export function encodeDelta(
   now: Int32Array,

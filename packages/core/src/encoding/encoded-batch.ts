@@ -10,7 +10,10 @@ export class EncodedBatch {
   raw = true;
   /** The encoding of the whole pages, if any. */
   encoding: WholePageEncoding | undefined;
-  /** Pages that are sent with their contents, and views of these: in guest memory or in slots of the delta cache. */
+  /**
+   * Pages that are sent with their contents, and views of these contents in guest memory or in slots of the delta
+   * cache.
+   */
   readonly whole = new PageRunList(256);
   readonly chunks: Uint8Array[] = [];
   wholeBytes = 0;

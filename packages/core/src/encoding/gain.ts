@@ -1,10 +1,10 @@
-/** Raw bytes of a new trial of an encoding that did not pay: more than a batch, since the first one warms caches and threads. */
+/** Raw bytes of a new trial of an encoding that did not pay: more than a batch, since the first batch warms caches and threads. */
 const TRIAL = 2 * 2 ** 20;
 
 /** Weight of earlier measurements at the start of a trial. */
 const MEMORY = 0.1;
 
-/** An encoding pays when its time is below this part of the raw pages' time; the margin is for measuring errors. */
+/** An encoding pays when its time is below this part of the raw pages' time; the difference from 1 allows for measuring errors. */
 const MARGIN = 0.95;
 
 /** Raw bytes between a loss and the next trial; doubled after each further loss, up to the longest. */
@@ -13,7 +13,7 @@ const LONGEST_REST = 2 ** 28;
 
 /**
  * Decides whether an encoding pays: compares its own time plus the time of its bytes on the link with the time of the raw bytes on the
- * link. It learns from what was encoded; older samples weigh less.
+ * link. Both are learned from the batches that were encoded; older ones weigh less.
  */
 export class Gain {
   #raw = 0;
@@ -27,7 +27,7 @@ export class Gain {
 
   /**
    * `expectedMsPerByte`: the encoding's time before it was tried; its size is then taken as a quarter of the raw bytes. `warmUp`: raw bytes
-   * that it is given before what it saves is looked at.
+   * that the encoding is given before its saving is measured.
    */
   constructor(expectedMsPerByte: number, warmUp = 0) {
     this.#expectedMsPerByte = expectedMsPerByte;
@@ -41,7 +41,7 @@ export class Gain {
     this.#ms = this.#ms * 0.75 + ms;
   }
 
-  /** Milliseconds per raw byte with this encoding, over a link of `bytesPerMs`; without it they are `1 / bytesPerMs`. */
+  /** Milliseconds per raw byte with this encoding, over a link of `bytesPerMs`. A raw byte without encoding takes `1 / bytesPerMs`. */
   msPerByte(bytesPerMs: number): number {
     if (this.#raw === 0) return this.#expectedMsPerByte + 0.25 / bytesPerMs;
     return (this.#ms + this.#encoded / bytesPerMs) / this.#raw;
@@ -59,7 +59,7 @@ export class Gain {
       this.#rest = SHORTEST_REST;
       return true;
     }
-    // It was never tried, and is expected to be too slow for this link.
+    // The encoding was never tried, and is expected to be too slow for this link.
     if (this.#raw === 0) return false;
     this.#resting += raw;
     if (this.#resting < this.#rest) return false;

@@ -10,8 +10,8 @@ const PAUSE_MS = 5;
 
 /**
  * Measures the rate at which a channel's carrier takes raw pages, by the back-pressure of its writes: bytes over time in stretches
- * without a pause, from when its buffers are full. The time to read and classify pages is part of it: where the link waits for that,
- * sending fewer bytes does not help.
+ * without a pause, from when its buffers are full. The rate includes the time to read and classify pages: where the link waits for
+ * that work, sending fewer bytes does not help.
  */
 export class LinkPace {
   #bytesPerMs: number | undefined;

@@ -5,7 +5,7 @@ import type { StreamEncoding } from './stream-encoding.js';
 
 /**
  * An encoding, which sends pages in fewer bytes. The source offers its encodings (`encodings`) by name; those that the destination has
- * too are used, each where it pays. Other pages are sent as they are.
+ * too are used, each for the batches for which it pays. All other pages are sent as they are.
  *
  * Embedders can write their own: a `Compression`, which knows nothing but the pages of one batch, or a `StreamEncoding`, which
  * remembers what it has sent on a page channel. docs/write-an-encoding.md has one of them whole, and `encodingSuite` of
@@ -44,7 +44,7 @@ export interface Compression {
   readonly kind: 'compression';
   /** The name on both sides: `zstd`, `lz4`. From 1 to 32 characters `a-z`, `0-9`, `.` and `-`. */
   readonly name: string;
-  /** How a page channel's thread makes the same; page channels on threads refuse an encoding without one. */
+  /** How a page channel's thread makes the same encoding; page channels on threads refuse an encoding without a recipe. */
   readonly recipe?: EncodingRecipe;
   /** Expected milliseconds to compress a MiB, until it was measured. */
   readonly expectedMsPerMiB: number;
@@ -67,8 +67,8 @@ export interface DeltaOptions {
 }
 
 /**
- * Makes the delta encoding, which sends a page as the difference from the version that was last sent, if the source still has it: for
- * guests that rewrite a few bytes of many pages. Throws `GODWIT_INVALID_ARGUMENT` for a negative `cacheBytes`.
+ * Makes the delta encoding, which sends a page as the difference from the version that was last sent, if the source still has that
+ * version: for guests that rewrite a few bytes of many pages. Throws `GODWIT_INVALID_ARGUMENT` for a negative `cacheBytes`.
  *
  * @example
  * migrate(vm, connector, { encodings: [delta({ cacheBytes: 256 * 2 ** 20 })] });
@@ -96,8 +96,8 @@ export async function makeEncoding(recipe: EncodingRecipe): Promise<PageEncoding
 }
 
 /**
- * The recipes of encodings, from which the thread of a page channel makes its own. Throws `GODWIT_UNSUPPORTED` for one that has no
- * recipe, by name.
+ * The recipes of encodings, from which the thread of a page channel makes its own. Throws `GODWIT_UNSUPPORTED`, with the name, for an
+ * encoding without a recipe.
  */
 export function recipesOf(encodings: readonly PageEncoding[]): readonly EncodingRecipe[] {
   return encodings.map(({ name, recipe }) => {
@@ -126,7 +126,7 @@ export function checkEncodings(encodings: readonly PageEncoding[]): readonly Pag
   return encodings;
 }
 
-/** Chooses, of the encodings that a hello offers, those that the destination has (`mine`). */
+/** Chooses those of the encodings offered by a hello that the destination has (`mine`). */
 export function agreeOn(
   offered: readonly string[],
   mine: readonly PageEncoding[],

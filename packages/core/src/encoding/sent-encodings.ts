@@ -12,18 +12,18 @@ import {
   type WholePageEncoding,
 } from './page-encoding.js';
 
-/** The encodings of a channel on another thread; can be passed to `postMessage` as it is. */
+/** The encodings of a channel on another thread. The object can be passed to `postMessage` as it is. */
 export interface SharedEncodings {
   /** `DeltaCache.storage`, in shared memory; `undefined` without deltas. */
   readonly cache: DeltaCacheStorage | undefined;
-  /** How the thread makes the others. */
+  /** How the thread makes the encodings other than deltas. */
   readonly recipes: readonly EncodingRecipe[];
   readonly adaptive: boolean;
 }
 
 /**
  * The encodings of one migration at its source: those that are offered, those that were agreed on, and the versions of pages that the
- * destination has. They outlive a lost link; every channel of every connection gets its own encoder from here.
+ * destination has. The encodings and versions outlive a lost link; every channel of every connection gets its own encoder from here.
  */
 export class SentEncodings {
   readonly #offered: readonly PageEncoding[];
@@ -43,13 +43,13 @@ export class SentEncodings {
   }
 
   /**
-   * Handles the features of a `welcome`, after which the destination has no page, whatever was sent before. Returns the names of the
-   * encodings that it does not have.
+   * Handles the features of a `welcome`: the destination that sends it has no pages, whatever was sent before. Returns the names of
+   * the encodings that the destination does not have.
    */
   welcomed(features: readonly string[], memory: GuestMemory): string[] {
     this.#agreed = this.#offered.filter(({ name }) => features.includes(encodingFeature(name)));
     const delta = this.#agreed.find((one) => one.kind === 'delta');
-    // Words of guest memory are compared, and lengths written in 28 bits.
+    // Deltas compare 32-bit words of guest memory, and their lengths have 28 bits.
     const usable = memory.pageSize % 4 === 0 && memory.pageSize <= LARGEST_DELTA_PAGE;
     if (delta === undefined || !usable) this.#cache = undefined;
     else if (this.#cache === undefined) this.#cache = DeltaCache.storage(delta.cacheBytes, memory.pageSize);
@@ -85,7 +85,9 @@ export class SentEncodings {
     return new ChannelEncoder({ windows, clock, cache: this.#cache, encodings, maximumPayload, adaptive });
   }
 
-  /** The encodings for a channel on another thread. Throws `GODWIT_UNSUPPORTED` for one that cannot be made there. */
+  /**
+   * The encodings for a channel on another thread. Throws `GODWIT_UNSUPPORTED` for an encoding that cannot be made on that thread.
+   */
   shared(): SharedEncodings {
     return { cache: this.#cache, recipes: recipesOf(this.#wholePages()), adaptive: this.#adaptive };
   }

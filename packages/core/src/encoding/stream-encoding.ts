@@ -6,18 +6,18 @@ export interface PagesOfBatch {
   readonly pageSize: number;
   /** Index of the RAM block. */
   readonly block: number;
-  /** Flat [first page, page count, ...]: ascending, disjoint, at most 4 MiB of pages. At the destination it is checked already. */
+  /** Flat [first page, page count, ...]: ascending, disjoint, at most 4 MiB of pages. The destination has already checked a peer's runs. */
   readonly runs: readonly number[];
 }
 
 /**
- * An encoding that remembers: deduplication, a compression with a window, a delta of one's own. It keeps state at both ends, for each
- * page channel of each connection: one encoder, and one decoder that takes what the encoder made, in the same order, every piece
- * once. So both may remember what they like of what went through them, and nothing else: pages that go on another channel, in another
- * encoding, as they are or as zero are seen by neither.
+ * An encoding that remembers: deduplication, a compression with a window, a delta of one's own. It keeps state at both ends of each page
+ * channel of each connection: in one encoder, and in one decoder that takes every piece of the encoder's output once and in the same order.
+ * Both may remember anything that went through them, and nothing else: neither sees pages that are sent on another channel, in another
+ * encoding, as they are or as zero.
  *
- * State is not carried over: a connection that is made anew, and a destination that was restarted, begin with new encoders and
- * decoders. Nothing is closed, so that state is memory of JavaScript.
+ * State is not carried over: a connection that is made anew, and a destination that was restarted, begin with new encoders and decoders.
+ * The engine closes neither of them, so that their state must be memory of JavaScript.
  *
  * @example
  * const twice: StreamEncoding = {
@@ -32,9 +32,9 @@ export interface PagesOfBatch {
  */
 export interface StreamEncoding {
   readonly kind: 'stream';
-  /** The name on both sides, which stands in the hello. From 1 to 32 characters `a-z`, `0-9`, `.` and `-`. Another format: another name. */
+  /** The name on both sides, as in the hello. From 1 to 32 characters `a-z`, `0-9`, `.` and `-`. Another format: another name. */
   readonly name: string;
-  /** How a page channel's thread makes the same; page channels on threads refuse an encoding without one. */
+  /** How a page channel's thread makes the same encoding; page channels on threads refuse an encoding without a recipe. */
   readonly recipe?: ThreadRecipe;
   /** Expected milliseconds to encode a MiB of pages, until it was measured. */
   readonly expectedMsPerMiB: number;
@@ -44,25 +44,25 @@ export interface StreamEncoding {
    */
   readonly stateBytes: number;
   /**
-   * Bytes of pages that it is given, on each page channel, before the engine looks at what it saves: as many as it takes to remember
-   * something. Default 0. With `adaptiveEncodings: false` it is given all pages.
+   * Bytes of pages that the encoding is given on each page channel before the engine measures what it saves: as many as it needs to
+   * remember something. Default 0. With `adaptiveEncodings: false` the encoding is given all pages.
    */
   readonly warmUpBytes?: number;
-  /** Makes an encoder without any memory, for a page channel of the source. */
+  /** Makes an encoder that remembers nothing yet, for a page channel of the source. */
   encoder(): PageStreamEncoder;
-  /** Makes a decoder without any memory, for a page channel of the destination, when the first piece in this encoding has come. */
+  /** Makes a decoder that remembers nothing yet, for a page channel of the destination, when the first piece in this encoding has come. */
   decoder(): PageStreamDecoder;
 }
 
 /** The source's end of a `StreamEncoding` on one page channel. */
 export interface PageStreamEncoder {
   /**
-   * Encodes the contents of a batch, which do not change until it has returned or its promise has settled. The next call comes only
-   * then. The caller owns the result, which has at most `mostBytes` bytes: an eighth more than `pages`, since what is remembered of
-   * them may save more later. All of it reaches the decoder, or the connection is lost.
+   * Encodes the contents of a batch, which do not change until the call has returned or its promise has settled. The next call comes only
+   * after that. The caller owns the result, which has at most `mostBytes` bytes: an eighth more than `pages`, since what the encoder
+   * remembers of them may save more later. All of it reaches the decoder, or the connection is lost.
    *
-   * `undefined`, where encoding does not help: the pages are sent as they are, and the encoder must be as it was before the call.
-   * What it throws ends the migration (`GODWIT_INTERNAL`); the guest stays at the source.
+   * The result is `undefined` where encoding does not help: the pages are then sent as they are, and the encoder's state must be the one
+   * before the call. An exception ends the migration (`GODWIT_INTERNAL`); the guest stays at the source.
    */
   encode(
     pages: Uint8Array,
@@ -74,9 +74,9 @@ export interface PageStreamEncoder {
 /** The destination's end of a `StreamEncoding` on one page channel. */
 export interface PageStreamDecoder {
   /**
-   * Decodes `bytes`, which are untrusted, to the contents of the pages. It must throw rather than give or keep more than the pages and
-   * `stateBytes`: the engine refuses a result of any other length before any of it is written to guest memory (`GODWIT_PROTOCOL`). Its
-   * result is read before the next call, and may be memory of the decoder's own.
+   * Decodes `bytes`, which are untrusted, to the contents of the pages. The decoder must throw rather than return more bytes than the pages
+   * have, or keep more than `stateBytes`: the engine refuses a result of any other length before any of it is written to guest memory
+   * (`GODWIT_PROTOCOL`). The result is read before the next call, and may be the decoder's own memory.
    */
   decode(bytes: Uint8Array, which: PagesOfBatch): Uint8Array | Promise<Uint8Array>;
 }

@@ -13,11 +13,11 @@ export interface EstimateSettings {
   readonly postcopy?: boolean;
   readonly pageChannels?: number;
   /**
-   * Whether to look for what would make a migration converge that does not: some dozen simulations more, of seconds each for a guest
-   * whose rounds are short. Default false.
+   * Whether to search for changes with which a migration that does not converge would: this takes about a dozen more simulations, each
+   * of seconds for a guest whose rounds are short. Default false.
    */
   readonly suggestions?: boolean;
-  /** For the simulation's random numbers. Default 1. */
+  /** The seed of the simulation's random numbers. Default 1. */
   readonly seed?: number;
 }
 
@@ -32,21 +32,22 @@ export interface EstimatedTime {
 export interface Estimate {
   /** Whether the migration would end with the guest at the destination. */
   readonly converges: boolean;
-  /** Whether it would do so, or not, too with a guest and a link that differ from the measured ones by as much as is usual. */
+  /** Whether `converges` is the same for guests and links that differ from the measured ones by as much as is usual. */
   readonly certain: boolean;
   readonly totalMs: EstimatedTime;
   readonly downtimeMs: EstimatedTime;
   /** Why the migration would fail, in words. */
   readonly reason: string | undefined;
-  /** What would make it converge, in words: `a link of 45 Gbit/s`. Only with `suggestions`. */
+  /** Changes with which the migration would converge, in words: `a link of 45 Gbit/s`. Only with `suggestions`. */
   readonly suggestions: readonly string[];
   readonly sample: GuestSample;
   readonly link: LinkScenario;
 }
 
 /**
- * What may differ between the watched guest and the migrated one: how fast it writes, and what the link carries. A dirty rate differs by
- * a quarter from one second to the next in steady guests; a TCP stream's rate by a tenth, and it shares its link with others.
+ * The factors by which the migrated guest may differ from the watched one: the speed of its writes, and the rate of the link. A dirty
+ * rate differs by a quarter from one second to the next in steady guests; a TCP stream's rate by a tenth, and it shares its link with
+ * others.
  */
 const VARIATIONS = [
   { writes: 1, link: 1 },
@@ -88,7 +89,7 @@ export async function estimateFrom(
   };
 }
 
-/** What a simulation takes of the settings of an estimate as it is. */
+/** The settings of an estimate that a simulation takes unchanged. */
 function settingsOf({ downtimeLimitMs, bandwidthLimit, timeBudgetMs, postcopy }: EstimateSettings): SimulateOptions {
   return {
     ...(downtimeLimitMs !== undefined && { downtimeLimitMs }),
@@ -98,7 +99,7 @@ function settingsOf({ downtimeLimitMs, bandwidthLimit, timeBudgetMs, postcopy }:
   };
 }
 
-/** What the guest would be down for; of a migration that does not come to it, what was predicted last. */
+/** The downtime of the simulated migration; without a switchover, the last predicted one. */
 function downtimeOf({ downtimeMs, rounds }: Simulation): number {
   return downtimeMs ?? rounds.at(-1)?.predictedDowntimeMs ?? Number.POSITIVE_INFINITY;
 }

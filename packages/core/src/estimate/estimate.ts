@@ -49,13 +49,13 @@ const ESTIMATE_OPTIONS: Readonly<Record<keyof EstimateOptions, true>> = {
 };
 
 /**
- * Says what a migration of `vm` over `link` would be like, without making it: how long it takes, how long the guest is down, and whether
- * it converges, each with an interval. It watches the running guest's dirty trackers for `sampleMs`, and simulates migrations of a guest
- * that writes like that with the same engine under a virtual clock.
+ * Estimates a migration of `vm` over `link` without making it: its duration and downtime, each with an interval, and whether it
+ * converges. The call reads the running guest's dirty trackers for `sampleMs`, and simulates migrations of a guest that writes the same
+ * way, with the same engine under a virtual clock.
  *
- * The VM is claimed meanwhile. Its guest runs on, slowed by nothing but the dirty log; nothing is read from its memory, and its devices
- * are only asked for their sizes. Rejects with `GODWIT_CLAIMED`, `GODWIT_HANDED_OVER`, `GODWIT_TRACKER_FAILED`, the errors of
- * connecting, `GODWIT_UNSUPPORTED` for a link that cannot be measured, and with the signal's reason.
+ * The VM is claimed meanwhile. Its guest runs on, slowed only by the dirty log; nothing is read from its memory, and its devices are
+ * only asked for their sizes. Rejects with `GODWIT_CLAIMED`, `GODWIT_HANDED_OVER`, `GODWIT_TRACKER_FAILED`, the errors of connecting,
+ * `GODWIT_UNSUPPORTED` for a link that cannot be measured, and with the signal's reason.
  *
  * @example
  * const { converges, downtimeMs } = await estimate(vm, 1.25e9, { downtimeLimitMs: 300 });
@@ -105,7 +105,7 @@ function scenarioOf(link: number | LinkScenario): LinkScenario {
   return scenario;
 }
 
-/** The link as a scenario, of a rate and a round trip that were measured. */
+/** Makes the scenario of a link from its measured rate and round trip. */
 export function measuredLink({ bytesPerSecond, roundTripMs }: LinkProbe): LinkScenario {
   return { bytesPerSecond, latencyMs: roundTripMs / 2 };
 }

@@ -8,12 +8,12 @@ import { rearmAll } from '../tracker/rearm-all.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import { WorkingSet, type WorkingSetPoint } from './working-set.js';
 
-/** How long a guest is watched by default, in milliseconds: windows of up to 1.6 s are then seen at least once. */
+/** How long a guest is watched by default, in milliseconds, which is enough for at least one window of 1.6 s. */
 export const SAMPLE_MS = 3000;
 
 /** The shortest window, in milliseconds: that of a short round. */
 const INTERVAL_MS = 50;
-/** What a guest was seen to do while its dirty trackers ran. */
+/** The measurements of a guest while its dirty trackers ran. */
 export interface GuestSample {
   readonly ramBytes: number;
   readonly populatedBytes: number;
@@ -26,11 +26,11 @@ export interface GuestSample {
 }
 
 /**
- * Watches a running guest for `sampleMs` with trackers that were started: harvests every 50 ms, and re-arms what was reported. Reads no
- * page. What the trackers report here is forgotten, so that a migration which follows has to send every page.
+ * Watches a running guest for `sampleMs` with trackers that were started: harvests every 50 ms, and re-arms the reported pages. No page
+ * is read. What the trackers report here is forgotten, so that a migration which follows has to send every page.
  *
- * The guest is watched as it runs during a migration: each first write to a page after a harvest costs it a fault, as in each round. A
- * rate that was measured without write protection, or over one long window, is two to three times too low (KubeVirt's VEP 246).
+ * The guest runs as it would during a migration: each first write to a page after a harvest costs a fault, as in each round. A rate
+ * that was measured without write protection, or over one long window, is two to three times too low (KubeVirt's VEP 246).
  */
 export async function sampleGuest(
   memory: GuestMemory,

@@ -7,7 +7,7 @@ export interface WorkingSetPoint {
   readonly windowMs: number;
   /** The mean number of distinct pages that were written in such a window. */
   readonly pages: number;
-  /** The fewest and the most of one window. */
+  /** The smallest and the largest number of pages in one window. */
   readonly fewest: number;
   readonly most: number;
   /** Number of windows. */
@@ -16,7 +16,7 @@ export interface WorkingSetPoint {
 
 /** Windows of one length. */
 interface Level {
-  /** A window whose neighbour has not ended. */
+  /** The last window, while the next one has not ended. */
   waiting: { readonly bitmaps: DirtyBitmaps; readonly ms: number } | undefined;
   ms: number;
   pages: number;
@@ -27,11 +27,11 @@ interface Level {
 
 /**
  * Counts distinct pages over windows of one, two, four, ... intervals, as harvests deliver them: two neighbouring windows of one length
- * are a window of twice the length, whose pages are the union of theirs. It keeps one set of bitmaps for each length, and counts each
- * interval about twice.
+ * are a window of twice the length, whose pages are the union of theirs. One set of bitmaps is kept for each length, and each interval
+ * is counted about twice.
  *
- * Distinct pages per window, and not a rate, are what decides about convergence: a guest that rewrites 10,000 pages all the time has
- * 10,000 dirty pages after a second and after a minute.
+ * Convergence depends on the distinct pages per window, and not on a rate: a guest that rewrites 10,000 pages all the time has 10,000
+ * dirty pages after a second and after a minute.
  */
 export class WorkingSet {
   readonly #memory: GuestMemory;

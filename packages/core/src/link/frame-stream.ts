@@ -8,17 +8,17 @@ export interface ReceivedFrame {
   readonly payloadBytes: number;
 }
 
-/** A part of a file that a payload is put into with system calls, without a mapping of it. */
+/** A part of a file into which a payload is written with system calls, without mapping the file. */
 export interface FileTarget {
   /** The caller keeps it open. */
   readonly fd: number;
-  /** Where in the file, in bytes. */
+  /** The offset in the file, in bytes. */
   readonly position: number;
   /** Bytes. */
   readonly length: number;
 }
 
-/** Where bytes of a payload go. */
+/** The memory or part of a file into which bytes of a payload are read. */
 export type PayloadTarget = Uint8Array | FileTarget;
 
 /**
@@ -31,8 +31,8 @@ export type PayloadTarget = Uint8Array | FileTarget;
 export interface FrameStream {
   /**
    * True when every frame has a checksum, in both directions: `read` resolves once the header is verified, and `readPayload` once the
-   * payload is; a wrong checksum fails with `GODWIT_LINK_LOST`. An accepted stream knows it from its first frame on. False or undefined:
-   * there are no checksums.
+   * payload is; a wrong checksum fails with `GODWIT_LINK_LOST`. An accepted stream knows whether it has checksums from its first frame
+   * on. False or undefined: there are none.
    */
   readonly checksums?: boolean;
   /** Bytes of all writes that have resolved, framing included. */
@@ -41,18 +41,18 @@ export interface FrameStream {
   readonly bytesRead: number;
   /**
    * Writes one frame. The chunks of `payload` are written by reference: they are borrowed until the promise settles, and guest memory
-   * may change meanwhile. It resolves once the carrier has taken the bytes, which is the back-pressure. Calls may overlap; frames never
-   * interleave and keep the order of the calls.
+   * may change meanwhile. The promise resolves once the carrier has taken the bytes, which is the back-pressure. Calls may overlap;
+   * frames never interleave and keep the order of the calls.
    */
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
-  /** Resolves with the next frame, or with `null` when the peer has closed its direction between two frames. One call at a time. */
+  /** Resolves with the next frame, or with `null` when the peer has closed its direction between two frames. Only one call at a time. */
   read(): Promise<ReceivedFrame | null>;
   /**
    * Reads the payload of the last frame straight into `into`, filling the chunks one after the other. Their lengths
    * must add up to `payloadBytes`. Parts of files may be among them only if `takesFiles`.
    */
   readPayload(into: readonly PayloadTarget[]): Promise<void>;
-  /** Whether `readPayload` puts bytes into files too. Default false. */
+  /** Whether `readPayload` accepts a `FileTarget`. Default false. */
   readonly takesFiles?: boolean;
   /** Reads the payload of the last frame and discards it. */
   skipPayload(): Promise<void>;
@@ -62,7 +62,8 @@ export interface FrameStream {
   abort(reason: GodwitError): void;
   /**
    * For a carrier whose started I/O cannot be cancelled (a file that the kernel is writing): resolves, after `close` or `abort`, when no
-   * memory is borrowed and no handle is open. Never rejects. Without this method that is so once the pending calls have settled.
+   * memory is borrowed and no handle is open. Never rejects. A stream without this method borrows nothing once the pending calls have
+   * settled.
    */
   settled?(): Promise<void>;
 }

@@ -5,9 +5,9 @@ import type { FrameStream } from './frame-stream.js';
 import type { PageStream } from './page-stream.js';
 
 /**
- * Default time limit of a handshake, in milliseconds: for the answer to a hello at the source (`prepare` included), for a hello and its
- * page channels at the destination, and for the first frame of a stream at a listener. It is one number for both sides, since a side
- * with a shorter limit would end a handshake that the other still waits for.
+ * Default time limit of a handshake, in milliseconds. It limits the wait for the answer to a hello at the source (`prepare` included), for
+ * a hello and its page channels at the destination, and for the first frame of a stream at a listener. Both sides have the same limit,
+ * since a side with a shorter one would end a handshake for which the other still waits.
  */
 export const HANDSHAKE_TIMEOUT_MS = 30_000;
 
@@ -21,9 +21,9 @@ export interface MigrationLink {
   /** The peer's address, for messages: `tcp://192.0.2.1:4444`. */
   readonly peer: string;
   /**
-   * Makes the `PageTarget` that takes pages beside the streams, on another thread, for a background snapshot; absent where that is not
-   * possible. Called at most once, after the answer to the hello. No page comes over the streams then, and each end of a round counts
-   * none; the first one makes durable what the target has written.
+   * Makes the recipe of the `PageTarget` that takes the pages of a background snapshot on another thread, beside the streams; absent where
+   * the link has none. Called at most once, after the answer to the hello. No page comes over the streams then, and each end of a round
+   * counts none; the first end of a round makes durable what the target has written.
    */
   pageTarget?(): ThreadRecipe;
 }
@@ -41,12 +41,13 @@ export interface LinkRequest {
 /** Makes the links of a migration at its source. `connect` is called again to reconnect; it rejects when `signal` aborts. */
 export interface LinkConnector {
   /**
-   * The page channels that suit this host for a migration of `memory`: asked when `pageChannels` is `'auto'`. Without it there are none.
+   * The number of page channels that suits this host for a migration of `memory`, called when `pageChannels` is `'auto'`. Without this
+   * method `'auto'` means none.
    */
   pageChannelsFor?(memory: GuestMemory): number;
-  /** The streams of its links are plain sockets, which other threads can take over. Default false. */
+  /** Whether the streams of its links are plain sockets, which other threads can take over. Default false. */
   readonly plainSockets?: boolean;
-  /** Makes a connection: its control stream, and as many page channels as are asked for. Rejects with `GODWIT_CONNECT_FAILED`. */
+  /** Makes a connection: its control stream, and as many page channels as `request` asks for. Rejects with `GODWIT_CONNECT_FAILED`. */
   connect(request: LinkRequest, signal: AbortSignal): Promise<MigrationLink>;
 }
 
@@ -56,11 +57,11 @@ export interface LinkConnector {
  */
 export interface LinkListener {
   /**
-   * Resolves with the next connection. Rejects with `GODWIT_CANCELLED` when `signal` aborts, and `GODWIT_INVALID_STATE` once it is
-   * closed.
+   * Resolves with the next connection. Rejects with `GODWIT_CANCELLED` when `signal` aborts, and with `GODWIT_INVALID_STATE` once the
+   * listener is closed.
    */
   accept(signal: AbortSignal): Promise<IncomingLink>;
-  /** Accepts no more; connections that were accepted live on. */
+  /** Accepts no further connections; those that were accepted stay open. */
   close(): Promise<void>;
 }
 
@@ -68,7 +69,7 @@ export interface LinkListener {
 export interface ComingPages {
   /** Which pages of each block have contents, in the hello's order; all others are zero. */
   readonly contents: readonly DirtyBitmap[];
-  /** Makes the `PageSource` that reads them, on any thread. */
+  /** The recipe of the `PageSource` that reads these pages, on any thread. */
   readonly source: ThreadRecipe;
 }
 
@@ -77,8 +78,8 @@ export interface IncomingLink {
   readonly control: FrameStream;
   readonly peer: string;
   /**
-   * The pages in a form that can come while the guest runs here; absent where that is not possible. Called at most once, before the answer
-   * to the hello: the source then sends no pages, and the link stays open until the destination closes it.
+   * Returns pages that can come while the guest runs here; absent where the link cannot do this. Called at most once, before the answer to
+   * the hello: the source then sends no pages, and the link stays open until the destination closes it.
    */
   comingPages?(): Promise<ComingPages>;
   /**

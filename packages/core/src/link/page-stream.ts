@@ -17,11 +17,17 @@ export interface RemoteSending {
   readonly encodings: SharedEncodings;
   /** Most bytes of payload in a frame. */
   readonly maximumPayload: number;
-  /** The pages that are owed, which the other thread joins (`PageQueue.join`). */
+  /** The queue of owed pages, which the other thread joins (`PageQueue.join`). */
   readonly queue: PageQueueBuffers;
-  /** How it re-arms pages that it takes; `undefined` when only the engine's thread can: the channel is then handed its pages. */
+  /**
+   * How the other thread re-arms the pages that it takes; `undefined` when only the engine's thread can re-arm: the engine then hands pages
+   * to the channel.
+   */
   readonly rearm: readonly RearmRecipe[] | undefined;
-  /** Called when a tracker, by its place in the list, has failed to re-arm pages there: before the pages count as sent. */
+  /**
+   * Called with the tracker's index in the list when a tracker has failed to re-arm pages on the other thread, before the pages count as
+   * sent.
+   */
   readonly onRearmFailed: (tracker: number, error: GodwitError) => void;
 }
 
@@ -29,13 +35,13 @@ export interface RemoteSending {
 export interface RemoteReading {
   readonly channel: number;
   readonly memory: GuestMemory;
-  /** The board, which the other thread joins (`PageBoard.join`); its `PageWriter` makes the same checks as one on this thread. */
+  /** The board, which the other thread joins (`PageBoard.join`); the `PageWriter` there makes the same checks as one on this thread. */
   readonly board: PageBoardBuffers;
   /** The encodings that both sides use, for the other thread's `PageDecoder`. */
   readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;
   /**
-   * Called with each piece of device state, which is the engine's from then on. It may throw: the channel then fails with that error.
+   * Called with each piece of device state, whose bytes the engine then owns. If the callback throws, the channel fails with that error.
    * Undefined: no device state may come on page channels.
    */
   readonly onDevice?: (frame: DeviceFrame, bytes: Uint8Array) => void;
@@ -50,20 +56,25 @@ export interface RemoteAnswering {
 }
 
 /**
- * A page channel's stream. A stream that lives on another thread, which maps the same memory, has `sendPages` and `receivePages`: pages
- * are then sent and received on that thread, by the parts in `@godwit/core/pages`, which may change in any version. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
+ * A page channel's stream. A stream that lives on another thread, which maps the same memory, has `sendPages` and `receivePages`: pages are
+ * then sent and received on that thread, by the parts in `@godwit/core/pages`, which may change in any version. The engine neither writes
+ * nor reads such a stream itself, but closes or aborts it like any other.
  */
 export interface PageStream extends FrameStream {
-  /** Resolves when the other thread works, or has ended; never rejects. No round begins before, so that none is timed with a thread's start. */
-  readonly ready?: Promise<void>;
-  /** Source: makes the channel that reads guest memory and writes this stream on the other thread. Throws when that cannot map the memory. */
-  sendPages?(sending: RemoteSending): PageChannel;
   /**
-   * Destination: runs `readPageChannel` on the other thread. Once it has settled, that thread does not touch guest memory.
+   * Resolves when the other thread works, or has ended; never rejects. No round begins before that, so that no round's time includes a
+   * thread's start.
    */
+  readonly ready?: Promise<void>;
+  /**
+   * Source: makes the channel that reads guest memory and writes this stream on the other thread. Throws when that thread cannot map the
+   * memory.
+   */
+  sendPages?(sending: RemoteSending): PageChannel;
+  /** Destination: runs `readPageChannel` on the other thread. Once the promise has settled, that thread does not touch guest memory. */
   receivePages?(reading: RemoteReading): Promise<void>;
-  /** Destination: how the thread puts pages once `PageBoard.missing` is set; called before that. */
+  /** Destination: tells the other thread how to put pages once `PageBoard.missing` is set; called before it is set. */
   putMissing?(sink: ThreadRecipe): void;
-  /** Source: runs `answerRequests` on the other thread. Settles once that thread does not touch guest memory. */
+  /** Source: runs `answerRequests` on the other thread. Settles once that thread no longer touches guest memory. */
   answerRequests?(answering: RemoteAnswering): Promise<void>;
 }

@@ -8,7 +8,7 @@ const { floor, min } = Math;
 /** Words of the bitmap that share an entry of the summary: 128 MiB of guest memory, in 4 KiB of bitmap. */
 const CHUNK_WORDS = 1024;
 
-/** Indices of the words of a chunk that have bits. A walk is over before another begins. */
+/** Indices of the words of a chunk that have bits. All walks share this array, since each ends before the next one begins. */
 const withBits = new Int32Array(CHUNK_WORDS);
 
 /**
@@ -16,8 +16,8 @@ const withBits = new Int32Array(CHUNK_WORDS);
  * storage rounded up to whole words. The bytes can be passed to `KVM_GET_DIRTY_LOG` and VFIO as they are.
  *
  * A summary knows the chunks (of 32,768 pages) in which a bit may be set, so that clearing, counting, searching and ORing a bitmap of a
- * TiB with few dirty pages take microseconds instead of milliseconds. Storage that others write, through `words`, `bytes` or another
- * thread, has no summary.
+ * TiB with few dirty pages take microseconds instead of milliseconds. Storage that is also written through `words`, through `bytes` or
+ * by another thread has no summary.
  *
  * The words are a `Uint32Array`, since a walk over the bigints of a `BigUint64Array` is about twenty times slower.
  * Bits past the last page are always zero.
@@ -31,13 +31,13 @@ export class DirtyBitmap {
   readonly pageCount: number;
   readonly #words: Uint32Array;
   readonly #shared: boolean;
-  /** Per chunk: 1 when a bit of it may be set. `undefined` when others write the words. */
+  /** For each chunk 1 when a bit of it may be set. `undefined` when the words may be written without this object. */
   #touched: Uint8Array | undefined;
 
   /**
-   * All clean, or with the bits of `shared`: storage of `DirtyBitmap.storageBytes` bytes that other threads use too. All threads may
-   * then set and clear bits at the same time. `summary`: storage of `summaryBytes` bytes that goes with it; without it a shared bitmap
-   * has no summary. None of the threads may then write through `words` or `bytes`.
+   * Makes a bitmap that is all clean, or that has the bits of `shared`: storage of `DirtyBitmap.storageBytes` bytes that other threads
+   * use too. All threads may then set and clear bits at the same time. `summary`: storage of `summaryBytes` bytes for the summary of
+   * `shared`; without it a shared bitmap has no summary. With a summary none of the threads may write through `words` or `bytes`.
    */
   constructor(pageCount: number, shared?: ArrayBufferLike, summary?: ArrayBufferLike) {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
@@ -56,22 +56,22 @@ export class DirtyBitmap {
   }
 
   /**
-   * The 32-bit words; always an even number of them. Whoever has them may write them at any time, so that this bitmap is walked word by
-   * word from now on: `orWord` and `wordsFor` keep the summary.
+   * The 32-bit words; always an even number of them. A caller may keep and write them at any time, so that the bitmap has no summary
+   * after this call; `orWord` and `wordsFor` keep it.
    */
   get words(): Uint32Array {
     this.#touched = undefined;
     return this.#words;
   }
 
-  /** The words, to set bits of these pages and of no other, before anything else is done with the bitmap. */
+  /** The words, of which the caller sets bits of these pages only, before any other use of the bitmap. */
   wordsFor(firstPage: number, pageCount: number): Uint32Array {
     this.#check(firstPage, pageCount);
     this.#touch(floor(firstPage / 32), floor((firstPage + pageCount - 1) / 32));
     return this.#words;
   }
 
-  /** Copies the words of the pages from `firstPage` (a multiple of 32) on into `into`, as many as it has. */
+  /** Copies the words of the pages from `firstPage` (a multiple of 32) on into `into`, until `into` is full. */
   copyWords(firstPage: number, into: Uint32Array): void {
     const first = firstPage / 32;
     for (let i = 0; i < into.length; i++) into[i] = this.#words[first + i] ?? 0;
@@ -79,7 +79,7 @@ export class DirtyBitmap {
 
   /**
    * Moves the bits of `mask` that are set in the word at index `at` to `other`, and returns them. Of several threads that move the same
-   * bit one gets it.
+   * bit, one gets it.
    */
   moveWord(at: number, mask: number, other: DirtyBitmap): number {
     const moved = (Atomics.and(this.#words, at, ~mask) & mask) >>> 0;
@@ -104,8 +104,8 @@ export class DirtyBitmap {
   }
 
   /**
-   * The bitmap's memory as bytes, for ioctls: writing it writes the bitmap, which has no summary from now on. Call `maskTail` after a
-   * kernel has written it.
+   * The bitmap's memory as bytes, for ioctls: writing these bytes writes the bitmap, which has no summary after this call. Call
+   * `maskTail` after a kernel has written it.
    */
   get bytes(): Uint8Array {
     const { buffer, byteOffset, byteLength } = this.words;
@@ -217,7 +217,7 @@ export class DirtyBitmap {
     const touched = this.#touched;
     const base = firstPage / 32;
     const n = min(source.length, mine.length - base);
-    // Chunk by chunk, and without a branch for clean words, which would be guessed wrong where few pages are dirty.
+    // The loop has no branch for clean words, which the processor would often predict wrong where few pages are dirty.
     for (let i = 0; i < n; ) {
       const chunk = floor((base + i) / CHUNK_WORDS);
       const end = min(n, (chunk + 1) * CHUNK_WORDS - base);
@@ -307,7 +307,7 @@ export class DirtyBitmap {
     /** The first page of a run that reaches to the end of the last word with bits; -1 when there is none. */
     let open = -1;
     let before = -1;
-    /** Only the first run may touch the last run that was in the list. */
+    /** Only the first run of this call may touch the last run that was already in the list. */
     let apart = into.length === 0;
     for (let from = firstWord; from !== -1 && from <= lastWord; ) {
       const chunk = floor(from / CHUNK_WORDS);
@@ -405,7 +405,7 @@ export class DirtyBitmap {
     this.#write(lastWord, tail, value);
   }
 
-  /** Writes the bits of `mask`, atomically in shared storage: threads work on different pages, which may share a word. */
+  /** Writes the bits of `mask`, atomically in shared storage, since the pages of different threads may share a word. */
   #write(at: number, mask: number, value: boolean): void {
     const words = this.#words;
     if (value && this.#touched !== undefined) this.#touched[floor(at / CHUNK_WORDS)] = 1;
@@ -421,7 +421,7 @@ function indicesWithBits(words: Uint32Array, from: number, end: number): number 
   for (let i = from; i < end; i++) {
     const word = (words[i] as number) | 0;
     withBits[count] = i;
-    // 1 for any bit, without a branch: where few pages are dirty it would often be guessed wrong.
+    // Adds 1 for a word with bits, without a branch, which the processor would often predict wrong where few pages are dirty.
     count += (word | -word) >>> 31;
   }
   return count;

@@ -7,8 +7,8 @@ export class DirtyBitmaps {
   readonly blocks: readonly DirtyBitmap[];
 
   /**
-   * All clean, for the blocks of this memory or of other bitmaps. With `shared`, one buffer for each block (`sharedStorage`), the
-   * bitmaps are those that other threads use too; `summaries` has the buffers of their summaries.
+   * Makes bitmaps, all clean, for the blocks of this memory or of other bitmaps. With `shared` (`sharedStorage`), one buffer for
+   * each block, they are bitmaps that other threads use too; `summaries` has the buffers of their summaries.
    */
   constructor(
     memory: GuestMemory | DirtyBitmaps,
@@ -36,7 +36,7 @@ export class DirtyBitmaps {
     return bitmap;
   }
 
-  /** Makes dirty what is dirty in `other`, which is of the same memory. */
+  /** Sets every bit that is set in `other`, which is of the same memory. */
   or(other: DirtyBitmaps): void {
     for (let i = 0; i < this.blocks.length; i++) this.at(i).or(other.at(i));
   }

@@ -10,7 +10,7 @@ export const RAM_WINDOW_BYTES = 2 ** 30;
 /** A file whose bytes are a block's memory. */
 export interface MemoryFile {
   readonly fd: number;
-  /** Of the block's first page, in bytes. */
+  /** The offset of the block's first page in the file, in bytes. */
   readonly position: number;
 }
 
@@ -23,18 +23,18 @@ export interface RamBlock {
   readonly byteLength: number;
   /**
    * Names the memory behind the block, by which two objects over the same memory are recognised: for example the host's boot id and the
-   * file's device and inode, then `+` and where the block starts in the file, in bytes. Two blocks of one file have memory in common if
+   * file's device and inode, then `+` and the offset of the block in the file, in bytes. Two blocks of one file have memory in common if
    * their ranges overlap; without a `+` and digits at the end the identity names the whole file. Undefined for memory that no other
-   * process can map, and once it is unmapped. At most 255 characters.
+   * process can map, and after the memory was unmapped. At most 255 characters.
    */
   readonly identity?: string | undefined;
   /**
    * Source and destination map the same memory for this block: a local move, such as the upgrade of a running VMM (QEMU:
    * `x-ignore-shared`). The owners at both ends say so, and the `identity` and length of both blocks must be equal, else the migration is
    * refused with `GODWIT_SHARED_MEMORY`. Its pages are not sent, tracked, verified or touched by the engine on either side. Until `go`
-   * the source may resume; after it `recover` and `reclaim` are refused there, since the destination's guest may have written this
-   * memory. What a device's `load` writes there is seen by the source's guest if
-   * it runs on. A VM with such a block cannot be saved to a snapshot.
+   * the source may resume; after `go` the source refuses `recover` and `reclaim`, since the destination's guest may have written this
+   * memory. What a device's `load` writes there is seen by the source's guest if it runs on. A VM with such a block cannot be saved to a
+   * snapshot.
    *
    * @example
    * // source: start the new VMM with a descriptor of the guest's memory file, and say that both have it
@@ -44,7 +44,8 @@ export interface RamBlock {
   /**
    * The guest cannot write this block: ROM, firmware. Both ends must agree on it, else the migration is refused with
    * `GODWIT_MEMORY_MISMATCH`. It is sent in round 1 like any other block, so the destination's `view` must be writable for the VMM. When
-   * a tracker reports a page of it nonetheless (the VMM has changed its ROM), the page is sent again and a warning is emitted once.
+   * a tracker reports a page of the block nevertheless (the VMM has changed its ROM), the page is sent again and a warning is emitted
+   * once.
    */
   readonly readOnly?: true | undefined;
   /**
@@ -55,29 +56,29 @@ export interface RamBlock {
   view(offset: number, length: number): Uint8Array;
   /**
    * Lists the populated pages of `range` (default: the block), in ascending order and clipped to it; all others are holes, which read as
-   * zero. The engine does not touch holes on either side, so that a sparse guest stays sparse: at the source it asks for the pages of
-   * each batch just before it reads them. Without this method every page counts as populated.
+   * zero. The engine does not touch holes on either side, so that a sparse guest stays sparse: at the source it calls this method for
+   * each batch just before it reads the batch. Without this method every page counts as populated.
    *
    * A page that becomes a hole during a migration (a balloon) counts as written: a tracker must report it.
    */
   populated?(range?: PageRun): Iterable<PageRun>;
   /**
    * Turns pages into holes: they read as zero afterwards, and their memory goes back to the host. Called only at the destination, for
-   * pages that have become zero. Without it the engine writes zeros.
+   * pages that have become zero. Without this method the engine writes zeros.
    *
    * @returns false when pages of the range are pinned: nothing was discarded, and the engine writes zeros
    */
   discard?(range: PageRun): boolean;
   /**
-   * The file behind the block, if its pages may be put there with system calls (`write`, `splice`); `undefined` when they may not. A page
-   * that nothing has touched is put there at the destination: it is neither faulted in nor zeroed first, which takes longer than its
-   * copy. Asked for each frame, and used for no other.
+   * The file behind the block, if pages may be written to it with system calls (`write`, `splice`); `undefined` if they may not. The
+   * destination writes pages there that nothing has touched: such a page is then neither faulted in nor zeroed first, which would take
+   * longer than its copy. Called for each frame, and the result is used for that frame only.
    */
   memoryFile?(): MemoryFile | undefined;
   /**
-   * Somebody holds these pages by their physical memory and not by their address, until the returned function is called:
-   * memory mapped for a device's DMA, io_uring's fixed buffers. `discard` refuses them meanwhile: their holder would go on
-   * writing pages that are the guest's no more. To be called before the pages are pinned, by whoever pins them.
+   * Notes that these pages are used by their physical addresses until the returned function is called, as memory mapped for a device's
+   * DMA and io_uring's fixed buffers are. `discard` refuses the pages meanwhile, since their user would go on writing physical pages that
+   * are no longer the guest's. The code that pins pages calls this before it pins them.
    */
   pin?(range: PageRun): () => void;
 }
@@ -88,9 +89,10 @@ export interface GuestMemory {
   readonly pageSize: number;
   readonly blocks: readonly RamBlock[];
   /**
-   * Resolves when these bytes are there: pages come while the guest runs already after a restore that runs at once. A thread that touches
-   * a missing page sleeps until it has come, which an event loop must not: a device model on one awaits this before it touches guest
-   * memory. At any other time it resolves at once. Rejects with `GODWIT_PAGES_MISSING` for pages that cannot be had.
+   * Resolves when these bytes are there: after post-copy, or a restore that runs at once, pages come while the guest already runs. A
+   * thread that touches a missing page sleeps until it has come, which an event loop must not: a device model on an event loop awaits
+   * this method before it touches guest memory. At any other time it resolves at once. Rejects with `GODWIT_PAGES_MISSING` for pages that
+   * cannot be had.
    */
   present?(block: number, offset: number, byteLength: number): Promise<void>;
 }
@@ -105,7 +107,7 @@ export function pagesOf(memory: GuestMemory, block: RamBlock): number {
   return block.byteLength / memory.pageSize;
 }
 
-/** The populated runs of a range, or the whole range if the block cannot tell. */
+/** The populated runs of a range, or the whole range for a block without `populated`. */
 export function populatedRuns(block: RamBlock, range: PageRun): Iterable<PageRun> {
   return block.populated?.(range) ?? [range];
 }

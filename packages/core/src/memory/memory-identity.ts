@@ -1,4 +1,4 @@
-/** Where the memory of a block lies: a range of bytes of a file, as the block's identity says it. */
+/** Where the memory of a block lies: a range of bytes of a file, as in the block's identity. */
 export interface MemoryRange {
   readonly file: string;
   readonly start: number;
@@ -6,8 +6,8 @@ export interface MemoryRange {
 }
 
 /**
- * The memory that an identity names: `file+offset` is the range of `byteLength` bytes from `offset` on, anything else the whole of what it
- * names. `undefined` for a block without an identity.
+ * The memory that an identity names: `file+offset` names the range of `byteLength` bytes from `offset` on, any other identity the whole
+ * file. `undefined` for a block without an identity.
  */
 export function memoryRange(identity: string | undefined, byteLength: number): MemoryRange | undefined {
   if (identity === undefined || identity === '') return undefined;

@@ -8,8 +8,8 @@ interface Window {
 }
 
 /**
- * Guest memory through one view for each window of at most 1 GiB, which is asked for once and kept. The page path uses it instead of
- * `RamBlock.view`.
+ * Guest memory through one view for each window of at most 1 GiB, which is asked for once and kept. The code that sends and receives
+ * pages uses this class instead of `RamBlock.view`.
  */
 export class MemoryWindows {
   readonly memory: GuestMemory;
@@ -26,8 +26,8 @@ export class MemoryWindows {
 
   /**
    * Asks for every view now. V8 counts each view as external memory of its full size and collects garbage for it: once or twice for all
-   * of them here, but once for each in the middle of a round if they are made when first used. Shared blocks are left out: none of their
-   * pages is read or written.
+   * views if they are made here, but once for each view, in the middle of a round, if they are made when first used. Shared blocks are
+   * left out: none of their pages is read or written.
    */
   open(): this {
     for (const [block, list] of this.#windows.entries()) {

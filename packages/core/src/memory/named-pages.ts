@@ -23,16 +23,16 @@ const MOST_RUNS = 16_384;
 
 const PIECE_PAGES = MOST_WORDS * 32;
 
-/** Bytes that a bitmap takes beside its words: it is a frame of its own. */
+/** Bytes that a bitmap takes beside its words, since it needs a frame of its own. */
 const FRAME_BYTES = 16;
 
-/** Milliseconds of continuous work after which the event loop gets a turn. A piece takes up to one. */
+/** Milliseconds of continuous work after which the event loop gets a turn. Making one piece takes up to 1 ms. */
 const YIELD_AFTER_MS = 1;
 
 /**
  * Names all pages of a bitmap, in ascending order and in pieces that fit into a frame each: a part of the block as a bitmap where that is
- * the shorter way, if `asBits` allows it, else as runs. Takes memory for one piece, however large the bitmap is, which must not change
- * meanwhile.
+ * shorter and `asBits` allows it, else as runs. The generator needs memory for one piece only, however large the bitmap is; the bitmap
+ * must not change meanwhile.
  */
 export async function* namedPages(bitmap: DirtyBitmap, asBits: boolean, clock: Clock): AsyncGenerator<NamedPages> {
   let lastYield = clock.now();
@@ -45,7 +45,7 @@ export async function* namedPages(bitmap: DirtyBitmap, asBits: boolean, clock: C
       yield bits;
     } else {
       bitmap.runs(runs, firstPage, pages);
-      // The last run may go on in the next piece.
+      // The last run stays in the list, since it may continue in the next piece.
       if (runs.length > MOST_RUNS) yield* flat(runs);
     }
     if (clock.now() - lastYield < YIELD_AFTER_MS) continue;
@@ -55,14 +55,14 @@ export async function* namedPages(bitmap: DirtyBitmap, asBits: boolean, clock: C
   yield* flat(runs);
 }
 
-/** Empties `runs`, in pieces. */
+/** Yields all runs in pieces, and empties the list. */
 function* flat(runs: PageRunList): Generator<NamedPages> {
   const all = runs.toFlatArray();
   runs.clear();
   for (let at = 0; at < all.length; at += 2 * MOST_RUNS) yield { runs: all.slice(at, at + 2 * MOST_RUNS) };
 }
 
-/** The pages of a part of a bitmap as bits, if they are shorter on the wire than its runs. */
+/** The pages of a part of a bitmap as bits, if the bits are shorter on the wire than the runs; else `undefined`. */
 function bitsOf(bitmap: DirtyBitmap, firstPage: number, pageCount: number): NamedPages | undefined {
   const words = new Uint32Array(Math.ceil(pageCount / 32));
   bitmap.copyWords(firstPage, words);
@@ -109,8 +109,8 @@ function ones(word: number): number {
 }
 
 /**
- * Sets the bits of a peer's bitmap in `into`. Throws `GODWIT_PROTOCOL` or `GODWIT_OUT_OF_RANGE`, and sets nothing, for one that is empty
- * or malformed, or that names pages past the end of the block.
+ * Sets the bits of a peer's bitmap in `into`. Throws `GODWIT_PROTOCOL` or `GODWIT_OUT_OF_RANGE`, and sets nothing, for a bitmap that is
+ * empty or malformed, or that names pages past the end of the block.
  */
 export function addNamedBits({ runs, firstPage, words = [] }: NamedPages, into: DirtyBitmap, frame: string): void {
   const bad = (what: string) => new GodwitError('GODWIT_PROTOCOL', `a "${frame}" frame has ${what}`);

@@ -21,7 +21,10 @@ export class PageRunList {
   #length = 0;
   #pageCount = 0;
 
-  /** `windowPages`: a run that starts at a multiple of it is not merged into the one before, so that none crosses a memory window. */
+  /**
+   * `windowPages`: a run that starts at a multiple of this number is not merged into the run before it, so that no run crosses a
+   * memory window.
+   */
   constructor(capacity = 64, windowPages = Number.POSITIVE_INFINITY) {
     this.#pairs = new Float64Array(Math.max(1, capacity) * 2);
     this.#windowPages = windowPages;
@@ -54,7 +57,7 @@ export class PageRunList {
     return this.#pairs[index * 2 + 1] as number;
   }
 
-  /** Appends a run; one that starts where the last run ends is merged into it. */
+  /** Appends a run; a run that starts where the last one ends is merged into that one. */
   push(firstPage: number, pageCount: number): void {
     if (pageCount <= 0) return;
     const last = this.#length * 2 - 2;
@@ -80,7 +83,7 @@ export class PageRunList {
     this.#pageCount += pageCount;
   }
 
-  /** Removes all runs; the memory stays. */
+  /** Removes all runs; the storage is kept. */
   clear(): void {
     this.#length = 0;
     this.#pageCount = 0;
@@ -103,7 +106,7 @@ export class PageRunList {
     return list;
   }
 
-  /** The runs in order, as an object each: for loops that are not over pages. */
+  /** Yields an object for each run, in order; code that runs for each page uses `firstPage` and `runPages` instead. */
   *[Symbol.iterator](): IterableIterator<PageRun> {
     for (let i = 0; i < this.#length; i++) yield { firstPage: this.firstPage(i), pageCount: this.runPages(i) };
   }

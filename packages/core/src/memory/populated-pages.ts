@@ -5,8 +5,8 @@ import { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES } from './gu
 import { type PageRun, PageRunList } from './page-run.js';
 
 /**
- * Sets the bits of all populated pages in `into`, shared blocks left out: the dirty bitmaps of round 1, or what a destination's memory
- * has to be cleared of. Rejects with the reason of `signal` when that aborts; no memory is looked at any more then.
+ * Sets the bits of all populated pages in `into`, shared blocks left out: these are the dirty bitmaps of round 1, or the pages of a
+ * destination that have to be cleared. Rejects with the reason of `signal` when that aborts, and then reads no further memory.
  */
 export async function populatedBitmaps(
   memory: GuestMemory,
@@ -30,7 +30,7 @@ export async function populatedBitmaps(
 
 /**
  * Splits dirty runs into populated ones (`present`) and holes. Both inputs must ascend. Throws `GODWIT_INVALID_ARGUMENT` when
- * `populated` does not, since a page that is wrongly taken for a hole would be lost.
+ * `populated` does not ascend, since a page that is wrongly taken for a hole would be lost.
  */
 export function cutHoles(
   runs: PageRunList,

@@ -1,7 +1,10 @@
 /** Bound once, since looking up a global is slow in a VM context (such as Jest's). */
 const { clz32, imul } = Math;
 
-/** ORs words `first` up to, not including, `end` into those `shift` places further on; returns whether the source had any bit there. */
+/**
+ * ORs the words of `from` from `first` up to, not including, `end` into the words of `into` that are `shift` places further on; returns
+ * whether any of them had a bit.
+ */
 export function orRange(into: Uint32Array, from: Uint32Array, first: number, end: number, shift = 0): boolean {
   let any = 0;
   for (let i = first; i < end; i++) {
@@ -24,7 +27,7 @@ export function popCount(word: number): number {
   return imul(x, 0x01010101) >>> 24;
 }
 
-/** Bits set in four words, summed before the last step: a branch for clean words would make it three times slower. */
+/** Bits set in four words, summed before the last step: a branch for clean words would make the function three times slower. */
 export function popCount4(words: Uint32Array, at: number): number {
   const a = pairs(words[at] as number);
   const b = pairs(words[at + 1] as number);

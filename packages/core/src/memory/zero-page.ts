@@ -4,7 +4,7 @@ import type { PageRunList } from './page-run.js';
 
 /**
  * Splits a run into zero and non-zero pages, which are appended to the two lists. The run must not cross a window. The guest may write
- * meanwhile: a page that is written after it was scanned is dirty again, since it was re-armed before the scan.
+ * meanwhile: a page that is written after it was scanned becomes dirty again, since pages are re-armed before the scan.
  */
 export function splitZeroPages(
   windows: MemoryWindows,
@@ -22,7 +22,7 @@ export function splitZeroPages(
   const wordsPerPage = windows.pageSize >>> 2;
   let at = (firstPage % windows.pagesPerWindow) * wordsPerPage;
   if (at + pageCount * wordsPerPage > words.length) {
-    // Words past the end read as undefined, so that pages with contents would count as zero.
+    // Words past the end would read as `undefined`, and pages with contents would count as zero.
     throw new GodwitError(
       'GODWIT_OUT_OF_RANGE',
       `pages ${firstPage} + ${pageCount} of RAM block ${blockIndex} cross a window`,

@@ -2,19 +2,20 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { AnyPagesFrame } from '../protocol/frame.js';
 
 /**
- * Puts pages into guest memory in which they are missing, while the guest runs: each appears whole and once, and one that is there
- * already is dropped, also when none is missing any more and the service has ended. One for each channel, whose thread never reads or writes the memory itself.
+ * Puts missing pages into guest memory while the guest runs: each page appears whole and once, and a page that is already there is dropped,
+ * also when no page is missing any more and the service has ended. Each channel has one sink, and the channel's thread never reads or
+ * writes the memory itself.
  */
 export interface MissingSink {
-  /** Memory of this channel, of at least `MAXIMUM_PAYLOAD` bytes, that pages are read into before they are put. */
+  /** Memory of this channel, of at least `MAXIMUM_PAYLOAD` bytes, into which pages are read before they are put into guest memory. */
   readonly bytes: Uint8Array;
   /** Puts pages whose bytes begin at `offset` of `bytes`. */
   put(block: number, page: number, pageCount: number, offset: number): void;
-  /** Says that these pages are zero. */
+  /** Puts these pages as zero pages. */
   putZero(block: number, page: number, pageCount: number): void;
 }
 
-/** Reads the payload of a frame of pages, which fits into the sink's `bytes`, and puts them there. */
+/** Reads the payload of a frame of pages, which fits into the sink's `bytes`, and puts the pages into guest memory. */
 export async function putPayload(
   sink: MissingSink,
   stream: FrameStream,
@@ -26,7 +27,7 @@ export async function putPayload(
   putRuns(sink, block, runs, pageSize);
 }
 
-/** Puts the pages of `runs` there, whose bytes are at the beginning of the sink's. */
+/** Puts the pages of `runs` into guest memory; their bytes are at the beginning of the sink's `bytes`. */
 export function putRuns(sink: MissingSink, block: number, runs: readonly number[], pageSize: number): void {
   let offset = 0;
   for (let i = 0; i < runs.length; i += 2) {

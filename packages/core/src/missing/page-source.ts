@@ -1,16 +1,16 @@
-/** A page of a RAM block, and how many follow: what a source hands over. */
+/** The place of the first page that a `PageSource` hands over. */
 export interface PagePlace {
   block: number;
   page: number;
 }
 
 /**
- * Where missing pages come from, on the thread that puts them into guest memory: a snapshot's file, a channel to the source's VM. It is
- * made there from a `ThreadRecipe`, and each thread has one of its own.
+ * Where missing pages come from, on the thread that puts them into guest memory: a snapshot's file, a channel to the source's VM. Each
+ * such thread makes its own from a `ThreadRecipe`.
  *
- * The thread calls `request` for each page that somebody waits for, and `take` until it has nothing more; it then sleeps until there is
- * another fault, or until `descriptor` can be read. None of the calls may wait for longer than a read takes, and none may touch guest
- * memory: a page of it that is missing would be waited for by the thread that is to bring it.
+ * The thread calls `request` for each page that is waited for, and `take` until it returns 0; then the thread sleeps until the next fault,
+ * or until `descriptor` can be read. No call may wait for longer than a read takes, and none may touch guest memory: the thread would wait
+ * for a missing page that only it can put there.
  *
  * @example
  * // a source that answers at once
@@ -28,25 +28,23 @@ export interface PagePlace {
  * };
  */
 export interface PageSource {
-  /**
-   * Asks for `pageCount` pages, at most as many as the `into` of `take` has room for. Pages come in any order, and may come unasked.
-   */
+  /** Asks for `pageCount` pages, at most as many as fit into the `into` of `take`. Pages come in any order, and may come unasked. */
   request(block: number, page: number, pageCount: number): void;
   /**
-   * Hands over pages that have come: their bytes are put into the beginning of `into`, and `place` says which the first is. They are whole
-   * and checked: the guest sees them as they are.
+   * Hands over pages that have come: writes their bytes to the beginning of `into`, and sets `place` to the first of them. The pages must
+   * be whole and checked: the guest sees them as they are.
    *
-   * @returns how many, one after the other; 0 when nothing has come
-   * @throws when a page cannot be had, after `place` was set to it: it stays missing, and is not asked for again
+   * @returns the number of consecutive pages; 0 when nothing has come
+   * @throws when a page cannot be had, after `place` was set to it: that page stays missing, and is not requested again
    */
   take(into: Uint8Array, place: PagePlace): number;
   /** A descriptor that can be read once `take` has something; undefined for a source that answers each request at once. */
   readonly descriptor?: number | undefined;
-  /** Called once the thread serves, before it waits for the first fault: for work that need not delay the guest's start. */
+  /** Called once when the thread serves, before it waits for the first fault: for work that need not delay the guest's start. */
   warmUp?(): void;
   /**
-   * Called by the loading thread when it has all pages: the last checks, of what no page depends on. Throws when what the pages were
-   * checked against is found to be damaged.
+   * Called by the loading thread when it has all pages: makes the last checks, on which no single page depends. Throws when the data
+   * against which pages were checked is damaged.
    */
   finish?(): void;
   /** Gives back what the source holds. Called once, on its own thread, when nothing is under way. */

@@ -16,11 +16,11 @@ import type { OwnershipTable } from './ownership.js';
  * ```
  */
 export type DestinationOwnershipState =
-  /** The source owns the guest; its state is incomplete here. */
+  /** The source owns the guest, whose state is incomplete at the destination. */
   | 'receiving'
-  /** All is loaded and `ready` is sent. Waits for `go`, with or without a link, and without a time limit. */
+  /** Everything is loaded and `ready` is sent. This side waits for `go`, with or without a link, and without a time limit. */
   | 'ready'
-  /** `go` was read; the ownership authority is asked whether the guest is this side's. */
+  /** `go` was read; the ownership authority is asked whether this side owns the guest. */
   | 'asking'
   /** The embedder said that the source is dead; the ownership authority is asked. */
   | 'recovering'
@@ -30,7 +30,10 @@ export type DestinationOwnershipState =
   | 'settled'
   /** The guest runs here, but the source could not be told. A later connection is still answered. */
   | 'untold'
-  /** `go` was read, but the guest could not be resumed, or the authority says that it is not this side's. Its memory is kept for the embedder. */
+  /**
+   * `go` was read, but the guest could not be resumed, or the authority says that this side does not own it. The guest's memory is kept for
+   * the embedder.
+   */
   | 'stranded'
   /** The migration ended before `go`; the guest will never run here. */
   | 'abandoned'
@@ -38,19 +41,19 @@ export type DestinationOwnershipState =
   | 'recovered';
 
 export type DestinationOwnershipEvent =
-  /** In the tick in which the `ready` frame is written. */
+  /** The `ready` frame is written in this tick. */
   | 'ready'
   /** `go` was read. */
   | 'go'
-  /** The source has given the attempt up: by `back`, or by a hello in stage running with a higher attempt. */
+  /** The source has given up the attempt: by `back`, or by a hello in stage `running` with a higher attempt. */
   | 'back'
-  /** The authority says that the guest is this side's. */
+  /** The authority says that this side owns the guest. */
   | 'granted'
-  /** The authority says that the guest is not this side's. */
+  /** The authority says that this side does not own the guest. */
   | 'denied'
   /**
-   * The source's `error` or the embedder's cancel; while `receiving` also any failure, and a source that has not reconnected in time.
-   * From `ready` never after a time limit or a lost link, since `go` may be in flight.
+   * The source's `error` or the embedder's cancel; in `receiving` also any failure, and a source that has not reconnected in time. In
+   * `ready` a time limit or a lost link never leads to `fail`, since `go` may be in flight.
    */
   | 'fail'
   /** `released` was read. */

@@ -1,7 +1,7 @@
-/** The hand-over of a guest that the authority is asked about. */
+/** The hand-over of a guest about which the authority is asked. */
 export interface Transfer {
   readonly migrationId: string;
-  /** Number of the stop-and-copy that leads to it, from 1. One that was given up is never asked about again. */
+  /** Number of the stop-and-copy that leads to the transfer, from 1. The authority is never asked again about one that was given up. */
   readonly attempt: number;
   /** Names the destination's VM (`WelcomeFrame.incarnation`): 32 hex digits. */
   readonly incarnation: string;
@@ -12,7 +12,7 @@ export interface Transfer {
  * (etcd, Consul, a database) the owner of the lease owns the guest, so that a network partition cannot lead to two running guests.
  *
  * Asking for the transfer is the point of no return: after it the source resumes its guest only when it was `refused` or is
- * `withdrawn`. A call that rejects or does not return in time is no answer.
+ * `withdrawn`. A call that rejects or does not return in time counts as no answer.
  *
  * @example
  * // The store keeps the owner, and the last attempt that was withdrawn: a transfer that arrives after that fails for good.
@@ -29,23 +29,23 @@ export interface Transfer {
  */
 export interface OwnershipAuthority {
   /**
-   * Called by the source, with the destination ready and the guest paused: makes the destination the owner. `refused`: it has not and
-   * never will be by this transfer.
+   * Called by the source, with the destination ready and the guest paused: makes the destination the owner. `refused`: the destination
+   * has not become the owner, and never will by this transfer.
    */
   transfer(transfer: Transfer): Promise<'granted' | 'refused'>;
   /**
-   * Called by the source when `transfer` has rejected or has not returned in time, to find out. `withdrawn`: the transfer has not
-   * happened and never will. `granted`: it has happened.
+   * Called by the source when `transfer` has rejected or has not returned in time, to find out whether the transfer has happened.
+   * `withdrawn`: the transfer has not happened and never will. `granted`: it has happened.
    */
   withdraw(transfer: Transfer): Promise<'withdrawn' | 'granted'>;
   /**
    * Called before a side runs the guest: by the destination after `go`, by either side in `recover`. Resolves with whether that side is
-   * the owner. When it rejects, the destination asks again after `go`; `recover` rejects too.
+   * the owner. When the promise rejects after `go`, the destination asks again; in `recover`, `recover` rejects too.
    */
   mayRun(transfer: Transfer, role: 'source' | 'destination'): Promise<boolean>;
 }
 
-/** The default authority: `go` decides, and in `recover` its caller. Grants everything. */
+/** The default authority, which grants everything: `go` decides, and in `recover` the embedder that calls it. */
 export const localAuthority: OwnershipAuthority = {
   transfer: async () => 'granted',
   withdraw: async () => 'withdrawn',

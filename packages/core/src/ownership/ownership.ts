@@ -4,7 +4,7 @@ import { GodwitError } from '../errors.js';
 export interface OwnershipState {
   /** True when no event leads out of this state. */
   readonly final: boolean;
-  /** This side may run the guest in this state. Never true on both sides at once. */
+  /** Whether this side may run the guest in this state; never true on both sides at once. */
   readonly mayRunGuest: boolean;
 }
 
@@ -13,7 +13,7 @@ export interface OwnershipTable<State extends string, Event extends string> {
   readonly role: 'source' | 'destination';
   readonly initial: State;
   readonly states: Readonly<Record<State, OwnershipState>>;
-  /** The next state, by state and event. An event that is not listed is illegal. */
+  /** The next state for each state and event. An event that is not listed is illegal. */
   readonly transitions: Readonly<Record<State, Readonly<Partial<Record<Event, State>>>>>;
 }
 
@@ -49,7 +49,7 @@ export class Ownership<State extends string, Event extends string> {
     return this.#next(event) !== undefined;
   }
 
-  /** Applies `event` and returns the new state. Throws `GODWIT_INVALID_STATE`, and changes nothing, when it is illegal. */
+  /** Applies `event` and returns the new state. Throws `GODWIT_INVALID_STATE`, and changes nothing, when the event is illegal. */
   apply(event: Event): State {
     const next = this.#next(event);
     const previous = this.#state;

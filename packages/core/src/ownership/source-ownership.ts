@@ -18,7 +18,9 @@ import type { OwnershipTable } from './ownership.js';
  * ```
  */
 export type SourceOwnershipState =
-  /** Pre-copy: the guest runs here, or is paused by its user. A background snapshot ends in it: nothing was handed over. */
+  /**
+   * Pre-copy: the guest runs here, or is paused by its user. A background snapshot ends in this state, since it hands nothing over.
+   */
   | 'running'
   /** The guest is paused for the switchover; `go` is not sent. */
   | 'paused'
@@ -30,7 +32,10 @@ export type SourceOwnershipState =
   | 'released'
   /** The migration failed or was cancelled before `go`. The guest runs on here. */
   | 'kept'
-  /** The source has given up asking whether the destination runs the guest, which stays paused here until the embedder decides. */
+  /**
+   * The source has given up asking whether the destination runs the guest. The guest stays paused at the source until the embedder
+   * decides.
+   */
   | 'unknown'
   /** The embedder said that the destination is dead. The guest runs here. */
   | 'recovered';
@@ -40,19 +45,19 @@ export type SourceOwnershipEvent =
   | 'pause'
   /** Failure or cancel before the transfer. */
   | 'fail'
-  /** The stop-and-copy is given up, and pre-copy goes on. Applied in the tick of the decision: after it `transfer` is illegal. */
+  /** The stop-and-copy is given up, and pre-copy goes on. Applied in the tick of the decision, after which `transfer` is illegal. */
   | 'back'
   /** The ownership authority is asked for the transfer: the point of no return. */
   | 'transfer'
   /** The authority has refused the transfer, or has confirmed that it is withdrawn. */
   | 'refused'
-  /** In the tick in which the `go` frame is written. */
+  /** The `go` frame is written in this tick. */
   | 'go'
   /** `running`, or `resumed` with the state `running`, was read. */
   | 'running'
   /** `settleTimeoutMs` passed, or the destination answered that it does not run the guest and will not. */
   | 'giveUp'
-  /** The embedder asks to try again to reach the destination. */
+  /** The embedder asks the engine to try again to reach the destination. */
   | 'settle'
   /** The embedder says that the destination is dead for certain. */
   | 'recover';

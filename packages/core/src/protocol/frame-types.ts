@@ -37,7 +37,7 @@ export const FRAME_TYPES = {
   digestsEnd: 15,
   /** Destination: the result of the comparison. */
   verified: 16,
-  /** Either side, at any time after the handshake; answered by `pong` with the same `id`. */
+  /** Either side, at any time after the handshake: answered by `pong` with the same `id`. */
   ping: 17,
   pong: 18,
   /** Destination, instead of `welcome`, over a further connection of a migration that it knows: how far it has come. */
@@ -50,7 +50,9 @@ export const FRAME_TYPES = {
   deltaPages: 24,
   /** Pages compressed in one piece; only if `encoding:` and the name of the compression was agreed on. */
   compressedPages: 25,
-  /** Source: answer `prepared` once the VM is built and its devices have loaded every piece before these. Only the last one counts. */
+  /**
+   * Source: answer `prepared` once the VM is built and its devices have loaded every piece before these. Only the last `prepare` counts.
+   */
   prepare: 26,
   /** Destination: the answer to `prepare`; loading the rest will be quick. */
   prepared: 27,
@@ -69,16 +71,16 @@ export const FRAME_TYPES = {
   /** Destination: the answer to `awaitPieces` with the same `id`. */
   arrived: 34,
   /**
-   * Source: the state of this stop-and-copy does not fit into what the destination holds; load what has come, and what comes, before
-   * `switchover`. Only if `loadEarly` was agreed on.
+   * Source: the state of this stop-and-copy is more than the destination holds; load it as it comes, before `switchover`. Only if
+   * `loadEarly` was agreed on.
    */
   loadEarly: 35,
   /**
-   * These pages are missing at the destination. Source, before `switchover`: the guest is to run there without them, and they come while it
-   * does. Destination, before `resumed`: they have not come yet. Only if `postcopy` was agreed on.
+   * These pages are missing at the destination. Source, before `switchover`: the guest is to run there before these pages come.
+   * Destination, before `resumed`: these pages have not come yet. Only if `postcopy` was agreed on.
    */
   missing: 36,
-  /** Destination, on the urgent channel: somebody waits for these pages. Answered by `pages` on the same channel. */
+  /** Destination, on the urgent channel: a thread waits for these pages. Answered by `pages` on the same channel. */
   requestPages: 37,
   /** Destination, with the guest running there: no page is missing any more. */
   whole: 38,

@@ -21,7 +21,7 @@ export interface BlockDescription {
 export interface DeviceDescription {
   readonly id: string;
   readonly version: number;
-  /** Bytes that the device expects its `save` to yield; 0 where it cannot tell. */
+  /** Bytes that the device expects its `save` to yield; 0 where the device does not report it. */
   readonly stateBytes: number;
 }
 
@@ -47,7 +47,7 @@ export interface HelloFrame {
   readonly pageChannels: number;
   /** The embedder's own description of the VM: any value that MessagePack can encode. */
   readonly description: unknown;
-  /** Number of this connection of the migration: 1, 2, 3, ... A higher one replaces those before it. */
+  /** Number of this connection of the migration: 1, 2, 3, ... A connection with a higher number replaces those before it. */
   readonly connection: number;
   /** The state of the source. A migration begins only with a hello in stage `running`. */
   readonly stage: HelloStage;
@@ -64,7 +64,7 @@ export const HELLO_STAGES = ['running', 'paused', 'handedOver', 'kept', 'dryRun'
 /** Where the source's ownership stands when it makes a connection. */
 export type HelloStage = (typeof HELLO_STAGES)[number];
 
-/** Destination: it takes the migration, with these features. */
+/** Destination: accepts the migration, with these features. */
 export interface WelcomeFrame {
   readonly type: 'welcome';
   readonly version: number;
@@ -114,7 +114,7 @@ export interface ZeroPagesFrame {
   readonly runs: readonly number[];
 }
 
-/** Pages as what has changed in them, which is the payload. */
+/** Pages as the bytes that have changed in them, which are the payload. */
 export interface DeltaPagesFrame {
   readonly type: 'deltaPages';
   readonly round: number;
@@ -122,7 +122,7 @@ export interface DeltaPagesFrame {
   readonly runs: readonly number[];
 }
 
-/** Pages in an encoding of whole pages, in one piece, which is the payload. */
+/** Pages that are encoded whole, in one piece, which is the payload. */
 export interface CompressedPagesFrame {
   readonly type: 'compressedPages';
   readonly round: number;
@@ -161,8 +161,8 @@ export interface DeviceFrame {
   /** The stop-and-copy that this piece belongs to; 0 for a piece that is sent while the guest runs. */
   readonly attempt: number;
   /**
-   * How often the device had been reset, as far as the source knew when it sent the piece. Of a piece with the attempt 0 that overtook no
-   * reset it is the destination's own number; one with a lower number is void. Absent: 0.
+   * How often the device had been reset, as far as the source knew when it sent the piece. A piece with attempt 0 and a lower number than
+   * the destination's is void: it was sent before the source knew of the reset. Absent: 0.
    */
   readonly resets?: number;
 }
@@ -175,16 +175,16 @@ export interface SwitchoverFrame {
   /** The state of the guest before this stop-and-copy, and so at the destination. */
   readonly runState: MovedRunState;
   /**
-   * For each of the hello's devices, how many pieces with the attempt 0 were sent: on page channels they may come later than this frame.
-   * Empty: they have all come before it.
+   * For each of the hello's devices, how many pieces with attempt 0 were sent: on page channels they may come later than this frame. Empty:
+   * all pieces have come before this frame.
    */
   readonly deviceSequences?: readonly number[];
 }
 
-/** The states in which a guest is handed over; one that has ended is not migrated. */
+/** The states in which a guest is handed over; a guest that has ended is not migrated. */
 export const MOVED_RUN_STATES = ['running', 'paused'] as const;
 
-/** What a guest that is handed over was doing, and does again. */
+/** The state of a guest that is handed over, before the migration and after it. */
 export type MovedRunState = (typeof MOVED_RUN_STATES)[number];
 
 /** Destination: everything is loaded. */
@@ -195,7 +195,7 @@ export interface ReadyFrame {
   readonly loadMs: number;
 }
 
-/** Source: the guest is the destination's from here on. */
+/** Source: the destination owns the guest from here on. */
 export interface GoFrame {
   readonly type: 'go';
   readonly attempt: number;
@@ -218,7 +218,7 @@ export interface PrepareFrame {
   readonly deviceSequences: readonly number[];
 }
 
-/** Destination: loading will be quick from here on; with what it expects it to take. */
+/** Destination: loading will be quick from here on, with the expected times. */
 export interface PreparedFrame {
   readonly type: 'prepared';
   readonly incarnation: string;
@@ -226,11 +226,12 @@ export interface PreparedFrame {
   /** The sequences of the `prepare` that this answers. */
   readonly deviceSequences: readonly number[];
   /**
-   * What the destination expects of loading: milliseconds that do not depend on bytes, and milliseconds for each MiB of state, each as the
-   * median and the ends of an interval that is right in nine cases of ten: six numbers. None, or absent, where it does not know.
+   * The expected time of loading: milliseconds that do not depend on bytes, and milliseconds for each MiB of state, each as the median and
+   * the two ends of an interval that contains the actual time in nine cases of ten: six numbers. Empty or absent where the destination has
+   * no estimate.
    */
   readonly load?: readonly number[];
-  /** Likewise of starting the guest: three numbers, or none. */
+  /** The expected time of starting the guest in the same form: three numbers, or none. */
   readonly resume?: readonly number[];
 }
 
@@ -253,13 +254,13 @@ export interface OwedFrame extends NamedPages {
   readonly block: number;
 }
 
-/** Destination: how much of a device's state has been loaded, which makes room. */
+/** Destination: how much of a device's state has been loaded, so that more may be sent. */
 export interface LoadedFrame {
   readonly type: 'loaded';
   readonly device: number;
   /** Every piece before this one has been taken. */
   readonly sequence: number;
-  /** The stop-and-copy whose pieces are counted, after `loadEarly`: every piece with the attempt 0 was taken before them. Absent: 0. */
+  /** The stop-and-copy whose pieces are counted, after `loadEarly`: every piece with attempt 0 was taken before those. Absent: 0. */
   readonly attempt?: number;
 }
 
@@ -279,7 +280,7 @@ export interface ArrivedFrame {
   readonly id: number;
 }
 
-/** Source: there is more device state than the destination holds, so that it has to load before `switchover`. */
+/** Source: there is more device state than the destination holds, so that devices have to load before `switchover`. */
 export interface LoadEarlyFrame {
   readonly type: 'loadEarly';
   readonly attempt: number;
@@ -350,11 +351,11 @@ export interface PongFrame {
 
 /**
  * The states of a destination to which a source reconnects. `incomplete`: the guest runs there, and pages are missing, which the `missing`
- * frames before it name.
+ * frames before this one name.
  */
 export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running', 'incomplete'] as const;
 
-/** Destination: where it stands, to a source that has reconnected. */
+/** Destination: its state, for a source that has reconnected. */
 export interface ResumedFrame {
   readonly type: 'resumed';
   readonly state: (typeof RESUMED_STATES)[number];
@@ -375,7 +376,7 @@ export interface ReceivedPagesFrame extends NamedPages {
   readonly block: number;
 }
 
-/** Source: its copy of the guest is let go of. */
+/** Source: it has released its copy of the guest. */
 export interface ReleasedFrame {
   readonly type: 'released';
 }

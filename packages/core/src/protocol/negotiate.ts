@@ -22,7 +22,7 @@ export const FEATURES = {
   probe: 'probe',
   /** The source reads `received` and `owed` frames whose pages are a bitmap. */
   bitmap: 'bitmap',
-  /** The hello has blocks that both sides share. Without it a destination would take their pages for zero. */
+  /** The hello has blocks that both sides share. A destination without this feature would take their pages for zero. */
   shared: 'shared',
   /** The destination takes device state on page channels too, in any order. A file does not. */
   deviceChannels: 'deviceChannels',
@@ -50,7 +50,7 @@ export interface HelloParts {
   readonly connection: number;
   readonly stage: HelloStage;
   readonly attempt: number;
-  /** Bytes that each device's `save` is expected to yield; 0 where it cannot tell. */
+  /** Bytes that each device's `save` is expected to yield; 0 where the device does not report it. */
   readonly stateBytes: readonly number[];
 }
 
@@ -81,7 +81,8 @@ export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): H
 export const MAXIMUM_PAGE_CHANNELS = 64;
 
 /**
- * The stream of the urgent channel, where 0 is the control stream and n is page channel n - 1; undefined where the hello announces none.
+ * The index of the urgent channel's stream, where 0 is the control stream and n is page channel n - 1; undefined where the hello announces
+ * no urgent channel.
  */
 export function urgentStreamOf({ features, pageChannels }: HelloFrame): number | undefined {
   return features.includes(FEATURES.postcopy) && pageChannels > 0 ? pageChannels : undefined;
@@ -102,7 +103,7 @@ export function checkHello(hello: HelloFrame): void {
 }
 
 /**
- * Checks that every stream has checksums, where they were agreed on; `whose` says which side made the streams. Throws
+ * Checks that every stream has checksums, after both sides agreed on them; `whose` says which side made the streams. Throws
  * `GODWIT_UNSUPPORTED` or `GODWIT_PROTOCOL`.
  */
 export function checkChecksums(streams: readonly FrameStream[], peer: string, whose: 'ours' | "the source's"): void {
@@ -143,7 +144,7 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
   checkSharedBlocks(hello, vm.memory);
   checkDevices(hello, vm);
   checkStateSizes(hello, vm);
-  // Only a source that waits for room can save more than is held.
+  // A source that waits for room can save more than the destination holds.
   if (hello.features.includes(FEATURES.loadEarly)) return;
   checkDeviceState(
     hello.devices.map(({ id }) => id),
@@ -168,8 +169,7 @@ function checkStateSizes(hello: HelloFrame, vm: MigratableVm): void {
 
 /**
  * Checks, before a page moves, that the destination would hold the devices' state, where it cannot load it early. Throws
- * `GODWIT_LIMIT_EXCEEDED`, which would else
- * come with the guest paused.
+ * `GODWIT_LIMIT_EXCEEDED`, which would otherwise come with the guest paused.
  */
 export function checkDeviceState(
   ids: readonly string[],

@@ -81,7 +81,7 @@ export const DESTINATION_PHASES = [
   'taking-over',
   /** The guest runs here, and pages are missing. */
   'post-copy',
-  /** The source keeps its guest; its `error` with the reason is to come. */
+  /** The source keeps its guest; the source's `error` with the reason follows. */
   'kept',
 ] as const;
 

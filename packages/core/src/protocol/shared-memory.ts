@@ -42,7 +42,10 @@ export function checkSharedBlocks(hello: HelloFrame, { blocks }: GuestMemory): v
   }
 }
 
-/** Whether both owners declare the block shared, and it is proved: the same range of the same file of the same boot of one host. */
+/**
+ * Whether both owners declare the block shared and their identities prove it: both name the same range of the same file in the same boot
+ * of one host.
+ */
 function isSharedPair(theirs: BlockDescription, own: RamBlock): boolean {
   const both = theirs.shared === true && own.shared === true;
   const { identity = '', byteLength } = own;
@@ -73,8 +76,8 @@ export function checkIdentities({ blocks }: GuestMemory): void {
 }
 
 /**
- * Checks that the guest may be taken back after `go`: not once the destination's guest may have written memory of the source's. Throws
- * `GODWIT_SHARED_MEMORY`. `call` names what was called, for the message.
+ * Checks that the guest may be taken back after `go`, which is refused when the destination's guest may have written memory of the
+ * source's guest. Throws `GODWIT_SHARED_MEMORY`. `call` names what was called, for the message.
  */
 export function checkNothingShared({ blocks }: GuestMemory, call: string): void {
   const block = blocks.find(({ shared }) => shared === true);

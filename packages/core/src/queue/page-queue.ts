@@ -18,12 +18,12 @@ interface QueueBlockBuffers {
 }
 
 /**
- * A taker claims at most this many bytes of guest memory at a time: one call re-arms it and one finds its holes (as much as `mincore` is
- * asked about at a time, `dataExtents` of `@godwit/linux`).
+ * The most bytes of guest memory that a taker claims at a time: one call re-arms them, and one call finds their holes (`dataExtents` of
+ * `@godwit/linux` asks `mincore` about as many at a time).
  */
 const CHUNK_BYTES = 16 * 2 ** 20;
 
-/** A pass with few pages has chunks that are smaller, so that each taker finds about so many of them. */
+/** A pass with few pages has smaller chunks, so that each taker finds about this many of them. */
 const CHUNKS_PER_TAKER = 4;
 
 /** Chunks are multiples of this many pages, since a kernel re-arms whole 64-bit words of its bitmap. */
@@ -35,11 +35,11 @@ const MOST_CHUNK_PAGES = 32 * 1024;
 enum Word {
   /** The first chunk that nobody has claimed in this pass. */
   cursor,
-  /** The pass in which takers may take; 0 while the queue is closed. */
+  /** The number of the open pass; 0 while the queue is closed. */
   open,
-  /** Pages of a chunk in this pass. */
+  /** The number of pages in a chunk in this pass. */
   chunk,
-  /** Pages that answers have taken, modulo 2^32. */
+  /** The number of pages that were taken for answers, modulo 2^32. */
   answered,
   count,
 }
@@ -53,22 +53,22 @@ enum Word {
  *                    +---- restore --+      the link was lost: all that the destination does not name
  * ```
  *
- * Its bits are in shared memory. While it is open, takers on any thread (`PageTaker`) move pages from `owed` to `taken` with atomics, each
- * page to one of them, and never wait for each other or for an event loop. Whoever answers a request for a page (`RequestAnswers`) takes it
- * with `takeRange` at any time: what somebody waits for stands in no line. All other calls are for one thread, while it is closed.
+ * Its bits are in shared memory. While it is open, takers on any thread (`PageTaker`) move pages from `owed` to `taken` with atomics, so
+ * that each page goes to one taker, and never wait for each other or for an event loop. The thread that answers requests (`RequestAnswers`)
+ * takes a requested page with `takeRange` at any time, ahead of all others. All other calls are for one thread, while it is closed.
  *
- * It has 2 bits for each page of RAM. Taking costs time for the pages that are owed, and some milliseconds for each TiB of them that is
- * dirty here and there.
+ * The queue has 2 bits for each page of RAM. Taking costs time for each owed page, and some milliseconds for each TiB with few scattered
+ * owed pages.
  */
 export class PageQueue {
   readonly buffers: PageQueueBuffers;
   /** Pages that no taker has. Only to be read and set while the queue is closed. */
   readonly owed: DirtyBitmaps;
-  /** Pages that takers have had in this round, over any connection. */
+  /** Pages that takers have taken in this round, for any connection. */
   readonly taken: DirtyBitmaps;
-  /** Most pages of a chunk. */
+  /** The most pages that a chunk may have. */
   readonly mostChunkPages: number;
-  /** No run of pages crosses a multiple of this. */
+  /** No run of pages crosses a multiple of this number of pages. */
   readonly windowPages: number;
   readonly #control: Int32Array;
   #pass = 0;
@@ -124,15 +124,15 @@ export class PageQueue {
     this.owed.or(pages);
   }
 
-  /** Owes nothing from now on. */
+  /** Empties the queue. */
   clear(): void {
     this.owed.clearAll();
     this.taken.clearAll();
   }
 
   /**
-   * Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier one gets nothing. `takers`: how
-   * many are to share `pages` pages.
+   * Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier pass gets no pages. `takers`: how
+   * many takers are to share `pages` pages.
    */
   open(takers = 1, pages = this.count()): number {
     this.#pass = (this.#pass + 1) | 0 || 1;
@@ -144,7 +144,7 @@ export class PageQueue {
     return this.#pass;
   }
 
-  /** Takers get no more pages, from their next call on. */
+  /** Closes the queue: takers get no more pages from their next call on. */
   close(): void {
     Atomics.store(this.#control, Word.open, 0);
   }
@@ -154,16 +154,16 @@ export class PageQueue {
     return pass !== 0 && Atomics.load(this.#control, Word.open) === pass;
   }
 
-  /** The destination has every page that was taken: they are forgotten. Those that nobody has taken stay. */
+  /** Forgets the pages that were taken, since the destination has all of them. Pages that no taker has taken stay. */
   acknowledged(): void {
     this.taken.clearAll();
-    // What was taken leaves its marks in the summary.
+    // Taking a page does not clear its chunk in the summary; `clearAll` does.
     if (this.owed.isEmpty()) this.owed.clearAll();
   }
 
   /**
-   * The link was lost in the middle of a round: what was taken is owed again, except for the pages that the destination has `received`.
-   * Returns false, and changes nothing, when it names a page that was not taken.
+   * After a lost link in the middle of a round, makes the taken pages owed again, except for those that the destination has `received`.
+   * Returns false, and changes nothing, when `received` has a page that was not taken.
    */
   restore(received: DirtyBitmaps): boolean {
     if (!this.taken.contains(received)) return false;
@@ -172,12 +172,12 @@ export class PageQueue {
     return true;
   }
 
-  /** Pages of a chunk in this pass: chunks begin at multiples of it in their block. */
+  /** The number of pages in a chunk in this pass: chunks begin at multiples of it in their block. */
   get chunkPages(): number {
     return Atomics.load(this.#control, Word.chunk);
   }
 
-  /** The number of the first chunk of each block, if a chunk has so many pages; the last entry is the number of all chunks. */
+  /** The number of the first chunk of each block, for chunks of `chunkPages` pages; the last entry is the number of all chunks. */
   firstChunks(chunkPages: number): readonly number[] {
     const first = [0];
     for (const { pageCount } of this.owed.blocks) {
@@ -186,19 +186,21 @@ export class PageQueue {
     return first;
   }
 
-  /** The first chunk that nobody has claimed. */
+  /** The first chunk that no taker has claimed. */
   get cursor(): number {
     return Atomics.load(this.#control, Word.cursor);
   }
 
-  /** Claims the chunks from `at` up to, not including, `next`. Returns false when another thread has claimed one since. */
+  /**
+   * Claims the chunks from `at` up to, not including, `next`. Returns false when another thread has claimed chunks since `cursor` was read.
+   */
   claim(at: number, next: number): boolean {
     return Atomics.compareExchange(this.#control, Word.cursor, at, next) === at;
   }
 
   /**
-   * Moves the pages of a range that are owed to those that were taken, and appends them to `into`, cut at windows. Returns their number.
-   * Any thread.
+   * Moves the owed pages of a range from `owed` to `taken`, and appends them to `into`, cut at windows. Returns their number. Any thread
+   * may call it.
    */
   takeRange(block: number, firstPage: number, pageCount: number, into: PageRunList): number {
     const owed = this.owed.at(block);
@@ -225,13 +227,13 @@ export class PageQueue {
     return pages;
   }
 
-  /** As `takeRange`, for the answer to a request. */
+  /** Does the same as `takeRange`, for the answer to a request. */
   takeAnswer(block: number, firstPage: number, pageCount: number, into: PageRunList): void {
     const pages = this.takeRange(block, firstPage, pageCount, into);
     if (pages > 0) Atomics.add(this.#control, Word.answered, pages);
   }
 
-  /** Number of pages that were owed and were taken for answers, modulo 2^32. Any thread. */
+  /** Number of pages that were owed and were taken for answers, modulo 2^32. Any thread may read it. */
   get answeredPages(): number {
     return Atomics.load(this.#control, Word.answered) >>> 0;
   }
@@ -242,7 +244,7 @@ export class PageQueue {
   }
 }
 
-/** Memory that other threads can see, where there is such a thing: a browser has it only on isolated pages. */
+/** Makes memory that other threads can see, where `SharedArrayBuffer` exists: a browser has it only on isolated pages. */
 function sharedBuffer(bytes: number): ArrayBufferLike {
   return typeof SharedArrayBuffer === 'undefined' ? new ArrayBuffer(bytes) : new SharedArrayBuffer(bytes);
 }

@@ -9,7 +9,7 @@ import type { PageQueue } from './page-queue.js';
  */
 export type Rearm = (block: number, firstPage: number, pageCount: number, words: Uint32Array) => void;
 
-/** What `PageTaker.take` fills. */
+/** The pages that `PageTaker.take` returns. */
 export interface TakenPages {
   blockIndex: number;
   /** Pages to read. No run crosses a memory window. */
@@ -18,14 +18,14 @@ export interface TakenPages {
   readonly holes: PageRunList;
 }
 
-/** Takes pages out of a queue, in batches of one block each. One for each thread that takes. */
+/** Takes pages out of a queue, in batches of one block each. Each thread that takes has its own. */
 export class PageTaker {
   readonly #queue: PageQueue;
   readonly #memory: GuestMemory;
   readonly #rearm: Rearm | undefined;
   readonly #words: Uint32Array;
   readonly #runs = new PageRunList();
-  /** Of the claimed chunk: what is there to be read, and what is not; each with the place up to which it was taken. */
+  /** The pages of the claimed chunk that have memory and those that are holes, each list with the place up to which it was taken. */
   readonly #present = { list: new PageRunList(), run: 0, page: 0 };
   readonly #holes = { list: new PageRunList(), run: 0, page: 0 };
   #block = 0;
@@ -41,7 +41,7 @@ export class PageTaker {
     this.#words = new Uint32Array(queue.mostChunkPages / 32);
   }
 
-  /** Begins a pass of the queue (`PageQueue.open`). What it had claimed before and not taken is still owed. */
+  /** Begins a pass of the queue (`PageQueue.open`). Pages that it had claimed before and not taken are still owed. */
   begin(pass: number): void {
     this.#pass = pass;
     const { chunkPages } = this.#queue;
@@ -100,7 +100,7 @@ export class PageTaker {
     }
   }
 
-  /** Claims the next chunk with pages that are owed, re-arms these, and finds the holes among them. False when there is none. */
+  /** Claims the next chunk with pages that are owed, re-arms these, and finds the holes among them. Returns false when there is none. */
   #claim(): boolean {
     const queue = this.#queue;
     for (;;) {

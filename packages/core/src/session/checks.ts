@@ -1,8 +1,9 @@
 import type { Clock } from '../clock.js';
 
 /**
- * Milliseconds since the check before, at every `pauseMs`, for those who wait for silence: what has arrived while this process was blocked is
- * read before a check, and of that time at most two pauses count. Throws the reason of `signal` once it aborts.
+ * Yields, every `pauseMs`, the milliseconds since the check before, for loops that wait for silence. Bytes that have arrived while this
+ * process was blocked are read before a check, and at most two pauses of the blocked time count. Throws the reason of `signal` once it
+ * aborts.
  */
 export async function* checks(clock: Clock, pauseMs: number, signal: AbortSignal): AsyncGenerator<number, never> {
   for (let checkedAt = clock.now(); ; ) {

@@ -25,7 +25,7 @@ export interface ConnectionParts<R extends Role> {
   /** The phase that the role is in, which decides the legal frames. Called for each frame. */
   readonly phase: () => PhaseName<R>;
   readonly handle: FrameHandler;
-  /** Ends the connection when it aborts, in the same tick. It can be given later, by `follow`. */
+  /** Ends the connection when it aborts, in the same tick. `follow` can set it later. */
   readonly signal?: AbortSignal;
 }
 
@@ -36,9 +36,8 @@ interface Waiter {
 }
 
 /**
- * One connection of a migration, the same for both roles: the control stream and its page channels. It reads frames and
- * dispatches them by the protocol's table, resolves the answers that are waited for, measures round trips, keeps the link
- * alive, and closes it.
+ * One connection of a migration, the same for both roles: the control stream and its page channels. It reads frames and dispatches them
+ * by the protocol's table, resolves the promises of awaited answers, measures round trips, keeps the link alive, and closes it.
  *
  * When the connection is over, `signal` has aborted with the reason, and every frame read later is ignored. Once `drop` or
  * `close` has resolved, nothing of the connection touches guest memory.
@@ -95,12 +94,15 @@ export class Connection<R extends Role = Role> {
     return this.#pageChannels;
   }
 
-  /** The stream on which the destination asks for pages that somebody waits for; undefined without post-copy. */
+  /** The stream on which the destination asks for pages for which a thread waits; undefined without post-copy. */
   get urgent(): PageStream | undefined {
     return this.#urgent;
   }
 
-  /** Adds the page channels to the connection, which ends and closes them with itself. `hasUrgent`: the last one is the urgent one. */
+  /**
+   * Adds the page channels to the connection, which ends and closes them with itself. `hasUrgent`: the last stream is the urgent
+   * channel.
+   */
   attach(streams: readonly PageStream[], hasUrgent = false): void {
     this.#urgent = hasUrgent ? streams.at(-1) : undefined;
     this.#pageChannels = hasUrgent ? streams.slice(0, -1) : streams;
@@ -119,7 +121,7 @@ export class Connection<R extends Role = Role> {
     return [this.control, ...this.#pageChannels, ...(this.#urgent === undefined ? [] : [this.#urgent])];
   }
 
-  /** Bytes of all streams that were written. */
+  /** Bytes that were written on all streams. */
   get bytesWritten(): number {
     return this.streams.reduce((sum, stream) => sum + stream.bytesWritten, 0);
   }
@@ -148,8 +150,8 @@ export class Connection<R extends Role = Role> {
   }
 
   /**
-   * Resolves with the next frame of one of these types. Rejects when the stream fails, and with `GODWIT_INVALID_STATE` when one
-   * of the types is being waited for already.
+   * Resolves with the next frame of one of these types. Rejects when the stream fails, and with `GODWIT_INVALID_STATE` when another call
+   * waits for one of the types already.
    */
   expect<T extends FrameName>(...types: readonly T[]): Promise<FrameOf<T>> {
     const answer = new Promise<FrameOf<T>>((resolve, reject) => {
@@ -169,7 +171,7 @@ export class Connection<R extends Role = Role> {
     return answer;
   }
 
-  /** Cancels every wait for a frame of these types; its promise never settles. */
+  /** Cancels every wait for a frame of these types; the promise of such a wait never settles. */
   forget(...types: readonly FrameName[]): void {
     for (const waiter of this.#waiters) {
       if (waiter.types.some((type) => types.includes(type))) this.#waiters.delete(waiter);
@@ -230,16 +232,17 @@ export class Connection<R extends Role = Role> {
   }
 
   /**
-   * Sends `error` to the peer, if there is one and the stream still works, and closes every stream. `retry`: the peer may connect
-   * again. Resolves once nothing of the connection touches guest memory, with whether the peer is known to have read the message:
-   * that the carrier has taken it proves nothing when the cable is cut. `acceptedMs`: how long the carrier may take to accept it.
+   * Sends `error` to the peer, if there is one and the stream still works, and closes every stream. `retry`: the peer may connect again.
+   * Resolves once nothing of the connection touches guest memory, with whether the peer is known to have read the message; that the
+   * carrier has taken the message proves nothing when the cable is cut. `acceptedMs`: how long the carrier may take to accept the
+   * message.
    */
   async close(error: GodwitError | undefined, retry = false, acceptedMs = CLOSING_MS): Promise<boolean> {
     const { clock } = this.#parts;
     const lost = isLost(this.#failure);
     const silent = error === undefined || error.remote || lost;
-    // The peer's bytes were wrong and are read no further, so that its answer cannot be seen: it is enough that the carrier has
-    // taken the message.
+    // After wrong bytes of the peer nothing more is read, so that its answer cannot be seen: the carrier's acceptance of the message is
+    // enough.
     const notReading = !lost && this.#failure !== undefined;
     this.#finished = true;
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
@@ -251,8 +254,8 @@ export class Connection<R extends Role = Role> {
   }
 
   /**
-   * The first cause of the end, after using the connection has failed with `error`. A broken stream gives no reason, and the peer
-   * may have sent one on the control stream: it is waited for, at most `CLOSING_MS`.
+   * The first cause of the end, after using the connection has failed with `error`. A broken stream has no reason, but the peer may have
+   * sent one on the control stream, which is awaited for at most `CLOSING_MS`.
    */
   async cause(error: unknown): Promise<GodwitError> {
     const first: unknown = this.signal.aborted ? this.signal.reason : error;
@@ -265,7 +268,7 @@ export class Connection<R extends Role = Role> {
   async #readAll(): Promise<GodwitError> {
     const peer = this.#parts.role === 'source' ? 'destination' : 'source';
     try {
-      // The constructor returns before the first frame is handled.
+      // The first frame is handled only after the constructor has returned.
       await Promise.resolve();
       for (;;) {
         const received = await this.control.read();
@@ -307,7 +310,7 @@ export class Connection<R extends Role = Role> {
   }
 }
 
-/** A peer that closes before it has said anything is often none: the port may be another program's. */
+/** A peer that closes before its first frame may be another program that uses the port. */
 function closedBy(peer: Role, hasSpoken: boolean): GodwitError {
   const why = hasSpoken
     ? ''
@@ -315,7 +318,7 @@ function closedBy(peer: Role, hasSpoken: boolean): GodwitError {
   return new GodwitError('GODWIT_LINK_LOST', `the ${peer} closed the connection${why}`);
 }
 
-/** Whether `error` is a stream that broke here: the peer may have sent the reason on another stream. */
+/** Whether `error` says that a stream broke on this side: the peer may have sent the reason on another stream. */
 export function isLost(error: unknown): boolean {
   return GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST' && !error.remote;
 }

@@ -16,7 +16,7 @@ export class FirstCause {
     return this.signal.aborted ? (this.signal.reason as GodwitError) : undefined;
   }
 
-  /** Sets the cause, unless there is one already; returns the cause that counts. */
+  /** Sets the cause, unless one is set already; returns the cause that is set. */
   set(error: GodwitError): GodwitError {
     if (!this.signal.aborted) this.#over.abort(error);
     return this.cause ?? error;

@@ -4,18 +4,18 @@ import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import { checks } from './checks.js';
 
-/** How a link is noticed that is dead without saying so. Milliseconds. */
+/** The times after which a dead link is noticed whose streams report no error. */
 export interface KeepaliveOptions {
   /**
-   * A side that has written nothing on the control stream, or has received nothing, for this long sends a `ping`.
-   * Milliseconds; default 5,000. With 0 it sends none: the peer may then take the link for lost.
+   * A side that has written nothing on the control stream, or has received nothing, for this long sends a `ping`. Milliseconds; default
+   * 5,000. With 0 the side sends no `ping`: the peer may then take the link for lost.
    */
   readonly keepaliveMs?: number;
   /**
-   * A link counts as lost (`GODWIT_LINK_LOST`) after this long without a byte received on any stream and without bytes of ours
-   * taken. A peer that sends one byte at a time is alive. By post-copy also when somebody has waited for a page for so long, and nothing
-   * came on the urgent channel in that time. Time in which this process was blocked does not count. Milliseconds;
-   * default 30,000, at least twice `keepaliveMs`. With 0 only the carrier decides when a link is lost.
+   * A link counts as lost (`GODWIT_LINK_LOST`) when for this long no byte was received on any stream and the carrier took none of this
+   * side's bytes. A peer that sends one byte at a time counts as alive. In post-copy the link also counts as lost when a thread has
+   * waited for a page for this long and nothing came on the urgent channel in that time. Time in which this process was blocked does not
+   * count. Milliseconds; default 30,000, at least twice `keepaliveMs`. With 0 only the carrier decides when a link is lost.
    */
   readonly silenceTimeoutMs?: number;
 }
@@ -30,7 +30,7 @@ export const KEEPALIVE_OPTIONS: Readonly<Record<keyof KeepaliveOptions, true>> =
   silenceTimeoutMs: true,
 };
 
-/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT` for times that would take every quiet link for lost. */
+/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT` for times with which every quiet link would count as lost. */
 export function keepaliveTimes(options: KeepaliveOptions): KeepaliveTimes {
   const silenceTimeoutMs = nonNegative('silenceTimeoutMs', options.silenceTimeoutMs ?? 30_000);
   const keepaliveMs = nonNegative('keepaliveMs', options.keepaliveMs ?? 5000);
@@ -57,12 +57,15 @@ export interface KeepaliveParts extends KeepaliveTimes {
 }
 
 /**
- * Bytes written since the last check from which on the peer counts as taking them: more than pings alone. The buffers of a
- * carrier take bytes for a peer that is gone, which delays the notice of its silence by the time to fill them.
+ * The number of bytes, written since the last check, from which on the peer counts as reading: more than pings alone take. A carrier's
+ * buffers also take bytes for a peer that is gone, which delays the detection by the time to fill the buffers.
  */
 const TAKEN_BYTES = 4096;
 
-/** Checks in the shorter of `keepaliveMs` and `silenceTimeoutMs`. Either time may therefore be exceeded by a quarter of the shorter. */
+/**
+ * The number of checks in the shorter of `keepaliveMs` and `silenceTimeoutMs`. Either time may therefore be exceeded by a quarter of the
+ * shorter.
+ */
 const CHECKS = 4;
 
 /**
@@ -85,7 +88,8 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
       const [control] = streams();
       const received = streams().reduce((sum, stream) => sum + stream.bytesRead, 0);
       const sent = streams().reduce((sum, stream) => sum + stream.bytesWritten, 0);
-      // On a slow link an answer comes late, since our ping waits behind buffered pages: bytes that are taken show a live peer.
+      // On a slow link an answer comes late, since this side's ping waits behind buffered pages: bytes that the carrier takes show a
+      // live peer.
       silentMs = received === read && sent < sentBefore + TAKEN_BYTES ? silentMs + elapsed : 0;
       read = received;
       sentBefore = sent;
@@ -96,7 +100,7 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
         for (const stream of streams()) stream.abort(lost);
         return;
       }
-      // At most one ping is being written: more of them behind bytes that the peer does not take would tell nothing.
+      // At most one ping is being written: further pings behind bytes that the peer does not read would show nothing.
       if (keepaliveMs > 0 && Math.max(quietMs, silentMs) >= keepaliveMs && control !== undefined && !writing) {
         writing = true;
         quietMs = 0;

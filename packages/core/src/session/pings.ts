@@ -16,7 +16,7 @@ export class Pings {
   #waiting: Waiting[] = [];
   #failure: GodwitError | undefined;
   #count = 0;
-  /** A pong is being written. */
+  /** True while a pong is being written. */
   #answering = false;
   /** The id of the latest ping that came while a pong was being written. */
   #unanswered: number | undefined;
@@ -39,7 +39,10 @@ export class Pings {
     });
   }
 
-  /** Handles a pong. One that answers no pending ping (keepalive's) is ignored: its bytes have shown that the peer is alive. */
+  /**
+   * Handles a pong. A pong that answers no pending ping (keepalive's) is ignored: its bytes have already shown that the peer is
+   * alive.
+   */
   answered(id: number): void {
     const at = this.#waiting.findIndex((waiting) => waiting.id === id);
     if (at === -1) return;
@@ -48,9 +51,9 @@ export class Pings {
   }
 
   /**
-   * Handles a ping by sending a pong. The write is not awaited: when the peer takes no more bytes, the reading of its closing
-   * message would wait for ever. Of the pings that come while a pong is being written only the latest is answered, so that a
-   * flood of them takes no memory.
+   * Handles a ping by sending a pong. The write is not awaited: if the peer takes no more bytes, the wait would last for ever
+   * and the peer's closing message would not be read. Of the pings that come while a pong is being written only the latest is
+   * answered, so that a flood of them takes no memory.
    */
   answer(id: number): void {
     if (this.#answering) {

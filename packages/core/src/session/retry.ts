@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.js';
 import { type ErrorCode, GodwitError } from '../errors.js';
 
-/** The pause before the first attempt, and the longest one; each is twice the one before. Milliseconds. */
+/** The pause before the first attempt, and the longest one; each pause is twice the one before. Milliseconds. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 
@@ -11,7 +11,7 @@ const LAST_ATTEMPT_MS = 100;
 /** Each pause is shortened or lengthened by up to this fraction, so that many migrations do not reconnect at once. */
 const JITTER = 0.25;
 
-/** Codes of errors found here in received bytes: the link may have garbled the bytes of a correct peer. */
+/** Codes of errors that this side finds in received bytes: the link may have garbled the bytes of a correct peer. */
 const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'GODWIT_BAD_STREAM',
   'GODWIT_PROTOCOL',
@@ -25,22 +25,22 @@ const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
  * - `connecting`: the first connection is being made.
  * - `connected`: a connection in use has failed.
  * - `greeting`: another connection is being made, and its hello is not answered yet.
- * - `after-go`: the destination may be running the guest. Only its answer, or the time limit, ends the asking.
+ * - `after-go`: the destination may be running the guest. Only the destination's answer, or the time limit, ends the attempts.
  */
 export type RetryStage = 'connecting' | 'connected' | 'greeting' | 'after-go';
 
 /**
- * Decides whether a migration goes on over another connection after `error`; no other code does. The peer's own errors carry the
- * decision (`retry`); for an error found here it depends on the stage.
+ * Decides whether a migration goes on over another connection after `error`; no other code does. An error of the peer carries the
+ * decision (`retry`); for an error of this side the decision depends on the stage.
  */
 export function mayRetry(error: unknown, stage: RetryStage): boolean {
   if (!GodwitError.is(error)) return false;
   if (error.remote) return error.retry;
   if (stage === 'connected') return error.retry && error.code === 'GODWIT_LINK_LOST';
-  // A first peer that answers wrongly is taken for the wrong peer: it is not tried again.
+  // A peer that answers the first connection wrongly is taken for another program, and no further attempt is made.
   if (stage === 'connecting') return error.retry;
   if (error.retry || GARBLED.has(error.code)) return true;
-  // A system call that failed here fails again: for example the rename of a snapshot's file.
+  // A system call that failed on this side would fail again, for example the rename of a snapshot's file.
   return stage === 'after-go' && error.code !== 'GODWIT_SYSCALL';
 }
 
@@ -48,7 +48,7 @@ export interface AttemptParts {
   readonly clock: Clock;
   /** Numbers from 0 to below 1, for the jitter. */
   readonly random: () => number;
-  /** Time limit for all attempts together, in milliseconds from now. The attempt under way is aborted when it passes. */
+  /** Time limit for all attempts together, in milliseconds from now. The attempt under way is aborted when the time is up. */
   readonly withinMs: number;
   readonly signal: AbortSignal;
   readonly stage: RetryStage;
@@ -56,7 +56,7 @@ export interface AttemptParts {
   readonly onFailure?: (error: GodwitError, attempt: number) => void;
   /** Milliseconds before the first attempt. Default: about 100, since a link was just lost. */
   readonly firstPauseMs?: number;
-  /** No attempt begins later than this, in milliseconds from now; one that has begun goes on. Default: `withinMs`. */
+  /** No attempt begins later than this, in milliseconds from now; an attempt that has begun goes on. Default: `withinMs`. */
   readonly giveUpAfterMs?: number;
 }
 
@@ -94,7 +94,7 @@ export async function keepTrying<T>(
         onFailure?.(last, n);
       }
       const left = giveUpAfterMs - (clock.now() - beganAt) - LAST_ATTEMPT_MS;
-      // Less than a millisecond may be rounding, and a sleep that takes no time would be tried for ever.
+      // Less than a millisecond may be a rounding error, and sleeps that take no time would repeat for ever.
       if (left < 1) throw last;
       wait = Math.min(jittered(pause), left);
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);

@@ -7,13 +7,16 @@ export interface Parcel {
   readonly payload: Uint8Array | undefined;
 }
 
-/** The error of each end of a direction that has failed. */
+/** The errors that the two ends of a failed direction get. */
 export interface QueueFailure {
   readonly reader: GodwitError;
   readonly writer: GodwitError;
 }
 
-/** One direction of a stream in memory: frames in order, at most `capacity` of them before the writer waits. */
+/**
+ * One direction of a stream in memory: frames in order, at most `capacity` of which are in flight before the writer
+ * waits.
+ */
 export class FrameQueue<Item = Parcel> {
   readonly #queue: Item[] = [];
   /** Resolves when the direction has ended or failed. */

@@ -6,8 +6,9 @@ import { smallestPart } from './workload/shape.js';
 const LARGEST = 16 * 2 ** 20;
 
 /**
- * How fine a simulation is. Beyond `wantedPages` pages of RAM a page of the simulation stands for several of the guest, as long as what
- * is sent within the downtime limit, and each part of the working set, has `wantedOfPart` pages; beyond `mostPages` with 64.
+ * The page counts that a simulation aims at. With more than `wantedPages` pages of RAM, a page of the simulation stands for several pages
+ * of the guest, as long as the memory that is sent within the downtime limit and each part of the working set have `wantedOfPart` pages;
+ * with more than `mostPages`, as long as they have 64.
  */
 export interface Fineness {
   readonly wantedPages: number;
@@ -15,13 +16,13 @@ export interface Fineness {
   readonly mostPages: number;
 }
 
-/** Of an answer: 8 GiB of 4 KiB pages. By 4,096 pages of a part, the number that is dirty varies by 1.6 % at most. */
+/** The fineness of a result: 8 GiB of 4 KiB pages. With 4,096 pages in a part, the number of dirty pages varies by 1.6 % at most. */
 export const FINE: Fineness = { wantedPages: 2 ** 21, wantedOfPart: 4096, mostPages: 2 ** 24 };
 
-/** Of the simulations of a search: 3 %. */
+/** The fineness of the simulations in a search: the number of dirty pages varies by 3 %. */
 export const COARSE: Fineness = { wantedPages: 2 ** 15, wantedOfPart: 1024, mostPages: 2 ** 18 };
 
-/** Fewer pages of a part would say nothing. */
+/** The fewest pages that a part may have: the results of a part with fewer would be random. */
 const LEAST_OF_PART = 64;
 
 /** The bytes of a guest page of a scenario. */
@@ -36,8 +37,9 @@ export function guestPageOf({ memory }: Scenario): number {
 
 /**
  * Chooses the bytes of a page of the simulation: the guest's own page, or a power of two times it for a large guest. A simulated page then
- * stands for many that are dirty or clean together, with as many writes fewer, so that the expected number of dirty bytes is the same at
- * any time; it only varies more. A trace keeps the guest's pages, since it says which of them were written.
+ * stands for several guest pages that are dirty or clean together, and the number of writes is divided by their number, so that the
+ * expected number of dirty bytes is the same at any time and only its variance grows. A trace keeps the guest's pages, since it names the
+ * pages that were written.
  */
 export function granularityOf(scenario: Scenario, downtimeLimitMs: number, fineness: Fineness): number {
   const { bytes, populatedBytes = bytes } = scenario.memory;

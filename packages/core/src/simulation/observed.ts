@@ -2,21 +2,24 @@ import type { Clock } from '../clock.js';
 import type { MigrationEvent } from '../migration-event.js';
 import type { RoundRecord } from '../round-record.js';
 
-/** A stop-and-copy, by the time of the simulation. */
+/** A stop-and-copy; times are those of the simulation. */
 export interface SimulatedPause {
   readonly fromMs: number;
   readonly toMs: number;
-  /** The stop-and-copy was given up, and the guest ran on at the source. */
+  /** True when the stop-and-copy was given up and the guest ran on at the source. */
   readonly wentBack: boolean;
 }
 
-/** What was owed at the begin or the end of a round, or of post-copy, in bytes of RAM. In between it changes steadily. */
+/**
+ * The bytes of RAM that were owed at the beginning or the end of a round, or of post-copy. Between two such moments the
+ * number changes linearly.
+ */
 export interface OwedAt {
   readonly ms: number;
   readonly bytes: number;
 }
 
-/** Collects what a simulated migration tells about itself. */
+/** Collects the events of a simulated migration. */
 export class Observed {
   readonly rounds: RoundRecord[] = [];
   readonly owed: OwedAt[] = [];
@@ -56,7 +59,7 @@ export class Observed {
     }
   }
 
-  /** The pauses, of which one that has not ended does so at `endMs`. */
+  /** The pauses; one that has not ended is given the end `endMs`. */
   pauses(endMs: number): readonly SimulatedPause[] {
     this.#pauseEnds(endMs, false);
     return this.#pauses;

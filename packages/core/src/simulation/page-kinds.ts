@@ -10,9 +10,9 @@ export interface KindsOfPages {
   readonly payloadBytes: number;
 }
 
-/** Says how pages are sent, by shares: what a page has in it is not simulated. */
+/** Divides pages into kinds by fixed shares: the contents of pages are not simulated. */
 export class PageKinds {
-  /** How fast a channel looks at pages, in bytes of guest memory per second. */
+  /** How fast a channel scans pages, in bytes of guest memory per second. */
   readonly scanBytesPerSecond: number;
   /** Batches of pages that were split. */
   batches = 0;
@@ -21,11 +21,11 @@ export class PageKinds {
   readonly #deltaBytes: number;
   readonly #wholeBytes: number;
   readonly #compressed: boolean;
-  /** Fractions of pages that no batch was large enough for yet. */
+  /** Fractions of pages that were left over from the batches so far. */
   #zeroOwed = 0;
   #deltaOwed = 0;
 
-  /** `zeroShare`: of all populated pages, as they are before the guest writes any. */
+  /** `zeroShare`: the share of all populated pages that are zero before the guest writes any. */
   constructor(pageSize: number, zeroShare: number, encoding: EncodingScenario, scanBytesPerSecond: number) {
     const { deltaShare = 0, deltaRatio = 0.25, compressedRatio = 1 } = encoding;
     for (const [name, value] of Object.entries({ zeroShare, deltaShare, deltaRatio, compressedRatio })) {
@@ -40,7 +40,10 @@ export class PageKinds {
     this.#compressed = compressedRatio < 1;
   }
 
-  /** In round 1 pages may be zero; later ones were written since they were sent, and may be deltas unless they go `inFull`. */
+  /**
+   * Pages of round 1 may be zero; pages of later rounds were written since they were sent, and may be sent as deltas unless
+   * `inFull` is true.
+   */
   split(round: number, pages: number, inFull = false): KindsOfPages {
     this.batches++;
     let zero = 0;

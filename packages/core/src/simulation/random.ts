@@ -1,7 +1,7 @@
 /**
  * Pseudo-random numbers that are the same for the same seed, on every machine: xoshiro128** (D. Blackman, S. Vigna, "Scrambled linear
- * pseudorandom number generators", 2021), whose state is filled by SplitMix32 from the seed. It is made of 32-bit integers, so that no
- * engine rounds it differently.
+ * pseudorandom number generators", 2021), whose state is filled by SplitMix32 from the seed. The generator uses 32-bit integers only,
+ * so that no JavaScript engine rounds differently.
  */
 export class Random {
   #a: number;

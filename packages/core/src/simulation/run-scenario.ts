@@ -30,17 +30,17 @@ export type SimulatedMigrateOptions = Pick<
 >;
 
 export interface RunOptions extends SimulatedMigrateOptions {
-  /** What all randomness comes from: a whole number. Default 1. */
+  /** The seed of all random numbers: a whole number. Default 1. */
   readonly seed?: number;
   /**
    * Bytes of a page of the simulation: a power of two from the guest's page on. Default: the guest's page for up to 8 GiB; more for a
-   * larger guest, where the answer stays the same (docs/simulate.md).
+   * larger guest, where this does not change the result (docs/simulate.md).
    */
   readonly granularity?: number;
   /**
-   * The simulation ends after this much simulated time, and the migration then counts as one that does not end. Milliseconds;
-   * default: a minute and six times the time to send all memory once, and at least twice the time budget. With the policy
-   * `withinDowntimeLimit`, which would go on for ever, it also ends once rounds have brought nothing for a while.
+   * The simulation ends after this much simulated time, and the migration then counts as not ending. Milliseconds; default: a minute
+   * and six times the time to send all memory once, and at least twice the time budget. With the policy `withinDowntimeLimit`, which
+   * would go on for ever, the simulation also ends once rounds have not lowered the downtime for some time (`Stagnation`).
    */
   readonly stopAfterMs?: number;
   /** The vCPUs are held back by this fraction from the start on, until a policy changes it. Default 0. */
@@ -70,12 +70,14 @@ export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
 };
 
 /**
- * `converged`: the guest came over, and was down for at most the downtime limit and a tenth of it. `moved`: it was down for longer.
- * `failed`: the migration gave up, or an error ended it. `stopped`: it had not ended when the simulation did.
+ * `converged`: the guest was moved, and was down for at most 1.1 times the downtime limit. `moved`: the guest was moved and was down
+ * for longer. `failed`: the migration gave up, or an error ended it. `stopped`: the simulation ended before the migration.
  */
 export type SimulatedOutcome = 'converged' | 'moved' | 'failed' | 'stopped';
 
-/** One simulated migration. Times are milliseconds since its start. It depends on the scenario, the options and the seed alone. */
+/**
+ * One simulated migration. Times are milliseconds since its start. The result depends only on the scenario, the options and the seed.
+ */
 export interface SimulatedRun {
   readonly outcome: SimulatedOutcome;
   readonly converged: boolean;
@@ -83,9 +85,12 @@ export interface SimulatedRun {
   /** Bytes of a page in `rounds` and `summary`. */
   readonly pageSize: number;
   readonly downtimeLimitMs: number;
-  /** Until the guest ran at the destination and no page was missing there, or the migration or the simulation had ended. */
+  /**
+   * The time until the guest ran at the destination and no page was missing there, or until the migration or the simulation had
+   * ended.
+   */
   readonly totalMs: number;
-  /** What the guest saw; `undefined` unless it came over. */
+  /** The downtime that the guest saw; `undefined` unless the guest was moved. */
   readonly downtimeMs: number | undefined;
   readonly rounds: readonly RoundRecord[];
   readonly summary: MigrationSummary | undefined;
@@ -95,15 +100,15 @@ export interface SimulatedRun {
   /** The throttle from each moment on. */
   readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
   readonly pauses: readonly SimulatedPause[];
-  /** How the guest fared at the destination while pages were missing there; `undefined` if none was. */
+  /** The guest's page faults at the destination while pages were missing there; `undefined` if none was missing. */
   readonly postcopy: SimulatedPostcopy | undefined;
-  /** Batches of pages that were sent: what the simulation costs grows with them, and with the dirty pages. */
+  /** Batches of pages that were sent: the cost of the simulation grows with their number, and with that of the dirty pages. */
   readonly batches: number;
   /** Bytes of RAM that the guest has made dirty, by all harvests together. */
   readonly dirtiedBytes: number;
 }
 
-/** What the downtime may exceed the limit by, as a share: the prediction is not better than that. */
+/** The share of the limit by which the downtime may exceed it and still count as converged, since predictions are no more exact. */
 const FORGIVEN = 0.1;
 
 /** Runs one migration of a scenario. */
@@ -147,7 +152,7 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
   const end = (why: string) => {
     const cancelled = migration.cancel(why);
     incoming.cancel(why);
-    // Post-copy has no way back: its source would try to reconnect for ever.
+    // A migration in post-copy cannot go back to pre-copy: without this call its source would try to reconnect for ever.
     if (!cancelled && incoming.giveUpPages(why)) abandon(new GodwitError('GODWIT_PAGES_MISSING', why));
   };
   const onAbort = () => end('the simulation was aborted');
@@ -195,7 +200,7 @@ function outcomeOf(summary: MigrationSummary | undefined, limitMs: number, stopp
   return stopped ? 'stopped' : 'failed';
 }
 
-/** What the guest's memory lacks from the moment on at which it runs at the destination. */
+/** The bytes that are missing in guest memory, from the moment at which the guest runs at the destination. */
 function owedAfter(postcopy: SimulatedPostcopy | undefined): readonly OwedAt[] {
   if (postcopy === undefined) return [];
   const { fromMs, ms, bytes } = postcopy;
@@ -205,7 +210,7 @@ function owedAfter(postcopy: SimulatedPostcopy | undefined): readonly OwedAt[] {
   ];
 }
 
-/** The options that `migrate` takes. */
+/** Picks the options of `migrate`. */
 function picked(options: RunOptions): SimulatedMigrateOptions {
   const { seed: _, granularity: __, stopAfterMs: ___, throttle: ____, signal: _____, ...rest } = options;
   return rest;

@@ -13,14 +13,14 @@ import type { Workload } from './workload/workload.js';
  */
 export interface Scenario {
   readonly memory: MemoryScenario;
-  /** What the guest writes. Of several, each runs at its own rate. */
+  /** The guest's writes. */
   readonly workload: Workload;
   readonly link: LinkScenario;
   /** The devices beside RAM. Default: `DEFAULT_DEVICES`. */
   readonly devices?: readonly DeviceScenario[];
   readonly host?: HostScenario;
   readonly encoding?: EncodingScenario;
-  /** False for a VMM that cannot hold its vCPUs back. Default true. */
+  /** False for a VMM that cannot throttle its vCPUs. Default true. */
   readonly canThrottle?: boolean;
 }
 
@@ -28,15 +28,15 @@ export interface Scenario {
 export interface MemoryScenario {
   /** All RAM of the guest, in bytes. */
   readonly bytes: number;
-  /** The RAM that has memory behind it, in bytes: the rest is never read or sent. Default: all. */
+  /** The RAM that has memory behind it, in bytes: the rest of RAM is never read or sent. Default: all. */
   readonly populatedBytes?: number;
-  /** The share of populated pages that are all zero, from 0 to 1, of those that the workload does not write. Default 0. */
+  /** The share, from 0 to 1, of zero pages among the populated pages that the workload does not write. Default 0. */
   readonly zeroShare?: number;
   /** Bytes of a guest page. Default 4,096. */
   readonly pageSize?: number;
 }
 
-/** A state of the link from a moment on; what is left out stays as it was. */
+/** The state of the link from a moment on; fields that are left out keep their values. */
 export interface LinkChange {
   /** Milliseconds since the start of the migration. */
   readonly atMs: number;
@@ -68,7 +68,7 @@ export interface DeviceScenario {
   readonly id: string;
   /** Bytes of state that are saved while the guest is paused. */
   readonly bytes: number;
-  /** Bytes of state that the device can send while the guest runs (VFIO PRE_COPY). Default 0: it cannot. */
+  /** Bytes of state that the device can send while the guest runs (VFIO PRE_COPY). Default 0: none. */
   readonly precopyBytes?: number;
   /** How fast state that was sent while the guest ran is out of date again, in bytes per second; at most `precopyBytes` is. Default 0. */
   readonly dirtyBytesPerSecond?: number;
@@ -80,17 +80,17 @@ export interface DeviceScenario {
   readonly loadMs?: number;
   /** How fast the device takes its state at the destination. Default: at once. */
   readonly loadBytesPerSecond?: number;
-  /** Saved and loaded beside its neighbours which say so too. Default false. */
+  /** Whether the device is saved and loaded at the same time as its neighbours that are `parallel` too. Default false. */
   readonly parallel?: boolean;
 }
 
-/** What the two hosts take for what is not the link. The defaults are those of `DEFAULT_HOST`. */
+/** The times that the two hosts take, apart from the link. The defaults are those of `DEFAULT_HOST`. */
 export interface HostScenario {
   /** Stopping the vCPUs, in milliseconds. */
   readonly pauseMs?: number;
   /** Running them at the destination, in milliseconds. */
   readonly resumeMs?: number;
-  /** What a page fault takes at the destination beside the link, once the guest runs there by post-copy. Milliseconds. */
+  /** The time of a page fault at the destination apart from the link, once the guest runs there by post-copy. Milliseconds. */
   readonly faultMs?: number;
   /** Collecting the dirty bitmaps, whatever is dirty: milliseconds of each harvest. */
   readonly harvestMs?: number;
@@ -98,17 +98,17 @@ export interface HostScenario {
   readonly harvestMsPerGiB?: number;
   /** The same for each dirty guest page, in nanoseconds. */
   readonly harvestNsPerPage?: number;
-  /** How fast a page channel looks at pages and encodes them, in bytes of guest memory per second. Default: at once. */
+  /** How fast a page channel scans pages and encodes them, in bytes of guest memory per second. Default: at once. */
   readonly scanBytesPerSecond?: number;
 }
 
 /** How many bytes pages take on the wire. Zero pages take none. */
 export interface EncodingScenario {
-  /** The share of pages sent again that go as the bytes which have changed, from 0 to 1. Default 0. */
+  /** The share, from 0 to 1, of pages sent again that are sent as deltas. Default 0. */
   readonly deltaShare?: number;
-  /** The bytes of such a page, as a share of the page. Default 0.25. */
+  /** The bytes of a delta, as a share of the page. Default 0.25. */
   readonly deltaRatio?: number;
-  /** The bytes of all other pages, as a share of the page: below 1 they are compressed. Default 1. */
+  /** The bytes of all other pages, as a share of the page: a value below 1 means compression. Default 1. */
   readonly compressedRatio?: number;
 }
 
@@ -130,5 +130,5 @@ export const DEFAULT_HOST = {
 /** The devices of a scenario that names none: vCPUs and interrupt controllers, as a guest with two vCPUs has them. */
 export const DEFAULT_DEVICES: readonly DeviceScenario[] = [{ id: 'machine', bytes: 64 * 1024, saveMs: 1, loadMs: 5 }];
 
-/** Bytes of a guest page where a scenario does not say. */
+/** Bytes of a guest page where the scenario has no `pageSize`. */
 export const GUEST_PAGE_BYTES = 4096;

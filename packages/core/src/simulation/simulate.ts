@@ -5,23 +5,28 @@ import type { Scenario } from './scenario.js';
 import { type Suggestion, suggest } from './suggest.js';
 
 export interface SimulateOptions extends RunOptions {
-  /** Whether to look for what would make a migration converge that does not: some dozen simulations more. Default true. */
+  /**
+   * Whether to search for changes with which a migration that does not converge would: about a dozen more simulations. Default true.
+   */
   readonly suggestions?: boolean;
 }
 
-/** A simulated migration, and what would have made it converge. */
+/** A simulated migration, and the changes with which it would have converged. */
 export interface Simulation extends SimulatedRun {
-  /** Changes of which each alone makes the migration converge; empty when it does, or when none was found or looked for. */
+  /**
+   * Changes of which each alone makes the migration converge; empty when the migration converges anyway, or no change was found or
+   * searched for.
+   */
   readonly wouldConverge: readonly Suggestion[];
 }
 
 /**
- * Simulates a migration: the engine itself, `migrate` and `receive`, under a virtual clock, with a guest, hosts and a link of which
- * only the numbers exist. No guest memory is allocated, and hours pass in seconds.
+ * Simulates a migration: the engine itself, `migrate` and `receive`, under a virtual clock, with a guest, hosts and a link that are
+ * described by numbers only. No guest memory is allocated, and hours of a migration are simulated in seconds.
  *
  * The same scenario, options and seed give the same result, to the last bit, on every machine.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT for a scenario or an option that cannot be, with the reason. A migration that fails is a
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible scenario or option, with the reason. A migration that fails is a
  *   result: `outcome`, `error`
  *
  * @example

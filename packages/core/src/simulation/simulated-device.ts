@@ -5,7 +5,7 @@ import type { DeviceScenario } from './scenario.js';
 /** Every chunk of state is a view of these bytes. */
 const STATE = new Uint8Array(2 ** 20);
 
-/** A device with a size and rates; its state has no contents. */
+/** A device that has a size and rates; the bytes of its state mean nothing. */
 export class SimulatedDevice implements MigratableDevice {
   readonly id: string;
   readonly version = 1;
@@ -15,7 +15,9 @@ export class SimulatedDevice implements MigratableDevice {
   readonly reset?: () => Promise<void>;
   readonly #clock: Clock;
   readonly #scenario: DeviceScenario;
-  /** Of the state that can be sent while the guest runs: what is not sent, or out of date, as it was at `#at`. */
+  /**
+   * Of the state that can be sent while the guest runs: the bytes that were not sent, or were out of date, at `#at`.
+   */
   #unsent: number;
   #at: number;
 
@@ -32,7 +34,7 @@ export class SimulatedDevice implements MigratableDevice {
     this.restart = async () => {
       this.#unsent = precopyBytes;
     };
-    // What was loaded has no contents that could be void.
+    // A reset has nothing to do, since no state is kept.
     this.reset = async () => {};
   }
 

@@ -11,32 +11,34 @@ import { ANSWER_ROUND } from '../source/answer-requests.js';
 import type { ThreadRecipe } from '../thread-recipe.js';
 import type { Touches } from './touches.js';
 
-/** How post-copy went at the destination. Times are milliseconds of the simulation. */
+/** The post-copy phase at the destination. Times are milliseconds of the simulation. */
 export interface SimulatedPostcopy {
-  /** When the guest ran at the destination, and for how long pages were missing then. */
+  /** The time at which the guest began to run at the destination, and for how long pages were missing from then on. */
   readonly fromMs: number;
   readonly ms: number;
   /** Bytes of RAM that were missing when the guest began to run there. */
   readonly bytes: number;
   /** Guest pages that the guest has waited for. */
   readonly faults: number;
-  /** For how long it has waited for them in all, one after the other. */
+  /** The total time for which the guest has waited for these pages, one after the other. */
   readonly blockedMs: number;
 }
 
 export interface FaultsParts {
   readonly clock: Clock;
-  /** What the guest touches once it runs at the destination. */
+  /** The pages that the guest touches once it runs at the destination. */
   readonly touches: () => Touches;
   /** Pages of the guest that a page of the simulation stands for. */
   readonly guestPages: number;
-  /** Milliseconds that a page fault takes beside the link. */
+  /** Milliseconds that a page fault takes apart from the link. */
   readonly faultMs: number;
   /** Milliseconds from one end of the link to the other, now. */
   readonly travelMs: () => number;
 }
 
-/** Serves the page faults of a simulated guest: it asks the source over the simulated link, as a VMM's threads do. */
+/**
+ * Serves the page faults of a simulated guest: pages are asked for over the simulated link, as a VMM's threads would.
+ */
 export class SimulatedFaults implements FaultService {
   readonly #parts: FaultsParts;
   #served: SimulatedMissing | undefined;
@@ -45,7 +47,7 @@ export class SimulatedFaults implements FaultService {
     this.#parts = parts;
   }
 
-  /** What post-copy has come to; `undefined` if the guest never ran with pages missing. */
+  /** The report of post-copy; `undefined` if the guest never ran with pages missing. */
   get report(): SimulatedPostcopy | undefined {
     return this.#served?.report;
   }
@@ -70,7 +72,7 @@ interface Wait {
   readonly resolve: () => void;
 }
 
-/** The memory of a simulated guest while pages are missing: which they are, and who waits for one. */
+/** The memory of a simulated guest while pages are missing: the missing pages, and the waits for them. */
 export class SimulatedMissing implements MissingMemory {
   readonly whole: Promise<void>;
   readonly sinkRecipe: ThreadRecipe = { module: undefined, make: 'simulated', options: this };
@@ -112,7 +114,7 @@ export class SimulatedMissing implements MissingMemory {
     };
   }
 
-  /** The guest runs from now on: it touches pages, and stands where it touches one that is missing. */
+  /** Runs the guest from now on: it touches pages, and waits where it touches a missing one. */
   loadRest(): void {
     this.#began = this.#parts.clock.now();
     void this.#run().catch(() => {});
@@ -141,7 +143,7 @@ export class SimulatedMissing implements MissingMemory {
     throw new GodwitError('GODWIT_INTERNAL', 'a simulated page channel counts its pages, and puts none');
   }
 
-  /** These pages have come: flat [first page, page count, ...]. */
+  /** Takes pages that have come: flat [first page, page count, ...]. */
   came(block: number, runs: ArrayLike<number>): void {
     const missing = this.#missing.at(block);
     for (let i = 0; i < runs.length; i += 2) {
@@ -189,7 +191,7 @@ export class SimulatedMissing implements MissingMemory {
         if (!this.#missing.at(block).has(page)) continue;
         const start = clock.now();
         this.#faults += guestPages;
-        // A page of the simulation stands for several of the guest, which it touches one after the other.
+        // A page of the simulation stands for several pages of the guest, which the guest touches one after the other.
         const others = (guestPages - 1) * (faultMs + 2 * travelMs());
         await this.#fault(block, page);
         await clock.sleep(faultMs + others, signal).catch(() => {});

@@ -16,13 +16,13 @@ export interface SimulatedGuestParts {
   readonly guestPageSize: number;
   readonly writer: Writer;
   readonly canThrottle: boolean;
-  /** Called when the vCPUs are held back by another fraction. */
+  /** Called when the fraction of the throttle changes. */
   readonly onThrottle: (fraction: number) => void;
 }
 
 /**
- * The guest at its source. What it writes is worked out at each harvest, from the time for which it has run since the one before: a
- * guest that nobody looks at costs nothing.
+ * The guest at its source. Its writes are computed at each harvest, from the time for which it has run since the last one: between
+ * harvests the guest takes no processor time.
  */
 export class SimulatedGuest implements MigratableVm, DirtyTracker {
   readonly name = 'simulated';
@@ -30,16 +30,16 @@ export class SimulatedGuest implements MigratableVm, DirtyTracker {
   readonly devices: readonly MigratableDevice[];
   readonly trackers: readonly DirtyTracker[] = [this];
   readonly throttle?: (fraction: number) => void;
-  /** Pages that all harvests have reported, of those that the guest has written. */
+  /** The sum of the pages that all harvests have reported as written by the guest. */
   harvestedPages = 0;
   readonly #parts: SimulatedGuestParts;
-  /** The guest's own clock, in milliseconds, as it was at `#at` of the host's. */
+  /** The guest's own clock, in milliseconds, at the host's time `#at`. */
   #ran = 0;
   #at: number;
   #running = true;
-  /** The share of time for which the vCPUs are not held back. */
+  /** The share of time for which the throttle lets the vCPUs run. */
   #speed = 1;
-  /** Up to when, by the guest's clock, its writes were harvested; `undefined` while nobody tracks them. */
+  /** The time of the guest's clock up to which its writes were harvested; `undefined` while they are not tracked. */
   #harvested: number | undefined;
 
   constructor(parts: SimulatedGuestParts) {
@@ -109,7 +109,7 @@ export class SimulatedGuest implements MigratableVm, DirtyTracker {
   }
 }
 
-/** The VM that is built at the destination. */
+/** Builds the destination's VM. */
 export function simulatedDestination(
   clock: Clock,
   memory: GuestMemory,

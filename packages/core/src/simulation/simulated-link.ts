@@ -10,7 +10,7 @@ export interface SimulatedLink {
   readonly listener: LinkListener;
 }
 
-/** A connector and a listener over a simulated network, which is cut at its times until `signal` aborts. */
+/** A connector and a listener over a simulated network, which is cut at the scenario's times until `signal` aborts. */
 export function simulatedLink(
   network: SimulatedNetwork,
   parts: SimulatedLinkParts,

@@ -6,7 +6,7 @@ import type { PageRun } from '../memory/page-run.js';
 /** Memory without a byte behind it: one block, whose first `populatedBytes` count as populated. */
 export function simulatedMemory(pageSize: number, byteLength: number, populatedBytes: number): GuestMemory {
   const populatedPages = populatedBytes / pageSize;
-  // The claim asks for one byte of a block, to recognise memory that two VMs have in common.
+  // The claim views one byte of a block, to recognise memory that two VMs have in common.
   const byte = new Uint8Array(new ArrayBuffer(1));
   const block: RamBlock = {
     id: 'ram',
@@ -29,7 +29,10 @@ export function simulatedMemory(pageSize: number, byteLength: number, populatedB
   return { pageSize, blocks: [block] };
 }
 
-/** Windows of such a memory for whoever only asks how long they are: all views are of the same zeros, which nobody looks at. */
+/**
+ * Windows of a simulated memory for code that uses only the lengths of views: all views show the same zeros, which are never
+ * read.
+ */
 export function countedWindows(memory: GuestMemory): Pick<MemoryWindows, 'memory' | 'appendViews'> {
   let zeros = new Uint8Array(0);
   return {

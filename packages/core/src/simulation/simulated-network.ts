@@ -10,16 +10,16 @@ interface LinkState {
   readonly jitterMs: number;
 }
 
-/** The network between two hosts: its rate and latency at any time, and when it is cut. */
+/** The network between two hosts: its rate and latency at any time, and its cuts. */
 export class SimulatedNetwork {
   readonly clock: Clock;
   readonly channelBytesPerSecond: number;
   readonly #random: Random;
-  /** From when on, in milliseconds, what holds; the first begins at 0. */
+  /** The states of the link, each with the milliseconds from which on it holds; the first begins at 0. */
   readonly #states: readonly LinkState[];
   readonly #cuts: LinkScenario['cuts'];
 
-  /** @throws GodwitError GODWIT_INVALID_ARGUMENT for a link that cannot be */
+  /** @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible link */
   constructor(clock: Clock, link: LinkScenario, random: Random) {
     this.clock = clock;
     this.#random = random;
@@ -52,7 +52,7 @@ export class SimulatedNetwork {
     return this.#stateAt(this.clock.now()).bytesPerMs * 1000;
   }
 
-  /** When the last of `bytes` has left, if the first leaves at `fromMs`. */
+  /** The time at which the last of `bytes` bytes has left, if the first leaves at `fromMs`. */
   sentAt(fromMs: number, bytes: number): number {
     let at = fromMs;
     let left = bytes;
@@ -95,8 +95,8 @@ export class SimulatedNetwork {
 }
 
 /**
- * One direction of the network. Pages of all channels leave one after the other; frames of the control stream are small beside them, and
- * leave at once, as they do on a network that is fair to its streams, and take their time from the pages.
+ * One direction of the network. Pages of all channels leave one after the other; frames of the control stream are small compared with
+ * them and leave at once, as on a network that shares its rate fairly among streams, and pages leave later by the time of these frames.
  */
 export class SimulatedWire {
   readonly network: SimulatedNetwork;
@@ -107,7 +107,7 @@ export class SimulatedWire {
     this.network = network;
   }
 
-  /** When the last byte of a frame of the control stream has left. */
+  /** The time at which the last byte of a frame of the control stream has left. */
   control(bytes: number): number {
     const { network } = this;
     const start = Math.max(network.clock.now(), this.#controlUntil);
@@ -116,13 +116,13 @@ export class SimulatedWire {
     return this.#controlUntil;
   }
 
-  /** The link was cut: what waited to be sent takes no time any more. */
+  /** Handles a cut of the link: bytes that waited to be sent take no more time. */
   cut(): void {
     this.#pagesUntil = 0;
     this.#controlUntil = 0;
   }
 
-  /** When the last byte of pages has left. */
+  /** The time at which the last byte of these pages has left. */
   pages(bytes: number): number {
     const { network } = this;
     this.#pagesUntil = network.sentAt(Math.max(network.clock.now(), this.#pagesUntil), bytes);

@@ -8,10 +8,10 @@ import type { CountedPages, Parcel } from './parcel.js';
 import type { SimulatedMissing } from './simulated-faults.js';
 import type { SimulatedNetwork } from './simulated-network.js';
 
-/** Bytes on the wire for each run of a frame: two numbers, of which the first is often a large one. */
+/** Bytes on the wire for each run of a frame: two numbers, of which the first is often large. */
 const RUN_BYTES = 8;
 
-/** A frame of the real wire has at most so many bytes of pages, and framing of its own. */
+/** The most bytes of pages in a frame of the real wire format, and the bytes of its framing. */
 const WIRE_FRAME = { pageBytes: 2 ** 20, framing: 32 };
 
 /** A batch is no larger than this, in bytes of pages: the engine cuts rounds into chunks of 64 MiB, or of 64 pages. */
@@ -24,12 +24,12 @@ export interface ChannelParts {
     readonly bytesWritten: number;
     write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
   };
-  /** Carries pages; the channel itself is able to send them in `channelMs`. */
+  /** Carries pages; `channelMs` is the time in which the channel alone could send them. */
   readonly carry: (bytes: number, channelMs: number, pages: CountedPages) => Promise<void>;
   readonly signal: AbortSignal;
 }
 
-/** The source's end of a simulated page channel: it counts the pages of batches of any size, and never looks at one. */
+/** The source's end of a simulated page channel: it counts the pages of batches of any size, and never reads a page. */
 export class SimulatedPageChannel implements PageChannel {
   readonly depth = 2;
   readonly ownThread = true;
@@ -41,7 +41,7 @@ export class SimulatedPageChannel implements PageChannel {
   readonly #parts: ChannelParts;
   readonly #scanBytesPerSecond: number;
   #scannedAt = 0;
-  /** Resolves when the last batch was looked at. */
+  /** Resolves when the last batch was scanned. */
   #scanned: Promise<void> = Promise.resolve();
   #roundPages = 0;
   #inFlight = 0;
@@ -96,12 +96,12 @@ export class SimulatedPageChannel implements PageChannel {
   async endRound(round: number): Promise<void> {
     const pages = this.#roundPages;
     this.#roundPages = 0;
-    // The end of the round must not overtake pages that are still looked at.
+    // The end of the round must not overtake pages that are still being scanned.
     await this.#scanned;
     await this.#parts.stream.write({ type: 'roundEnd', round, pages });
   }
 
-  /** Looks at pages, on a thread of its own: while one batch is looked at, the one before it is sent. */
+  /** Simulates scanning on a thread of its own: while one batch is scanned, the one before it is sent. */
   async #scan(bytes: number): Promise<void> {
     const ms = (bytes / this.#scanBytesPerSecond) * 1000;
     if (ms === 0) return;
@@ -113,7 +113,7 @@ export class SimulatedPageChannel implements PageChannel {
 }
 
 /**
- * The destination's end of a simulated page channel: it does to the board what a `PageWriter` does, but writes no memory. Reads until the
+ * The destination's end of a simulated page channel: it updates the board as a `PageWriter` does, but writes no memory. Reads until the
  * channel ends or the board is stopped.
  */
 export async function receiveCountedPages(

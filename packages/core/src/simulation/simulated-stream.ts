@@ -14,13 +14,13 @@ import { countedWindows } from './simulated-memory.js';
 import type { SimulatedWire } from './simulated-network.js';
 import { receiveCountedPages, SimulatedPageChannel } from './simulated-page-channel.js';
 
-/** Bytes that are counted for the framing of each frame. */
+/** Bytes that count as the framing of each frame. */
 export const FRAME_BYTES = 32;
 
 /** Frames that a direction holds before its writer waits. */
 const CAPACITY = 4;
 
-/** What both ends of a link share. */
+/** The parts that both ends of a link share. */
 export interface SimulatedLinkParts {
   readonly kinds: PageKinds;
   /** About how long one batch of pages takes on the wire, in milliseconds. */
@@ -44,7 +44,7 @@ export class SimulatedStream implements PageStream {
   /** The previous write: frames keep the order of the calls. */
   #last: Promise<void> = Promise.resolve();
   #delivered: Promise<void> = Promise.resolve();
-  /** Aborts when the stream is dropped: what it has not carried yet takes no time any more. */
+  /** Aborts when the stream is dropped: frames that it has not carried yet take no more time. */
   readonly #dropped = new AbortController();
 
   private constructor(
@@ -128,7 +128,7 @@ export class SimulatedStream implements PageStream {
 
   abort(reason: GodwitError): void {
     const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
-    // Both directions have ended: the peer still reads what was sent.
+    // When both directions have ended, the peer must still read what was sent.
     if (this.#in.ended && this.#out.ended) return;
     this.#dropped.abort(reason);
     this.#in.fail({ reader: reason, writer: lost });
@@ -149,7 +149,9 @@ export class SimulatedStream implements PageStream {
     });
   }
 
-  /** Resolves when the last byte has left, which is at the time that `leaves` returns; the parcel then travels on its own. */
+  /**
+   * Resolves when the last byte has left, at the time that `leaves` returns; the parcel then arrives without further calls.
+   */
   #carry(bytes: number, leaves: () => number, parcel: Parcel): Promise<void> {
     const { signal } = this.#dropped;
     const { clock } = this.#wire.network;

@@ -1,15 +1,15 @@
 import type { RoundRecord } from '../round-record.js';
 
-/** Rounds that have to bring nothing, after at least as many. */
+/** The number of rounds without progress after which rounds count as stagnated. */
 const ROUNDS = 10;
 
-/** The best of them is no better than this share of the best before. */
+/** Rounds make no progress when the best of them is above this share of the best round before them. */
 const NO_BETTER = 0.98;
 
-/** So near to the limit chance may still reach it: the number of dirty pages varies. */
+/** A downtime below this multiple of the limit may still reach it by chance, since the number of dirty pages varies. */
 const NEAR = 1.1;
 
-/** Notices that rounds have stopped to lower the downtime, in a scenario in which nothing changes with time. */
+/** Notices that rounds no longer lower the downtime, in a scenario that does not change with time. */
 export class Stagnation {
   readonly why = `the last ${ROUNDS} rounds have not lowered the predicted downtime`;
   readonly #limitMs: number;
@@ -20,7 +20,7 @@ export class Stagnation {
     this.#limitMs = downtimeLimitMs;
   }
 
-  /** Whether rounds bring nothing any more. */
+  /** Takes a round; returns whether rounds no longer lower the downtime. */
   after({ phase, predictedDowntimeMs }: RoundRecord): boolean {
     if (phase !== 'pre-copy') return false;
     this.#last.push(predictedDowntimeMs);

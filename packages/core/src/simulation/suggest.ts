@@ -4,29 +4,29 @@ import { type RunOptions, runScenario, type SimulatedRun } from './run-scenario.
 import type { LinkScenario, Scenario } from './scenario.js';
 import { atRate } from './workload/shape.js';
 
-/** A change of a scenario that makes its migration converge, by itself. */
+/** A single change of a scenario with which its migration converges. */
 export interface Suggestion {
   readonly change: 'link' | 'bandwidth-limit' | 'downtime-limit' | 'dirty-rate' | 'throttle';
   /** Bytes per second, milliseconds (`downtime-limit`), or a share of time (`throttle`). */
   readonly value: number;
   /** For people: `a link of 45 Gbit/s`. */
   readonly text: string;
-  /** What the migration then takes, in milliseconds. */
+  /** The time of the migration with this change, in milliseconds. */
   readonly totalMs: number;
   readonly downtimeMs: number;
 }
 
-/** A change is looked for up to this factor. */
+/** The largest factor up to which a change is searched for. */
 const FURTHEST = 64;
 
-/** The search ends when the change is known to this share. */
+/** The search ends when the factor is known to this relative precision. */
 const PRECISION = 0.03;
 
 /** Something that can be changed by a factor of 1 (nothing changes) or more. */
 interface Knob {
   readonly change: Suggestion['change'];
   readonly at: (factor: number) => { readonly scenario: Scenario; readonly options: RunOptions };
-  /** What the thing is after the change. */
+  /** The value after the change. */
   readonly value: (factor: number) => number;
   readonly text: (value: number) => string;
   /** A round number near the value, on the safe side, and the factor that leads to it. */
@@ -34,8 +34,8 @@ interface Knob {
 }
 
 /**
- * Looks for the smallest change of one thing that makes a migration converge with the plain rule, `withinDowntimeLimit`: a faster link, a
- * longer downtime, a guest that writes less. Each is about a dozen simulations with larger pages.
+ * Searches for the smallest single changes that make a migration converge with the plain rule, `withinDowntimeLimit`: a faster link, a
+ * longer downtime, a guest that writes less. Each search takes about a dozen simulations with larger pages.
  */
 export async function suggest(scenario: Scenario, given: RunOptions): Promise<readonly Suggestion[]> {
   const { throttle: _, granularity: __, ...rest } = given;
@@ -152,7 +152,7 @@ function faster(link: LinkScenario, factor: number): LinkScenario {
   };
 }
 
-/** Bytes that the workload writes in a second; 0 when it has no one rate. */
+/** Bytes that the workload writes in a second; 0 when the workload has no single rate. */
 function rateOf(scenario: Scenario): number {
   const { workload } = scenario;
   if (!('rate' in workload)) return 0;
@@ -160,10 +160,10 @@ function rateOf(scenario: Scenario): number {
   return typeof rate === 'number' ? rate : rate.pagesPerSecond * guestPageOf(scenario);
 }
 
-/** A number of two digits, and zeros. */
+/** Rounds to two significant digits. */
 function twoDigits(value: number, round: (value: number) => number): number {
   const unit = Number(`1e${Math.floor(Math.log10(value)) - 1}`);
-  // A tenth may become 0.30000000000000004.
+  // `toPrecision` removes the error of the multiplication, such as 0.30000000000000004.
   return Number((round(value / unit) * unit).toPrecision(2));
 }
 

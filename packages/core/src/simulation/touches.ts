@@ -9,7 +9,10 @@ export interface Touch {
   readonly page: number;
 }
 
-/** Milliseconds of the guest's time that are worked out at once, at least; longer where there are more pages, each of which costs time. */
+/**
+ * The fewest milliseconds of the guest's time that are computed at once; the slice is longer where there are more pages, each of which
+ * takes time to compute.
+ */
 const SLICE_MS = 1;
 const PAGES_PER_SLICE_MS = 2 ** 21;
 
@@ -19,13 +22,13 @@ export interface TouchesParts {
   readonly pageCount: number;
   /** How long the guest has run at the source, by its own clock. Milliseconds. */
   readonly ranMs: number;
-  /** For the order of pages that are written at random; `undefined` for a guest that writes them in ascending order. */
+  /** The random numbers for the order of pages that are written at random; `undefined` for a guest that writes them in ascending order. */
   readonly random: Random | undefined;
 }
 
 /**
- * What a guest touches once it runs at the destination: it goes on with the pages that its workload writes, and a page that it waits for
- * stops its clock.
+ * The pages that a guest touches once it runs at the destination: the pages that its workload goes on to write. The guest's clock stands
+ * still while the guest waits for a page.
  */
 export class Touches {
   readonly #parts: TouchesParts;
@@ -40,7 +43,7 @@ export class Touches {
     this.#ranMs = parts.ranMs;
   }
 
-  /** The pages of the next slice, once it has passed. Rejects when `signal` aborts. */
+  /** Resolves with the pages of the next slice of time, once the slice has passed. Rejects when `signal` aborts. */
   async next(signal: AbortSignal): Promise<readonly Touch[]> {
     const { clock, writer, random } = this.#parts;
     await clock.sleep(this.#sliceMs, signal);

@@ -68,7 +68,7 @@ export class VirtualClock implements Clock {
     });
   }
 
-  /** Lets no more time pass: who sleeps does not wake. It ends what would go on for ever, such as attempts to reconnect. */
+  /** Lets no more time pass: sleepers do not wake. This ends loops that would go on for ever, such as attempts to reconnect. */
   stop(): void {
     this.#stopped = true;
   }
@@ -77,7 +77,7 @@ export class VirtualClock implements Clock {
     if (this.#running) return;
     this.#running = true;
     while (!this.#stopped && (this.#sleepers.length > 0 || this.#yielding.length > 0)) {
-      // One turn of the event loop: all promises that were ready have run by then.
+      // After one turn of the event loop all promises that were ready have run.
       await systemClock.yield();
       const yielded = this.#yielding.splice(0);
       if (yielded.length > 0) {

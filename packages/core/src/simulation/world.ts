@@ -16,13 +16,13 @@ import { VirtualClock } from './virtual-clock.js';
 import { isInOrder, isSteady, periodMs, writtenBytes } from './workload/shape.js';
 import { makeWriter } from './workload/writer.js';
 
-/** How long a batch of pages takes on the wire at least and at most, in milliseconds: as long as the orders to a worker thread do. */
+/** The shortest and the longest time of a batch of pages on the wire, in milliseconds: the same as for orders to a worker thread. */
 const BATCH_MS = { least: 10, most: 50 } as const;
 
-/** Of a memory that takes longer to send than this many batches, batches are longer. */
+/** The most batches into which all memory is divided: for a large memory each batch takes longer. */
 const BATCHES_OF_MEMORY = 5000;
 
-/** The simulation of a scenario is given up after so many times all memory, and this much more. */
+/** The simulation is stopped after `times` times the time to send all memory, and `ms` more. */
 const PATIENCE = { times: 6, ms: 60_000 } as const;
 
 export interface WorldOptions {
@@ -32,7 +32,7 @@ export interface WorldOptions {
   readonly fineness: Fineness;
 }
 
-/** Everything that a simulated migration takes place in. */
+/** The parts of a simulated migration: guest, hosts, link and clock. */
 export interface World {
   readonly clock: VirtualClock;
   readonly random: Random;
@@ -48,15 +48,15 @@ export interface World {
   readonly deviceBytes: number;
   /** The throttle from each moment on. */
   readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
-  /** After how long a migration counts as one that does not end. Milliseconds. */
+  /** The time after which a migration counts as not ending. Milliseconds. */
   readonly patienceMs: number;
-  /** Nothing in the scenario changes with time. */
+  /** True when nothing in the scenario changes with time. */
   readonly steady: boolean;
   /** To be aborted at the end. */
   readonly over: AbortController;
 }
 
-/** @throws GodwitError GODWIT_INVALID_ARGUMENT for a scenario that cannot be, with the reason */
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible scenario, with the reason */
 export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granularity, fineness }: WorldOptions): World {
   const { workload, devices = DEFAULT_DEVICES, encoding = {}, canThrottle = true } = scenario;
   const host = { ...DEFAULT_HOST, ...scenario.host };

@@ -2,13 +2,13 @@ import type { PayloadTarget } from '../link/frame-stream.js';
 import type { MemoryFile } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 
-/** How a destination puts pages of one block into guest memory: it says where their bytes go. */
+/** Gives the targets into which a destination reads the bytes of one block's pages. */
 export interface PageSink {
-  /** Appends where the bytes of these pages go, in their order. */
+  /** Appends the targets for the bytes of these pages, in the order of the pages. */
   append(into: PayloadTarget[], firstPage: number, pageCount: number): void;
 }
 
-/** Puts pages into the mapping: for pages that have memory behind them already, and any others. */
+/** Puts pages into the mapping: for all pages, whether or not they have memory behind them. */
 export class MappingSink implements PageSink {
   readonly #windows: MemoryWindows;
   readonly #block: number;
@@ -24,8 +24,8 @@ export class MappingSink implements PageSink {
 }
 
 /**
- * Puts pages into the memory file: for fresh pages, which are then neither faulted in nor zeroed first. A page is not put there whole and
- * at once: only while no guest runs in this memory.
+ * Puts pages into the memory file: for fresh pages, which are then neither faulted in nor zeroed first. A page does not appear there as a
+ * whole at once, so this sink may be used only while no guest runs in this memory.
  */
 export class FileSink implements PageSink {
   readonly #file: MemoryFile;

@@ -7,7 +7,7 @@ import type { SourceContext } from './source-context.js';
 
 /**
  * Refuses a migration before its first page moves: watches the guest, measures the link, and throws `GODWIT_ESTIMATE_EXCEEDED` when the
- * forecast exceeds `refuseAbove`, or says that the migration would not converge.
+ * estimate exceeds `refuseAbove`, or is that the migration would not converge.
  */
 export async function admit(
   { vm, options, session, tracker, devices, forecast }: SourceContext,

@@ -8,26 +8,31 @@ import { MOST_REQUESTED } from '../protocol/frame.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { ReadAhead } from './read-ahead.js';
 
-/** The round of an answer: it belongs to none. */
+/** The round number in the frames of an answer, which belong to no round. */
 export const ANSWER_ROUND = 0;
 
-/** Pages that are sent ahead go in small frames: the first of them is waited for next, as a rule, and does not wait for the last. */
+/**
+ * Pages that are sent ahead go in small frames: usually the first of them is waited for next, and should not wait until the last was
+ * sent.
+ */
 const AHEAD_FRAME_PAGES = 4;
 
 export interface AnsweringParts {
   readonly windows: Pick<MemoryWindows, 'memory' | 'appendViews'>;
-  /** What is still owed: an answer takes its pages out of it. */
+  /** The owed pages, out of which an answer takes its pages. */
   readonly queue: PageQueue;
-  /** One word, which is 1 while the guest is paused for good as far as the source knows: only then its pages can be asked for. */
+  /**
+   * One word, which is 1 while the guest will not run at the source again as far as the source knows; pages can be requested only then.
+   */
   readonly open: Int32Array;
   /** Called after each request was answered. */
   readonly onAnswer?: () => void;
 }
 
 /**
- * Answers the destination's requests for pages, until the stream ends: each with the pages that were asked for, whatever was sent before,
- * and then with those that are likely to be next and are still owed. Any thread. Rejects with `GODWIT_PROTOCOL` or
- * `GODWIT_OUT_OF_RANGE` for a request that cannot be meant, and as the stream does.
+ * Answers the destination's requests for pages until the stream ends: first with the requested pages, also if they were sent before, and
+ * then with pages that are likely to be requested next and are still owed. Any thread may call it. Rejects with `GODWIT_PROTOCOL` or
+ * `GODWIT_OUT_OF_RANGE` for an impossible request, and with the stream's error.
  */
 export async function answerRequests(stream: FrameStream, parts: AnsweringParts): Promise<void> {
   const answers = new RequestAnswers(stream, parts);
@@ -94,7 +99,7 @@ export class RequestAnswers {
   }
 }
 
-/** Takes the pages that follow `page`, `stride` apart, as far as they are in the block and still owed: in ascending order. */
+/** Takes the pages that follow `page`, `stride` apart, as far as they are in the block and still owed, in ascending order. */
 function takeAhead(
   queue: PageQueue,
   block: number,

@@ -6,7 +6,7 @@ import type { SourceContext } from './source-context.js';
 /**
  * Asks the ownership authority to transfer the guest to the destination. Resolves with `undefined` when the transfer is granted,
  * and with the reason when it is refused or withdrawn for good; the source may then resume the guest. Rejects with
- * `GODWIT_INTERNAL` when neither is known: the guest may be the destination's.
+ * `GODWIT_INTERNAL` when neither is known: the destination may own the guest.
  */
 export async function askForTransfer(context: SourceContext): Promise<GodwitError | undefined> {
   const { options, ownership, emit } = context;

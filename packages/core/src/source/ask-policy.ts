@@ -14,8 +14,9 @@ const ACTIONS: ReadonlySet<unknown> = new Set<Decision['action']>([
 ]);
 
 /**
- * What a policy decides. Throws an error that names the policy: `GODWIT_INTERNAL` when it throws, `GODWIT_INVALID_ARGUMENT` when it
- * returns neither `undefined` nor a decision, or one with an impossible number, and `GODWIT_UNSUPPORTED` for what cannot be done here.
+ * Asks a policy for its decision. Throws an error that names the policy: `GODWIT_INTERNAL` when the policy throws,
+ * `GODWIT_INVALID_ARGUMENT` when it returns neither `undefined` nor a decision, or a decision with an impossible number, and
+ * `GODWIT_UNSUPPORTED` for a decision that this migration cannot carry out.
  *
  * @param cannotThrottle why the guest cannot be throttled
  * @param given the policy's name in messages; default: that of its function
@@ -59,13 +60,13 @@ export function askPolicy(
 }
 
 function isDecision(value: unknown): value is Decision {
-  // The rejection of a promise that nobody expects would end the process.
+  // An unhandled rejection of a returned promise would end the process.
   if (value instanceof Promise) value.catch(() => {});
   const { action, reason } = (value ?? {}) as Partial<Decision>;
   return ACTIONS.has(action) && typeof reason === 'string';
 }
 
-/** What is wrong with the numbers of a decision, and what they have to be. */
+/** The message for a wrong number in a decision, with what it has to be; `undefined` when all are right. */
 function wrongNumber(decision: Decision): string | undefined {
   switch (decision.action) {
     case 'throttle':
@@ -86,7 +87,7 @@ function isNonNegative(value: unknown): boolean {
   return typeof value === 'number' && Number.isFinite(value) && value >= 0;
 }
 
-/** Why this decision cannot be carried out, and what to do. Letting go of a guest is always possible. */
+/** The reason why this decision cannot be carried out, and what to do. A throttle of 0 is always possible. */
 function whyImpossible(
   decision: Decision,
   { canThrottle, canPostcopy }: PolicyInput,
@@ -104,7 +105,7 @@ function whyImpossible(
   return undefined;
 }
 
-/** What is thrown may be anything, even an object that cannot be made a string. */
+/** The thrown value may be anything, even an object that cannot be converted to a string. */
 function messageOf(error: unknown): string {
   try {
     return error instanceof Error ? error.message : String(error);

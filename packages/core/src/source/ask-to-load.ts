@@ -11,15 +11,15 @@ import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 import type { Greeted } from './source-session.js';
 
-/** The destination has `switchover`, from this connection or one before it; `ready` is the answer to come. */
+/** The destination has read `switchover`, over this connection or an earlier one, and `ready` is awaited. */
 export interface AskedToLoad {
   readonly connection: SourceConnection;
   readonly ready: Promise<ReadyFrame>;
 }
 
 /**
- * Sends `switchover`. Resolves when the destination has read everything that was sent before it: the time that bytes spend in our
- * buffers does not count as loading.
+ * Sends `switchover`. Resolves when the destination has read everything that was sent before it: the time that bytes spend in this
+ * side's buffers does not count as loading.
  */
 export async function askToLoad(
   connection: SourceConnection,
@@ -28,7 +28,7 @@ export async function askToLoad(
 ): Promise<AskedToLoad> {
   const ready = connection.expect('ready');
   const onChannels = connection.deviceChannels !== undefined;
-  // The pieces may come later than `switchover`; the destination answers when they are there.
+  // The pieces may come later than `switchover`; the destination answers when the pieces are there.
   const arrived = onChannels ? connection.arrived(switchover.attempt, devices.attemptCounts) : undefined;
   arrived?.catch(() => {});
   const sent = onChannels ? { deviceSequences: devices.sequences } : {};
@@ -51,7 +51,7 @@ export function untilReady(
 
 /**
  * Reconnects after the link was lost with `switchover` written, within the bound, and asks whether the destination has everything.
- * Rejects with the error of the lost link when it does not; the attempt is then given up.
+ * Rejects with the error of the lost link when the destination lacks something; the attempt is then given up.
  */
 export async function continuePaused(
   context: SourceContext,
@@ -77,7 +77,7 @@ export async function continuePaused(
   const limits = { clock, random, withinMs, signal: bound.signal, stage: 'greeting' as const };
   const { connection, answer } = await keepTrying(connect, limits).catch((cause: unknown) => {
     session.signal.throwIfAborted();
-    // A destination that was restarted has lost everything: pre-copy sends it again, with the guest running.
+    // A destination that was restarted has lost everything: pre-copy sends everything again, with the guest running.
     const final = GodwitError.is(cause) && cause.remote && cause.code !== 'GODWIT_UNKNOWN_MIGRATION';
     throw final ? cause : reason;
   });
@@ -101,7 +101,7 @@ export async function continuePaused(
   throw reason;
 }
 
-/** The destination has not answered `ready`. */
+/** The error for a destination that has not answered `ready`. */
 export function silent(timeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',

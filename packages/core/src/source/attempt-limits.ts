@@ -8,12 +8,15 @@ export function pauses(decision: Decision | undefined): decision is PauseDecisio
   return decision?.action === 'switchover' || decision?.action === 'force' || decision?.action === 'postcopy';
 }
 
-/** Whether the guest is to be paused for as long as it takes. */
+/** Whether the decision pauses the guest without a time limit. */
 export function isForced(decision: Decision | undefined): boolean {
   return decision?.action === 'force' || (decision?.action === 'switchover' && decision.force === true);
 }
 
-/** The downtime limit of the attempt that this decision leads to, in milliseconds: its own, else that of the migration. */
+/**
+ * The downtime limit of the attempt that this decision leads to, in milliseconds: the decision's own, or that of the
+ * migration.
+ */
 export function downtimeLimitOf({ downtimeLimitMs }: ResolvedOptions, decision: Decision): number {
   return (decision.action === 'switchover' ? decision.downtimeLimitMs : undefined) ?? downtimeLimitMs;
 }

@@ -6,11 +6,12 @@ import { MOST_PIECES } from '../protocol/negotiate.js';
 import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED, placeFor } from './device-outbox.js';
 
 /**
- * The pieces of one stop-and-copy: numbered from 0 for each device, sent on whatever streams there are, within what the destination
- * holds. They are not kept: an attempt that loses its link is given up.
+ * The pieces of one stop-and-copy: numbered from 0 for each device, sent on the streams that the connection has, within what the
+ * destination holds. The pieces are not kept after they are sent: an attempt that loses its link is given up.
  *
- * When the state is larger than the destination holds, it is told to load before `switchover` (`loadEarly`), and each `loaded` makes room.
- * The pages that saving has written by then are sent before: a load may write them too, and its writes are the later ones.
+ * When the state is larger than the destination holds, the destination is told to load before `switchover` (`loadEarly`), and each
+ * `loaded` makes room. The pages that saving has written so far are sent before that: a load may write the same pages, and its writes have
+ * to be the later ones.
  */
 export class AttemptPieces {
   readonly attempt: number;
@@ -49,8 +50,8 @@ export class AttemptPieces {
   }
 
   /**
-   * Sends the next piece of a device. Resolves when its bytes are no longer borrowed; over a page channel they are written later
-   * (`written`). `isFirst`: no device before it has state left to send, so that it may fill all the room that there is.
+   * Sends the next piece of a device. Resolves when its bytes are no longer borrowed; over a page channel a copy is written later
+   * (`written`). `isFirst`: no device before this one has state left to send, so that this device may fill all the room.
    */
   async send(
     index: number,
@@ -75,7 +76,7 @@ export class AttemptPieces {
     const header: DeviceFrame = { type: 'device', device: index, sequence, last, attempt: this.attempt };
     const payload = last ? undefined : bytes;
     const written = this.#outbox.write(this.#link, header, payload, place);
-    // Over a page channel it is a copy that is written, so that the device can go on.
+    // Over a page channel a copy is written, so that the device can go on at once.
     if (place === undefined) await abortable(written, signal);
     else {
       this.#writing.add(written);
@@ -106,7 +107,7 @@ export class AttemptPieces {
       this.#outbox.attemptBytes -= bytes;
       this.#outbox.attemptPieces--;
     }
-    // Its pieces of pre-copy were loaded before them.
+    // The device's pieces of pre-copy were loaded before those of the attempt.
     this.#outbox.loaded(device, this.#outbox.sequences[device] as number);
   }
 
@@ -115,7 +116,7 @@ export class AttemptPieces {
     await this.#link.arrived?.(this.attempt, this.counts);
   }
 
-  /** Waits until few enough pieces are on their way: the destination keeps those that overtake others. */
+  /** Waits while too many pieces are in flight, since the destination has to keep pieces that overtake others. */
   async #answered(signal: AbortSignal): Promise<void> {
     while (this.#unanswered >= MOST_UNANSWERED) {
       this.#answering ??= this.arrived().finally(() => {
@@ -126,14 +127,17 @@ export class AttemptPieces {
     }
   }
 
-  /** Waits until the destination has room for `bytes` more, and takes it; it is told to load early if nothing else will make room. */
+  /**
+   * Waits until the destination has room for `bytes` more bytes, and takes the room. The destination is told to load early if nothing else
+   * will make room.
+   */
   async #room(index: number, bytes: number, isFirst: () => boolean, signal: AbortSignal): Promise<void> {
     const outbox = this.#outbox;
     const early = this.#link.loadsEarly === true;
     for (;;) {
-      // One piece's room is left to the device before it, which may be the one that is loaded first.
+      // The room of one piece is left to a device before this one, which may be loaded first.
       if (outbox.hasRoom(bytes, early && !isFirst() ? 1 : 0)) {
-        // In this tick: devices that save side by side ask for the same room.
+        // The room is taken in the same tick, since devices that save at the same time ask for the same room.
         outbox.attemptBytes += bytes;
         outbox.attemptPieces++;
         return;

@@ -9,7 +9,7 @@ const LONGEST_BACK_OFF_MS = 10_000;
 /** A stop-and-copy that was given up. */
 export interface FailedAttempt {
   readonly attempt: number;
-  /** The step of the switchover that was under way. */
+  /** The term of the downtime that was under way. */
   readonly term: PauseTerm;
   /** How long the guest was paused, in milliseconds. */
   readonly pausedMs: number;
@@ -27,7 +27,7 @@ export class Attempts {
     this.#clock = clock;
   }
 
-  /** Number of attempts that took too long. One that was given up since the link was lost does not count. */
+  /** Number of attempts that took too long. An attempt that was given up because the link was lost does not count. */
   get overruns(): number {
     return this.#overruns;
   }

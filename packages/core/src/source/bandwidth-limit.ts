@@ -1,32 +1,35 @@
 import type { Clock } from '../clock.js';
 
 /**
- * The length of a burst: the limit's bytes for this many milliseconds are sent without a pause. Long enough that a burst shows the
- * rate of the link without the limit, and that the sender wakes up rarely; short enough to be smooth.
+ * The length of a burst: the limit's bytes for this many milliseconds are sent without a pause. The time is long enough that a burst
+ * shows the rate of the link without the limit and that the sender rarely wakes up, and short enough for a steady rate.
  */
 const BURST_MS = 50;
 
-/** Bytes that may be written at once under any limit: fewer would be all framing, and show nothing of the link. */
+/** Bytes that may be written at once under any limit: fewer bytes would be mostly framing, and would not show the link's rate. */
 const LEAST_BYTES = 256 * 1024;
 
-/** The same for pages that follow while the guest runs at the destination: its requests wait for no burst that takes a millisecond. */
+/**
+ * The length of a burst of pages that are sent while the guest runs at the destination: short, since the guest's requests wait for a
+ * burst under way.
+ */
 const SMOOTH_BURST_MS = 4;
 const SMOOTH_LEAST_BYTES = 64 * 1024;
 
 /**
  * A token bucket over the wire bytes of all streams: pages, device state and control frames. Bytes are charged after they were sent
- * (only then is their encoded size known). Once the balance is negative, the next write waits until there is a whole burst: in any
- * second at most the limit, one burst and one write of each sender are sent.
+ * (their encoded size is known only then). Once the balance is negative, the next write waits until the balance is a whole burst: in
+ * any second at most the limit, one burst and one write of each sender are sent.
  */
 export class BandwidthLimit {
   readonly #clock: Clock;
   readonly #carried: () => number;
   #bytesPerSecond: number;
   #balance = 0;
-  /** The balance was negative, and is not a whole burst yet. */
+  /** True while the balance was negative and is not a whole burst yet. */
   #saving = false;
   #at: number;
-  /** Of the carried bytes, those that were charged. */
+  /** The carried bytes that were charged so far. */
   #charged: number;
   #waiting = 0;
   #waitingSince = 0;
@@ -57,13 +60,13 @@ export class BandwidthLimit {
     this.onChange?.();
   }
 
-  /** Short bursts from now on. */
+  /** True for short bursts (`SMOOTH_BURST_MS`). */
   smooth = false;
 
   /** Called when another limit was set. */
   onChange: (() => void) | undefined;
 
-  /** Begins anew with a balance of 0: what was sent while the guest was paused is not paid for afterwards. */
+  /** Sets the balance to 0, so that bytes that were sent while the guest was paused do not delay later ones. */
   restart(): void {
     this.#balance = 0;
     this.#saving = false;
@@ -77,10 +80,12 @@ export class BandwidthLimit {
     return this.#bytesPerSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(least, this.#burst);
   }
 
-  /** Milliseconds until more may be sent; negative, while that is so, by what may be sent at once. */
+  /**
+   * Milliseconds until more may be sent. Negative while more may be sent: minus the time that the bytes that may be sent at once take.
+   */
   get debtMs(): number {
     if (this.#bytesPerSecond === 0) return 0;
-    // Asking changes nothing: a snapshot of the progress must not move the refill.
+    // Reading changes nothing: a snapshot of the progress must not move the refill.
     const elapsedMs = this.#clock.now() - this.#at;
     const refilled = Math.min(this.#burst, this.#balance + (elapsedMs / 1000) * this.#bytesPerSecond);
     const balance = refilled - (this.#carried() - this.#charged);
@@ -88,7 +93,7 @@ export class BandwidthLimit {
     return (((waits ? this.#burst : 0) - balance) / this.#bytesPerSecond) * 1000;
   }
 
-  /** Milliseconds in which somebody waited for the limit. */
+  /** Milliseconds in which a sender waited for the limit. */
   get waitedMs(): number {
     return this.#waitedMs + (this.#waiting > 0 ? this.#clock.now() - this.#waitingSince : 0);
   }
@@ -96,7 +101,7 @@ export class BandwidthLimit {
   /** Charges `bytes` that were sent. Negative to correct an earlier charge that was too high. */
   charge(bytes: number): void {
     if (this.#bytesPerSecond === 0) return;
-    // The refill comes first: the time that has passed pays for bytes sent before, not for these.
+    // The refill comes first: the time that has passed pays for earlier bytes, not for these.
     this.#refill();
     this.#balance -= bytes;
   }

@@ -7,30 +7,30 @@ import type { SourceContext } from './source-context.js';
  */
 export const SHORTEST_ROUND_MS = 10;
 
-/** How long a switchover that waits for an obstacle is postponed at a time at first, in milliseconds; a round follows each time. */
+/** How long a switchover that waits for an obstacle is postponed each time at first, in milliseconds; a round follows each wait. */
 export const GATED_MS = 100;
 
 /** The longest time between two rounds, however little the guest writes, in milliseconds. */
 const LONGEST_MS = 1000;
 
-/** How often it is asked in between whether to go on waiting, in milliseconds. */
+/** The time between two questions whether to go on waiting, in milliseconds. */
 const ASK_MS = 100;
 
 /**
- * Quiet rounds in a row after which the next ones are twice as far apart, where the policy alone wants them: the guest may be caught
- * with nothing dirty, which ends a migration whose limit is too low for anything else.
+ * The number of quiet rounds in a row after which the next ones are twice as far apart, where only the policy asks for rounds. They are
+ * close together until then because a harvest may find nothing dirty, which ends a migration whose limit is too low otherwise.
  */
 const PATIENCE = 8;
 
-/** Dirty pages may take this share of the downtime limit, or a millisecond, and the rounds still count as quiet. */
+/** A round counts as quiet when its dirty pages take at most this share of the downtime limit, or a millisecond. */
 const QUIET_SHARE = 0.02;
 
-/** So many pages count as little while nothing is known of the link. */
+/** The most dirty pages of a quiet round while nothing is known of the link. */
 const QUIET_PAGES = 64;
 
 /**
- * The time between two rounds. While rounds find next to nothing to send and still go on, there is nothing to gain by another one: they
- * come further and further apart, up to a second, so that an idle guest costs next to no processor time. Anything that changes brings
+ * The time between two rounds. While rounds find almost nothing to send and go on, another round gains nothing: they come further and
+ * further apart, up to a second, so that the migration of an idle guest takes almost no processor time. Anything that changes brings
  * the next round at once.
  */
 export class BetweenRounds {
@@ -43,8 +43,9 @@ export class BetweenRounds {
   }
 
   /**
-   * Waits until the next round is due: after the time that is due, or before, once something is asked for, what `gate` names may have
-   * changed, the link is lost, or `enough` (called every 100 ms) resolves with true. Rejects when the session ends, or `enough` does.
+   * Waits until the next round is due: after its time, or earlier once the embedder asks for something, the obstacle that `gate` names
+   * may have changed, the link is lost, or `enough` (called every 100 ms) resolves with true. Rejects when the session ends, or
+   * `enough` does.
    */
   async wait(
     record: RoundRecord,
@@ -54,7 +55,7 @@ export class BetweenRounds {
     const { clock } = this.#context.options;
     const { signal } = this.#context.session;
     const dueMs = this.#dueMs(record, gate);
-    // So short a time is not worth being woken from.
+    // Such a short wait need not be ended early.
     if (gate === undefined && dueMs <= SHORTEST_ROUND_MS) {
       if (dueMs > 0) await clock.sleep(dueMs, signal).catch(() => {});
       signal.throwIfAborted();
@@ -66,7 +67,7 @@ export class BetweenRounds {
       if (leftMs <= 0) break;
       const woken = await this.#sleep(Math.min(leftMs, ASK_MS), gate);
       signal.throwIfAborted();
-      // What is asked in the last moment is asked after the round anyway.
+      // At the last moment `enough` is not called, since the policy is asked after the round anyway.
       const changed = woken || (due - clock.now() > 0 && (await enough()));
       if (!changed) continue;
       this.#begin();
@@ -89,13 +90,13 @@ export class BetweenRounds {
     return Math.max(SHORTEST_ROUND_MS - record.totalMs, spacingMs);
   }
 
-  /** Rounds are as close as can be from now on. */
+  /** Makes rounds as close as possible from now on. */
   #begin(): void {
     this.#spacingMs = SHORTEST_ROUND_MS;
     this.#quietRounds = 0;
   }
 
-  /** Twice the pages that were found would still be next to nothing. */
+  /** A round is quiet when even twice its dirty pages would be almost nothing. */
   #isQuiet({ newlyDirtyPages }: RoundRecord): boolean {
     const { model, options } = this.#context;
     const pagesPerSecond = model.pagesPerSecond(options.bandwidthLimit);
@@ -103,7 +104,7 @@ export class BetweenRounds {
     return (2 * newlyDirtyPages * 1000) / pagesPerSecond <= Math.max(1, QUIET_SHARE * options.downtimeLimitMs);
   }
 
-  /** Resolves after `ms` with false, or before with true, when something has changed. */
+  /** Resolves with false after `ms`, or earlier with true when something has changed. */
   async #sleep(ms: number, gate: 'readiness' | 'other' | undefined): Promise<boolean> {
     const { options, session, readiness, requests } = this.#context;
     const over = new AbortController();
@@ -115,7 +116,7 @@ export class BetweenRounds {
       () => true,
     );
     try {
-      // `prepared` comes once a round when devices yield new state, so it ends the wait only where readiness is waited for.
+      // `prepared` comes once a round when devices yield new state, so it ends the wait only where the wait is for readiness.
       const changes = [requests.asked(over.signal), ...(gate === 'readiness' ? [readiness.changed(over.signal)] : [])];
       return await Promise.race([sleeping, ...changes.map((change) => change.then(() => true))]);
     } finally {

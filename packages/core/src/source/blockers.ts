@@ -3,8 +3,8 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import type { WriteProtection } from '../protect/write-protection.js';
 
 /**
- * Asks each device and each tracker whether the VM can be migrated; resolves with one reason for each that cannot. The destination's
- * trackers are not asked: it moves nothing away. Rejects when `signal` aborts.
+ * Asks each device and each tracker whether the VM can be migrated; resolves with one reason for each that cannot. At the destination the
+ * trackers are not asked, since it does not track writes. Rejects when `signal` aborts.
  */
 export async function migrationBlockers(
   { devices, trackers }: { devices: MigratableVm['devices']; trackers?: MigratableVm['trackers'] },
@@ -22,14 +22,14 @@ export async function migrationBlockers(
   return reasons;
 }
 
-/** Why the guest cannot run before its memory is whole, one reason for each device that cannot do with less. */
+/** The reasons why the guest cannot run before its memory is whole, one for each device that needs the whole memory. */
 export function postcopyBlockers({ devices }: Pick<MigratableVm, 'devices'>): readonly string[] {
   return devices.flatMap(({ id, wholeMemory }) =>
     wholeMemory === undefined ? [] : [`device "${id}": ${wholeMemory}`],
   );
 }
 
-/** Why a snapshot cannot be saved in the background, one reason each: memory that cannot be protected, and devices whose writes do not wait. */
+/** The reasons why a snapshot cannot be saved in the background: memory that cannot be protected, and devices whose writes do not wait. */
 export function backgroundBlockers(
   { devices, memory }: Pick<MigratableVm, 'devices' | 'memory'>,
   protection: WriteProtection,

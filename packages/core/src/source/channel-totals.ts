@@ -1,7 +1,7 @@
 import type { PagesByKind } from '../round-record.js';
 import { noTotals, type PageChannel, type PageChannelTotals } from './page-channel.js';
 
-/** What all channels have sent. */
+/** The sums of what all channels have sent. */
 export function totals(channels: readonly PageChannel[]): PageChannelTotals {
   const sum = noTotals();
   for (const { totals: one } of channels) {
@@ -10,12 +10,15 @@ export function totals(channels: readonly PageChannel[]): PageChannelTotals {
   return sum;
 }
 
-/** For each channel, how long it has looked at pages, in milliseconds. */
+/** For each channel, how long it has scanned pages, in milliseconds. */
 export function scanTimes(channels: readonly PageChannel[]): readonly number[] {
   return channels.map(({ totals: { scanMs } }) => scanMs);
 }
 
-/** How long pages were looked at since `before`: on this thread one after the other, on threads of their own at the same time. */
+/**
+ * How long pages were scanned since `before`: the times of channels on this thread add up, channels on threads of their own scan
+ * at the same time.
+ */
 export function scannedSince(channels: readonly PageChannel[], before: readonly number[]): number {
   let here = 0;
   let longest = 0;

@@ -11,7 +11,8 @@ const RELEASE_MS = 5000;
  */
 export async function cleanUp(context: SourceContext, between: () => Promise<void>): Promise<void> {
   const { harvester, claim, tracker } = context;
-  // A pending harvest takes bits out of the trackers that the next migration of this VM would miss.
+  // A pending harvest takes bits out of the trackers, which the next migration of this VM would miss: the claim is kept until it
+  // has ended.
   if (harvester.pending !== undefined)
     claim.keepUntil(harvester.pending, `harvest() of the dirty tracker "${tracker.name}"`);
   await stopTracking(context);
@@ -38,7 +39,7 @@ async function releaseDevices({ devices, claim, options, emit }: SourceContext):
   const { calls } = devices;
   const [busy] = calls.busy;
   if (busy !== undefined) claim.keepUntil(calls.idle(), busy);
-  // This does not wait for a pending call: `release` may be what ends it.
+  // `release` does not wait for a pending call of the device, which it may end.
   const releasing = calls.release((device, error) =>
     emit({
       type: 'warning',

@@ -6,19 +6,19 @@ import type { MidRound } from './mid-round.js';
 import { opinion } from './opinion.js';
 import type { SourceContext } from './source-context.js';
 
-/** Why a switchover has to wait. */
+/** The reason why a switchover has to wait. */
 interface Obstacle {
   readonly gate: 'readiness' | 'other';
   readonly why: string;
 }
 
-/** Most rounds in the history that a policy is given. */
+/** The most rounds in a policy's history. */
 const MOST_HISTORY = 1000;
 
 /**
- * Decides after each round whether to go on, switch over or abort. The policy says when to switch over; the switchover then waits,
- * with the guest running, for whatever would otherwise lengthen the pause: the destination's readiness, a device that blocks it,
- * the back-off after an attempt that was given up.
+ * Decides after each round whether to go on, switch over or abort. The policy says when to switch over; the switchover then waits, with
+ * the guest running, for anything that would lengthen the pause: the destination's readiness, a device that blocks it, the back-off
+ * after an attempt that was given up.
  */
 export class Switchover implements MidRound {
   readonly #context: SourceContext;
@@ -38,7 +38,7 @@ export class Switchover implements MidRound {
     this.#ask();
   }
 
-  /** Whether devices may yield more state in the next round. False while the destination is still loading what it has. */
+  /** Whether devices may yield more state in the next round. False while the destination is still loading the state that it has. */
   get offersDevices(): boolean {
     return this.#gate !== 'readiness';
   }
@@ -63,7 +63,7 @@ export class Switchover implements MidRound {
       requests.taken();
       return wanted;
     }
-    // What was asked for waits; the policy's patience need not.
+    // A requested switchover waits, but the policy may still abort.
     if (said?.action === 'abort') return said;
     this.#gate = obstacle.gate;
     this.#waiting = wanted;
@@ -86,7 +86,7 @@ export class Switchover implements MidRound {
     this.#cutFor = wanted;
   }
 
-  /** The time between two rounds. `now` returns what there is to judge in between; the policy is asked every 100 ms. */
+  /** The time between two rounds. `now` returns the outcome to judge meanwhile; the policy is asked every 100 ms. */
   async untilNext(record: RoundRecord, now?: () => RoundOutcome): Promise<void> {
     this.#history.push(record);
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
@@ -106,7 +106,7 @@ export class Switchover implements MidRound {
     readiness.ask(connection, session.attempt, devices.sequences);
   }
 
-  /** The switchover that the embedder has asked for, where it may begin now. */
+  /** The switchover that the embedder has asked for, if it may begin now. */
   #requested(moment: PolicyMoment, outcome: RoundOutcome): PauseDecision | undefined {
     const { options, requests } = this.#context;
     const asked = requests.switchover;
@@ -118,7 +118,7 @@ export class Switchover implements MidRound {
     return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
   }
 
-  /** The decision of a round's end on which nobody has an opinion. */
+  /** The decision at a round's end when the policy has no opinion. */
   #byDefault(outcome: RoundOutcome): Decision {
     const { attempts, options } = this.#context;
     if (attempts.overruns >= PATIENCE) return { action: 'abort', reason: this.#outOfPatience() };
@@ -182,8 +182,8 @@ export class Switchover implements MidRound {
 }
 
 /**
- * Whether the decision for which a round was ended early still holds: it was made with what was owed by then, and the policy has nothing
- * to say about what is owed now.
+ * Whether the decision for which a round was ended early still holds: the decision was made with the pages owed at that time, and the
+ * policy has no opinion on the present ones.
  */
 function stillHolds(decision: PauseDecision, outcome: RoundOutcome, downtimeLimitMs: number): boolean {
   if (isForced(decision) || decision.action === 'postcopy') return true;

@@ -25,8 +25,9 @@ export class DeviceCalls {
   }
 
   /**
-   * Runs a call of `device` to do `what` ("save"), after the pending call of that device, if there is one. What `work` throws becomes
-   * `GODWIT_DEVICE_FAILED`; a "save" or "pre-copy" decides by itself, with `failed`, since writing to the link may fail in it too.
+   * Runs a call of `device` to do `what` ("save"), after the pending call of that device, if there is one. An exception of `work`
+   * becomes `GODWIT_DEVICE_FAILED`; the work of a "save" or "pre-copy" calls `failed` itself, since writing to the link may fail in
+   * it too.
    */
   begin<T>(
     device: MigratableDevice,
@@ -42,7 +43,7 @@ export class DeviceCalls {
     });
     const before = this.#busy.get(device);
     const call = { what: before?.what ?? what, settled };
-    // Set before the call, which may throw and be removed in this tick.
+    // The call is registered before it is made, since it may throw and be removed in this tick.
     this.#busy.set(device, call);
     return (async () => {
       try {
@@ -58,7 +59,7 @@ export class DeviceCalls {
     })();
   }
 
-  /** Resolves when no call into a device is pending: before that the guest must not run again. */
+  /** Resolves when no call into a device is pending; the guest must not run again before that. */
   async idle(): Promise<void> {
     while (this.#busy.size > 0) await Promise.all([...this.#busy.values()].map(({ settled }) => settled));
   }
@@ -76,7 +77,7 @@ export class DeviceCalls {
   }
 }
 
-/** The failure of a device; one that gives the stop-and-copy up, since it would last, has not failed. */
+/** The error of a device's call. `GODWIT_SWITCHOVER_OVERRAN`, with which a device gives up the stop-and-copy, is no failure. */
 export function deviceFailed(device: MigratableDevice, what: string, error: unknown): GodwitError {
   if (GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN') return error;
   return new GodwitError(

@@ -2,7 +2,10 @@ import { abortable } from '../abortable.js';
 import type { DeviceFrame } from '../protocol/frame.js';
 import type { PageChannel } from './page-channel.js';
 
-/** Pieces that a channel holds at once: while one is written, the next one is there. With many channels one each is enough. */
+/**
+ * The number of pieces that a channel holds at once: two, so that the next one is there while one is written. With many channels one
+ * each is enough.
+ */
 const PIECES_PER_CHANNEL = { few: 2, many: 1 } as const;
 
 /** From this number of channels on, each holds one piece. */
@@ -11,7 +14,7 @@ const MANY_CHANNELS = 16;
 /** A page channel that takes pieces of device state. */
 type DeviceChannel = PageChannel & Required<Pick<PageChannel, 'sendDevice'>>;
 
-/** A place in a channel for one piece. It must be used or given back. */
+/** A place in a channel for one piece. A place must be used or given back. */
 export interface FreePlace {
   /** Writes the piece; its bytes are borrowed until the promise settles. */
   send(frame: DeviceFrame, bytes: Uint8Array): Promise<void>;
@@ -19,12 +22,12 @@ export interface FreePlace {
 }
 
 /**
- * Spreads pieces of device state over the page channels of one connection: each goes to the channel that has the fewest, so that one
- * large device uses all of them.
+ * Spreads pieces of device state over the page channels of one connection: each piece goes to the channel that has the fewest, so
+ * that one large device uses all of them.
  */
 export class DeviceChannels {
   readonly #channels: readonly DeviceChannel[];
-  /** Per channel: pieces that it holds, or that a place is kept for. */
+  /** Per channel: the pieces that it holds, and the places that are kept. */
   readonly #taken: number[];
   /** The channel that took the last piece. */
   #last = -1;
@@ -42,7 +45,7 @@ export class DeviceChannels {
     this.#signal = signal;
   }
 
-  /** Number of channels that take pieces; with 0 of them pieces go over the control stream. */
+  /** Number of channels that take pieces; with none of them pieces go over the control stream. */
   get count(): number {
     return this.#channels.length;
   }
@@ -84,14 +87,17 @@ export class DeviceChannels {
       await (giveUp === undefined ? abortable(changed, this.#signal) : abortable(changed, this.#signal, giveUp));
     } catch (error) {
       const at = this.#waiting.indexOf(wake);
-      // It was woken in the same tick: the place is the next one's.
+      // A waiter that gave up in the tick in which it was woken leaves the place to the next one.
       if (at === -1) this.#waiting.shift()?.();
       else this.#waiting.splice(at, 1);
       throw error;
     }
   }
 
-  /** Of the channels that have the fewest pieces, the next one in turn: a socket's buffer may have taken a piece that is not sent. */
+  /**
+   * Of the channels that have the fewest pieces, the next one in turn: a channel that seems empty may have a piece in its socket's
+   * buffer.
+   */
   #emptiest(): number {
     const { length } = this.#taken;
     let least = (this.#last + 1) % length;

@@ -10,12 +10,12 @@ import type { DeviceChannels, FreePlace } from './device-channels.js';
 /** Most bytes of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
 
-/** Most pieces that are on their way on page channels without an answer that all have arrived: some may overtake others. */
+/** The most pieces that are in flight on page channels before an answer that all have arrived: some may overtake others. */
 export const MOST_UNANSWERED = 1024;
 
 /**
- * A piece of fewer bytes goes over the control stream even where there are page channels: to hand it to another thread would take longer
- * than to write it.
+ * A piece of fewer bytes goes over the control stream even where there are page channels: handing it to another thread would take longer
+ * than writing it.
  */
 const LEAST_CHANNEL_BYTES = 4096;
 
@@ -24,9 +24,9 @@ export interface DeviceLink {
   readonly signal: AbortSignal;
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
   ping(): Promise<number>;
-  /** The page channels that take pieces of device state; undefined: they go over the control stream, in order. */
+  /** The page channels that take pieces of device state; undefined: the pieces go over the control stream, in order. */
   readonly deviceChannels?: DeviceChannels | undefined;
-  /** The destination loads state before `switchover` when it is told to. Default false. */
+  /** Whether the destination loads state before `switchover` when it is told to. Default false. */
   readonly loadsEarly?: boolean;
   /** With `deviceChannels`: resolves when these pieces have arrived; see `AwaitPiecesFrame`. */
   arrived?(attempt: number, deviceSequences: readonly number[]): Promise<void>;
@@ -40,11 +40,11 @@ interface KeptPiece {
 }
 
 export interface OutboxParts {
-  /** Holds back pieces that are sent while the guest runs. Default: nothing does. */
+  /** Limits the rate of pieces that are sent while the guest runs. Default: no limit. */
   readonly limit?: BandwidthLimit | undefined;
   /** Called when a piece is about to be written. */
   readonly onWrite?: (() => void) | undefined;
-  /** To learn how long pieces wait for the link, and devices take. Default: nothing is learned. */
+  /** The clock with which the waits for the link and the times of devices are measured. Default: they are not measured. */
   readonly clock?: Clock | undefined;
 }
 
@@ -52,8 +52,8 @@ export interface OutboxParts {
  * The pieces of device state that are sent while the guest runs: numbered, kept until the destination has acknowledged them, and sent
  * in order, within what the destination holds and within the bandwidth limit.
  *
- * A device does not yield the same state twice while the guest runs, so each piece is kept (a copy) until the destination is known to
- * have it. After a lost link it is sent again over the next connection.
+ * A device does not yield the same state twice while the guest runs, so a copy of each piece is kept until the destination is known to have
+ * the piece. After a lost link the piece is sent again over the next connection.
  */
 export class DeviceOutbox {
   readonly #devices: readonly MigratableDevice[];
@@ -72,9 +72,9 @@ export class DeviceOutbox {
   readonly resets: number[];
   /** Pieces that were sent since an answer that all had arrived. */
   #unanswered = 0;
-  /** Called when a piece has to wait for room at the destination: the round goes on without its device. */
+  /** Called when a piece has to wait for room at the destination: the round goes on without the piece's device. */
   onStall: () => void = () => {};
-  /** Called when a piece waits for the bandwidth limit: whoever reconnects does not wait with it. */
+  /** Called when a piece waits for the bandwidth limit: `resume` does not wait with it. */
   #onLimit: () => void = () => {};
   #kept: KeptPiece[] = [];
   /** The kept pieces that are still to be sent over the present connection, in order. */
@@ -125,12 +125,12 @@ export class DeviceOutbox {
     return held <= this.#maximumBytes && this.#waitingPieces + this.attemptPieces + others < MOST_PIECES;
   }
 
-  /** Whether there is no room even once everything of pre-copy was loaded. */
+  /** Whether there would be no room even if all pieces of pre-copy were loaded. */
   isFull(bytes: number): boolean {
     return this.attemptBytes + bytes > this.#maximumBytes || this.attemptPieces >= MOST_PIECES;
   }
 
-  /** Bytes of device state that were written, framing not included; what was sent again counts again. */
+  /** Bytes of device state that were written, framing not included; pieces that were sent again count again. */
   get writtenBytes(): number {
     return this.#writtenBytes;
   }
@@ -149,17 +149,17 @@ export class DeviceOutbox {
     return this.#flushing !== undefined;
   }
 
-  /** The bandwidth limit holds pieces back: the guest runs. */
+  /** Applies the bandwidth limit from now on: the guest runs. */
   limited(): void {
     if (this.#hurry.signal.aborted) this.#hurry = new AbortController();
   }
 
-  /** The bandwidth limit holds nothing back from now on: the guest is paused, or about to be at any price. */
+  /** Applies no bandwidth limit from now on: the guest is paused, or about to be paused by force. */
   unlimited(): void {
     this.#hurry.abort();
   }
 
-  /** Writes a frame of device state, and counts it: to a page channel, if it has a place in one, else to the control stream. */
+  /** Writes a frame of device state, and counts it: to the page channel of `place`, else to the control stream. */
   async write(link: DeviceLink, header: DeviceFrame, bytes?: Uint8Array, place?: FreePlace): Promise<void> {
     this.#parts.onWrite?.();
     if (place === undefined) await link.write(header, bytes === undefined ? [] : [bytes]);
@@ -176,7 +176,7 @@ export class DeviceOutbox {
     return new Promise((resolve) => this.#onChange.push(resolve));
   }
 
-  /** Wakes whoever waits for room. */
+  /** Wakes the calls that wait for room. */
   changed(): void {
     for (const wake of this.#onChange.splice(0)) wake();
   }
@@ -196,8 +196,8 @@ export class DeviceOutbox {
   }
 
   /**
-   * Asks whether the pieces that were sent so far have arrived. Returns what waits for the answer and forgets them. Over the control stream
-   * nothing is asked: the caller sends a ping meanwhile, and waits for its answer first.
+   * Asks whether the pieces that were sent so far have arrived. Returns a function that waits for the answer and then forgets these pieces.
+   * Over the control stream no question is sent: the caller sends a ping instead, and awaits its answer first.
    */
   arrival(): () => Promise<void> {
     const link = this.link;
@@ -229,7 +229,10 @@ export class DeviceOutbox {
     return sequences;
   }
 
-  /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
+  /**
+   * Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for a piece that was never
+   * sent.
+   */
   loaded(device: number, sequence: number): void {
     const waiting = this.#waiting[device];
     if (waiting === undefined || sequence > (this.sequences[device] as number)) {
@@ -248,8 +251,8 @@ export class DeviceOutbox {
   }
 
   /**
-   * Sends again what the destination has not received: `expected` has, per device, the piece that it expects. Resolves when that was
-   * sent, or has to wait for the bandwidth limit: the rounds go on beside it.
+   * Sends again the pieces that the destination has not received: `expected` has, per device, the piece that the destination expects next.
+   * Resolves when the pieces were sent, or when they have to wait for the bandwidth limit: rounds go on meanwhile.
    */
   async resume(expected: readonly number[]): Promise<void> {
     const { link } = this;
@@ -283,7 +286,7 @@ export class DeviceOutbox {
     this.changed();
   }
 
-  /** Sends what is pending, which may include pieces from before the link was lost. Calls run one after the other. */
+  /** Sends the pending pieces, which may include pieces from before the link was lost. Calls run one after the other. */
   flush(link: DeviceLink): Promise<void> {
     const before = this.#flushing ?? Promise.resolve();
     const flushing = before
@@ -316,7 +319,7 @@ export class DeviceOutbox {
       }
       const start = this.#now();
       const place = await placeFor(link, bytes);
-      // The link is lost, or the device was restarted while this waited: the piece is void.
+      // When the link was lost or the device was restarted during the wait, the piece is void.
       if (link.signal.aborted || this.#pending[0] !== piece) {
         place?.giveBack();
         link.signal.throwIfAborted();
@@ -353,7 +356,7 @@ export class DeviceOutbox {
     }
   }
 
-  /** Waits until the bandwidth limit lets another piece go. */
+  /** Waits until the bandwidth limit allows another piece. */
   async #allowance(link: DeviceLink): Promise<void> {
     const { limit } = this.#parts;
     const hurry = this.#hurry.signal;
@@ -367,7 +370,7 @@ export class DeviceOutbox {
   }
 }
 
-/** A place in a page channel for a piece of so many bytes; `undefined`: it goes over the control stream. */
+/** A place in a page channel for a piece of so many bytes; `undefined` when the piece goes over the control stream. */
 export async function placeFor(
   { deviceChannels }: DeviceLink,
   bytes: number,

@@ -5,27 +5,27 @@ import type { MigratableDevice } from '../device/migratable-device.js';
 import { sideBySide } from '../device/side-by-side.js';
 import type { DeviceCalls } from './device-calls.js';
 
-/** More bytes of state than a device can have: 1 PiB. A larger number is a mistake in its unit, or a field that was never set. */
+/** The most bytes of state that a device can report: 1 PiB. A larger number comes from a wrong unit or an unset field. */
 const MOST_BYTES = 2 ** 50;
 
-/** State of at most so many bytes says how long a call and its frames take, not how fast bytes are sent. */
+/** Sending state of at most this many bytes shows how long a call and its frames take, not how fast bytes are sent. */
 const SMALL_BYTES = 16 * 1024;
 
-/** Longer than a save can be expected to take: a day, in milliseconds. */
+/** A day, in milliseconds: no save is expected to take longer. */
 const MOST_MS = 86_400_000;
 
 /**
- * What devices say of their state, for the prediction of the downtime: how many bytes it has, and how long saving it takes. A value that
- * cannot be is not used: an assumption takes its place, and says what the device has said.
+ * What devices report of their state, for the prediction of the downtime: its bytes, and the time that saving takes. An impossible value
+ * is not used: an assumption replaces it, and its text has the reported value.
  */
 export class DeviceReports {
   readonly #devices: readonly MigratableDevice[];
   readonly #calls: DeviceCalls;
   readonly #sizes: number[];
   readonly #assumptions: (string | undefined)[];
-  /** Per device: milliseconds, `undefined` where it cannot tell. */
+  /** Per device: milliseconds; `undefined` where the device does not report them. */
   readonly #saveMs: (number | undefined)[];
-  /** Messages that were told already: each is told once. */
+  /** Messages that were already emitted: each is emitted once. */
   readonly #told = new Set<string>();
   readonly #untold: string[] = [];
   readonly #yields = new Samples();
@@ -38,7 +38,9 @@ export class DeviceReports {
     this.#saveMs = devices.map(() => undefined);
   }
 
-  /** Asks every device that can tell and is not busy. Resolves with bytes: what a device said last, or 0, where it cannot tell. */
+  /**
+   * Asks every device that reports its size and is not busy. Resolves with the bytes of each device: its last report, or 0 without one.
+   */
   async ask(signal: AbortSignal): Promise<readonly number[]> {
     for (const [index, device] of this.#devices.entries()) {
       if (this.#calls.isBusy(device)) continue;
@@ -56,7 +58,7 @@ export class DeviceReports {
     return this.#sizes;
   }
 
-  /** For each device, why its size is an assumption; `undefined` when it could tell. */
+  /** For each device, why its size is an assumption; `undefined` when the device has reported it. */
   get assumptions(): readonly (string | undefined)[] {
     return this.#assumptions;
   }
@@ -72,7 +74,7 @@ export class DeviceReports {
     };
   }
 
-  /** Of devices that are saved at the same time the slowest counts. */
+  /** Of devices that are saved at the same time, the slowest counts. */
   #expectedSaveMs(): number {
     let sum = 0;
     let first = 0;
@@ -83,12 +85,12 @@ export class DeviceReports {
     return sum;
   }
 
-  /** Learns how long it took a device to yield so many bytes while the guest runs, and to send them. */
+  /** Learns how long it took to yield `bytes` bytes while the guest ran, and to send them. */
   yielded(ms: number, bytes: number): void {
     if (bytes > 0 && bytes <= SMALL_BYTES) this.#yields.add(ms);
   }
 
-  /** What a person has to know, and was not told: assumptions, and values that cannot be. Each comes once. */
+  /** Messages for a person that were not returned before: assumptions, and impossible values. Each message is returned once. */
   takeUntold(): readonly string[] {
     return this.#untold.splice(0);
   }

@@ -9,28 +9,28 @@ import { DeviceCalls, deviceFailed } from './device-calls.js';
 import { type DeviceLink, DeviceOutbox, type OutboxParts } from './device-outbox.js';
 import { DeviceReports } from './device-reports.js';
 
-/** Bytes of unacknowledged pieces, sent while the guest runs, from which on a device waits for an acknowledgement. */
+/** The number of bytes in unacknowledged pieces of pre-copy from which on a device waits for an acknowledgement. */
 const MOST_KEPT_BYTES = 16 * 2 ** 20;
 
 const NOTHING_SAVED =
   'save() yielded no state at all, and none was yielded while the guest ran; a device without state must not be in the list of devices';
 
 /**
- * Sends device state, over the page channels where there are any: pieces between rounds while the guest runs, within the bandwidth limit,
- * the rest with the guest paused, without a limit.
+ * Sends device state, over the page channels where there are any: some of it between rounds while the guest runs, within the bandwidth
+ * limit, and the rest with the guest paused, without a limit.
  *
  * State that `save` yields belongs to its stop-and-copy and is not kept: the next attempt calls `save` again.
  */
 export class DeviceSender {
   readonly calls: DeviceCalls;
-  /** What devices say of their state, for predictions. */
+  /** What devices report of their state, for predictions. */
   readonly reports: DeviceReports;
   readonly #devices: readonly MigratableDevice[];
   readonly #clock: Clock | undefined;
   readonly #outbox: DeviceOutbox;
   /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
-  /** The devices that pre-copy stop after the chunk that they have yielded: the guest is about to be paused at any price. */
+  /** True when each device's `precopy` is to stop after the present chunk: the guest is about to be paused by force. */
   #enough = false;
   /** The error of a device whose `precopy` outlived its round; the next round throws it. */
   #failure: { readonly error: unknown } | undefined;
@@ -60,7 +60,7 @@ export class DeviceSender {
     return this.#outbox.sequences;
   }
 
-  /** Bytes of device state that were written so far, framing not included; what was sent again counts again. */
+  /** Bytes of device state that were written so far, framing not included; state that was sent again counts again. */
   get writtenBytes(): number {
     return this.#outbox.writtenBytes;
   }
@@ -70,14 +70,15 @@ export class DeviceSender {
     return this.#outbox.linkMs;
   }
 
-  /** Whether a device's pieces go on beside the round, since they wait for room at the destination. */
+  /** Whether pieces are still being sent while the round goes on, since they wait for room at the destination. */
   get flushing(): boolean {
     return this.#outbox.flushing;
   }
 
   /**
-   * Sends what devices offer while the guest runs, one after the other. One that is still busy is left out, and one whose state the
-   * destination loads more slowly than it comes goes on beside the next rounds; when `cut` aborts, whatever is under way does.
+   * Sends the state that devices yield while the guest runs, one device after the other. A device that is still busy is left out. A device
+   * whose state the destination loads more slowly than it comes goes on while the next rounds are sent, and so does any device under way
+   * when `cut` aborts.
    */
   async precopy(cut?: AbortSignal): Promise<void> {
     const { link } = this.#outbox;
@@ -117,7 +118,7 @@ export class DeviceSender {
         ),
       );
       chunks.catch((error: unknown) => {
-        // Of a lost link the round hears too; what the device has yielded is kept.
+        // A lost link is also reported by the round, and the pieces that the device has yielded are kept, so it is no failure.
         if (!link.signal.aborted && !isLost(error)) this.#failure ??= { error };
       });
       await abortable(Promise.race([chunks, stalled]), link.signal);
@@ -145,7 +146,7 @@ export class DeviceSender {
           left.splice(left.indexOf(device), 1);
           this.#outbox.changed();
         } catch (error) {
-          // The first failure ends those beside it.
+          // The first failure ends the saves that run at the same time.
           failed.abort(error);
           throw error;
         }
@@ -153,7 +154,7 @@ export class DeviceSender {
       await underAll([signal, failed.signal], (either) => Promise.all(all.map((one) => one(either))));
     }
     await abortable(pieces.written(), signal);
-    // Until much of it has left our buffers it was not sent; for a little, `switchover` does not wait.
+    // A large state counts as sent only when it has arrived and is not in this side's buffers; for a small one `switchover` does not wait.
     if (pieces.sentBytes >= MOST_KEPT_BYTES) await abortable(pieces.arrived(), signal);
   }
 
@@ -162,7 +163,7 @@ export class DeviceSender {
     return this.#pieces?.counts ?? this.#devices.map(() => 0);
   }
 
-  /** Saves and sends one device. `isFirst`: those before it have sent all of their state. */
+  /** Saves and sends one device. `isFirst`: the devices before this one have sent all of their state. */
   async #save(
     pieces: AttemptPieces,
     device: MigratableDevice,
@@ -193,7 +194,7 @@ export class DeviceSender {
     await send(true, new Uint8Array());
   }
 
-  /** The destination holds nothing of a stop-and-copy: it was given up, or the next one begins. */
+  /** Notes that the destination holds no state of a stop-and-copy: the last one was given up, or the next one begins. */
   #void(): void {
     this.#pieces = undefined;
     this.#outbox.attemptBytes = 0;
@@ -212,7 +213,7 @@ export class DeviceSender {
 
   /**
    * Handles `loaded`: the destination's device has taken every piece before `sequence`, of pre-copy or of a stop-and-copy. Throws
-   * `GODWIT_PROTOCOL` for one never sent.
+   * `GODWIT_PROTOCOL` for a piece that was never sent.
    */
   loaded(device: number, sequence: number, attempt = 0): void {
     if (attempt === 0) this.#outbox.loaded(device, sequence);
@@ -223,18 +224,20 @@ export class DeviceSender {
   }
 
   /**
-   * Continues over a new connection. `expected` has, per device, the piece that the destination expects: those before it have
-   * arrived, the others are sent again, beside the rounds where the limit holds them back. `resets` says how often the destination has reset
+   * Continues over a new connection. `expected` has, per device, the piece that the destination expects: pieces before it have arrived, the
+   * others are sent again; where the bandwidth limit delays them, rounds go on meanwhile. `resets` says how often the destination has reset
    * each device.
    */
   async resume(expected: readonly number[], resets: readonly number[]): Promise<void> {
-    // Throws before there is a link.
+    // `link` throws when no link was set yet.
     void this.#outbox.link;
     await this.restartReset(resets);
     await this.#outbox.resume(expected);
   }
 
-  /** Restarts the devices that the destination has reset since its last report: they yield their state from the first byte. */
+  /**
+   * Restarts the devices that the destination has reset since its last report: these devices yield their state from the first byte again.
+   */
   async restartReset(resets: readonly number[]): Promise<void> {
     this.#void();
     for (const [index, known] of this.#outbox.resets.entries()) {
@@ -254,9 +257,9 @@ export class DeviceSender {
   }
 
   /**
-   * Why the guest must not be paused now: a device says so, or is busy. `undefined` when it may be paused. With `forced` a device that
-   * is busy with its pre-copy is stopped after the chunk that it has yielded, which no bandwidth limit holds back any more: what is left
-   * comes with `save`.
+   * The reason why the guest must not be paused now (a device's own, or that a device is busy); `undefined` when it may be paused. With
+   * `forced` the `precopy` of a busy device is stopped after its present chunk, which is sent without the bandwidth limit; the rest of the
+   * state comes with `save`.
    */
   async switchoverBlocker(signal: AbortSignal, forced = false): Promise<string | undefined> {
     const [busy] = this.calls.busy;
@@ -282,7 +285,7 @@ export class DeviceSender {
     if (device.restart !== undefined) {
       const busy = this.calls.isBusy(device);
       const restarting = this.calls.begin(device, 'begin again with', async () => device.restart?.());
-      // The restart follows a pending call of this device. The round does not wait for it.
+      // When the device is busy, its restart follows the pending call, and the round does not wait for the restart.
       if (!busy) await restarting;
       else {
         restarting.catch((error: unknown) => {
@@ -325,7 +328,7 @@ export class DeviceSender {
     }
   }
 
-  /** Sends a chunk; waits for an acknowledgement where much is kept. */
+  /** Sends a chunk; waits for an acknowledgement when many bytes are kept. */
   async #iterative(link: DeviceLink, index: number, chunk: Uint8Array): Promise<void> {
     this.#outbox.add(index, chunk);
     await this.#outbox.flush(link);
@@ -334,7 +337,7 @@ export class DeviceSender {
   }
 }
 
-/** Also true for one of another realm, for which `instanceof` is false. */
+/** Whether a chunk is a `Uint8Array`, also one of another realm, for which `instanceof` is false. */
 function isBytes(chunk: unknown): chunk is Uint8Array {
   return Object.prototype.toString.call(chunk) === '[object Uint8Array]';
 }

@@ -1,12 +1,14 @@
 import type { RoundRecord } from '../round-record.js';
 
-/** Two harvests tell the working set when the times that they cover differ by this factor at least. */
+/** Two harvests show the size of the working set when the times that they cover differ by at least this factor. */
 const APART = 1.25;
 
-/** A working set of this many times all pages dirties them at a steady rate, as a sweep does. */
+/**
+ * The largest working set that is assumed, in multiples of all pages: with such a set pages become dirty at a steady rate, as in a sweep.
+ */
 const MOST_SETS = 64;
 
-/** Halvings of the interval in which the working set is looked for: to a thousandth and better. */
+/** Halvings of the interval in which the working set is searched for: its error is less than a thousandth. */
 const HALVINGS = 24;
 
 interface Harvested {
@@ -14,7 +16,7 @@ interface Harvested {
   readonly pages: number;
 }
 
-/** How the number of dirty pages grows with time: three shapes that agree on the last harvest. */
+/** How the number of dirty pages grows with time; all growths agree with the last harvest. */
 export interface Growth {
   /** Pages that are dirty `ms` after a harvest. */
   readonly pages: (ms: number) => number;
@@ -27,19 +29,19 @@ export interface Growths {
   readonly hot?: Growth;
 }
 
-/** A small hot set is this share of what a first harvest has found, and is dirtied in this part of the time. */
+/** A small hot set is assumed to be `HOT_SHARE` of the pages of a first harvest, and to be dirtied in one `HOT_TIMES`th of its time. */
 const HOT_SHARE = 0.7;
 const HOT_TIMES = 20;
 
 /**
- * How many pages a guest dirties in a time, as its harvests show. Pages that are written again count once, so that a short round finds
- * more pages per second than a long one: writes at random to a working set of `n` pages dirty `n * (1 - e^(-wt/n))` of them in time `t`.
- * Two harvests over different times show `n` and `w`; one shows `w` for a given `n`.
+ * Estimates how many pages a guest dirties in a given time, from its harvests. Pages that are written again count once, so that a short
+ * round finds more pages per second than a long one: writes at random to a working set of `n` pages dirty `n * (1 - e^(-wt/n))` of them
+ * in time `t`. Two harvests over different times show `n` and `w`; one shows `w` for a given `n`.
  */
 export class DirtyCurve {
   #last: Harvested | undefined;
   #before: Harvested | undefined;
-  /** Most pages that a round had: no working set is larger. */
+  /** The most pages that a round had, which bounds the working set. */
   #mostPages = 1;
 
   /** Takes the harvest after a round of pre-copy. */
@@ -60,8 +62,8 @@ export class DirtyCurve {
   }
 
   /**
-   * The likely growth, and that with the fewest and with the most pages in a time shorter than that of the last harvest. After one
-   * harvest also `hot`: most of what it found is a small set that is dirtied anew in no time.
+   * The likely growth, and the growths with the fewest and the most pages in a time shorter than that of the last harvest. After only one
+   * harvest also `hot`, for which most of the pages are a small set that is dirtied again almost at once.
    */
   growth(): Growths | undefined {
     const last = this.#last;
@@ -69,7 +71,7 @@ export class DirtyCurve {
     const before = this.#before;
     const all = this.#mostPages;
     const noise = 0.05 + 1.5 / Math.sqrt(last.pages + 1);
-    // One harvest does not tell a sweep over all pages, which dirties as many in each second, from a small set that is written at random.
+    // One harvest does not distinguish a sweep over all pages, whose rate is steady, from random writes to a small set.
     const fitted = before === undefined ? 1.3 * all : workingSet(last, before, MOST_SETS * all);
     const smallest = before === undefined ? Math.min(all, (2 * last.pages + all) / 3) : Math.min(all, fitted) / 1.5;
     return {
@@ -91,12 +93,13 @@ function grown(pages: number, times: number, set: number): number {
   return set * (1 - (1 - pages / set) ** times);
 }
 
-/** The working set, of at most `most` pages, with which both harvests agree. */
+/** The size of the working set, at most `most` pages, that fits both harvests. */
 function workingSet(last: Harvested, before: Harvested, most: number): number {
   const times = before.ms / last.ms;
   let low = Math.max(last.pages, before.pages) + 1;
   let high = Math.max(most, low);
-  // The longer harvest has the more pages, the larger the set is; with the roles changed it is the other way around.
+  // With a larger set the longer harvest is expected to have more pages, given the shorter one; given the longer one, the shorter is
+  // expected to have fewer.
   const larger = (set: number) =>
     times > 1 ? grown(last.pages, times, set) < before.pages : grown(last.pages, times, set) > before.pages;
   for (let i = 0; i < HALVINGS; i++) {

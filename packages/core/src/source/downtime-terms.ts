@@ -27,7 +27,7 @@ export function compareTerms(
   };
 }
 
-/** A prediction of nothing: all terms are 0. */
+/** A prediction whose terms are all 0. */
 export const NO_FORECAST: Forecast = {
   prediction: { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 },
   predictionRange: {

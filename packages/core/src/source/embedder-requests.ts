@@ -6,14 +6,14 @@ export interface RequestedSwitchover {
   readonly postcopy: boolean;
 }
 
-/** What an embedder asks of a running migration: `switchOver`, `startPostcopy`, `adjust` and `proceed`. */
+/** The requests of an embedder to a running migration: `switchOver`, `startPostcopy`, `adjust` and `proceed`. */
 export class EmbedderRequests {
   #switchover: RequestedSwitchover | undefined;
-  /** Those who wait for something to be asked. */
+  /** Wakes the calls that wait for a request. */
   readonly #wake = new Set<() => void>();
   #proceed: (() => void) | undefined;
 
-  /** The requested switchover, until it is tried. */
+  /** The requested switchover, until it is attempted. */
   get switchover(): RequestedSwitchover | undefined {
     return this.#switchover;
   }
@@ -33,17 +33,17 @@ export class EmbedderRequests {
     this.#wakeAll();
   }
 
-  /** A limit was changed: what was decided with the old one is decided anew. */
+  /** Notes that a limit was changed, so that the decision is made again. */
   adjusted(): void {
     this.#wakeAll();
   }
 
-  /** Forgets the requested switchover: it is being tried. */
+  /** Forgets the requested switchover, which is being attempted. */
   taken(): void {
     this.#switchover = undefined;
   }
 
-  /** Resolves when a switchover is asked for or a limit changed, or when `signal` aborts. */
+  /** Resolves when a switchover is requested or a limit changed, or when `signal` aborts. */
   asked(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const done = () => {
@@ -64,7 +64,7 @@ export class EmbedderRequests {
     for (const wake of [...this.#wake]) wake();
   }
 
-  /** True while `proceed` has somebody to let go on. */
+  /** True while a switchover waits for `proceed`. */
   get held(): boolean {
     return this.#proceed !== undefined;
   }

@@ -11,8 +11,8 @@ import type { GivenUp, SourceContext } from './source-context.js';
 const SAVE_ENDS_MS = 20;
 
 /**
- * Gives up a stop-and-copy: resumes the guest first. Leaving `paused` is a synchronous transition of the ownership, as asking for
- * the transfer is, so only one of the two can happen. Rejects with `GODWIT_VM_FAILED` when the guest cannot be resumed.
+ * Gives up a stop-and-copy; the guest is resumed first. Going back and asking for the transfer are both synchronous transitions of the
+ * ownership out of `paused`, so only one of the two can happen. Rejects with `GODWIT_VM_FAILED` when the guest cannot be resumed.
  */
 export async function goBack(context: SourceContext, bound: PauseBound, reason: GodwitError): Promise<GivenUp> {
   const { session, ownership, devices, attempts, model, throttle, options, emit, state, setState } = context;
@@ -54,8 +54,9 @@ async function resumed({ guest, options }: SourceContext, reason: GodwitError): 
 }
 
 /**
- * Settles a stop-and-copy that was given up with the destination, while the guest runs: afterwards no page and no piece of it can
- * arrive, what the destination has of it is void, and the queue owes every page that the destination lacks. Resolves with a harvest.
+ * Settles a stop-and-copy that was given up with the destination, while the guest runs: afterwards no page and no piece of the attempt
+ * can arrive, what the destination has of the attempt is void, and the queue owes every page that the destination lacks. Resolves with a
+ * harvest.
  */
 export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp): Promise<Harvest> {
   const { session, rounds, harvester, meter, options } = context;
@@ -68,7 +69,8 @@ export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp
       await sendBack(context, connection, attempt);
     } catch (error) {
       await connection.drop(await rounds.lost(connection, error));
-      // The hello of the next connection has the stage `running` and the next attempt, which tells the destination the same.
+      // The hello of the next connection has the stage `running` and the next attempt, which tells the destination that the attempt was
+      // given up.
       connection = await rounds.connected();
     }
   }
@@ -79,8 +81,8 @@ export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp
 }
 
 /**
- * A switchover by post-copy was given up: no page may be asked for any more. Answers may be on their way, and are old from now on: their
- * connection is dropped. What they took is owed again.
+ * Ends the answers after a switchover by post-copy was given up. Answers in flight will be outdated, so their connection is dropped, and
+ * the pages that they took are owed again.
  */
 async function closeToRequests(context: SourceContext, connection: SourceConnection | undefined): Promise<void> {
   const { postcopy, queue, vm } = context;

@@ -13,8 +13,8 @@ const PAUSE_ENDS_MS = 40;
 const RESUME_ENDS_MS = 1000;
 
 /**
- * Pauses the guest for a stop-and-copy, and resumes it when that is given up. It never calls `pause` and `resume` at once, and never
- * resumes a guest that its user had paused. The VM stays claimed until both calls have returned.
+ * Pauses the guest for a stop-and-copy, and resumes it when the stop-and-copy is given up. The class never calls `pause` and `resume` at
+ * the same time, and never resumes a guest that its user had paused. The VM stays claimed until both calls have returned.
  */
 export class GuestPause {
   readonly #vm: MigratableVm;
@@ -24,11 +24,11 @@ export class GuestPause {
   #settled = true;
   #stuck = false;
   #resuming = false;
-  /** The last call of `pause` or `resume`, and what follows it. */
+  /** Settles when the last call of `pause` or `resume`, and every call that follows from it, has returned. */
   #calls: Promise<unknown> = Promise.resolve();
   /** True while the guest is resumed after a `pause` that returned late. */
   #undoing = false;
-  /** The error with which that `resume` failed. */
+  /** The error with which the `resume` after a late `pause` failed. */
   #notUndone: GodwitError | undefined;
 
   constructor(vm: MigratableVm, claim: Claim) {
@@ -56,7 +56,7 @@ export class GuestPause {
     return this.settled && !this.#resuming;
   }
 
-  /** Resolves when no call is pending that was made so far, and none that follows it. */
+  /** Resolves when every call that was made so far, and every call that follows from them, has returned. */
   async whenQuiet(): Promise<void> {
     await this.#calls.catch(() => {});
   }
@@ -80,7 +80,7 @@ export class GuestPause {
     );
   }
 
-  /** Pauses the guest. When `signal` aborts, the VM's `pause` is told to undo itself, and this rejects at once. */
+  /** Pauses the guest. When `signal` aborts, the VM's `pause` is told to undo itself, and this method rejects at once. */
   async pause(signal: AbortSignal): Promise<void> {
     this.#runState = this.checkAlive() === 'paused' ? 'paused' : 'running';
     this.#settled = false;
@@ -100,8 +100,8 @@ export class GuestPause {
 
   /**
    * Puts the guest back into the state before `pause`. Resolves with true when that is done, and with false when `pause` has not
-   * returned yet: the guest is then resumed as soon as it has. Rejects when the VM's `resume` fails, and with `GODWIT_VM_FAILED`
-   * when it has not returned within a second. The VM stays claimed until the pending call has returned.
+   * returned yet: the guest is then resumed as soon as `pause` returns. Rejects when the VM's `resume` fails, and with
+   * `GODWIT_VM_FAILED` when `resume` has not returned within a second. The VM stays claimed until the pending call has returned.
    */
   async resume(clock: Clock): Promise<boolean> {
     const pausing = this.#pausing ?? Promise.resolve();
@@ -140,7 +140,7 @@ export class GuestPause {
     throw new GodwitError('GODWIT_VM_FAILED', `resume() has not returned within ${RESUME_ENDS_MS} ms`);
   }
 
-  /** Resumes the guest, unless it has ended while it was paused. */
+  /** Resumes the guest, unless the guest has ended while it was paused. */
   async #run(): Promise<void> {
     if (this.#vm.runState?.() !== 'ended') await this.#vm.resume();
   }

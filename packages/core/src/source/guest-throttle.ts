@@ -4,10 +4,10 @@ import type { MigrationEvent } from '../migration-event.js';
 import type { GuestPause } from './guest-pause.js';
 import { VcpuSpread } from './vcpu-spread.js';
 
-/** A vCPU's fraction is changed only when it is wrong by more than this: each change gets vCPUs out of the guest. */
+/** A vCPU's fraction is changed only when the difference is larger than this, since each change makes vCPUs leave the guest. */
 const LEAST_CHANGE = 0.02;
 
-/** How long the throttle was in force up to a moment. */
+/** The time and the throttled time up to a moment. */
 export interface ThrottleMark {
   readonly at: number;
   readonly fractionMs: number;
@@ -17,12 +17,12 @@ export interface GuestThrottleParts {
   readonly vm: MigratableVm;
   readonly guest: GuestPause;
   readonly clock: Clock;
-  /** The downtime limit now: no vCPU is held for longer at a stretch. Milliseconds. */
+  /** The downtime limit now: no vCPU is held back for longer at a time. Milliseconds. */
   readonly longestMs: () => number;
   readonly emit: (event: MigrationEvent) => void;
 }
 
-/** What is in force at the VM. */
+/** The throttle that the VM was given last. */
 interface Applied {
   readonly fraction: number;
   readonly longestMs: number;
@@ -30,17 +30,17 @@ interface Applied {
 }
 
 /**
- * Throttles the guest as the policy decides, and lets go of it with every pause and at every end. It calls the VM neither while `pause`
- * or `resume` is pending, nor again after it has thrown, but for the attempts to let go.
+ * Throttles the guest as the policy decides, and sets the throttle to 0 with every pause and at the end. The VM is not called while
+ * `pause` or `resume` is pending; after an exception it is called only to set the throttle to 0.
  */
 export class GuestThrottle {
   readonly #parts: GuestThrottleParts;
   #wanted = 0;
   #reason = '';
   #applied: Applied = { fraction: 0, longestMs: 0, vcpus: undefined };
-  /** Why the VM is throttled no more. */
+  /** The reason why the VM is no longer throttled. */
   #failure: string | undefined;
-  /** A call has thrown: the VM may hold vCPUs back, whatever was applied. */
+  /** True after a call has thrown: the VM may still hold vCPUs back, whatever was applied. */
   #unsure = false;
   #over = false;
   #spread: VcpuSpread | undefined;
@@ -60,7 +60,7 @@ export class GuestThrottle {
     return this.#parts.vm.throttle !== undefined && this.#failure === undefined;
   }
 
-  /** Why it cannot, in words. */
+  /** The reason why the VM cannot be throttled, in words. */
   get unavailable(): string {
     return this.#failure === undefined
       ? 'the VM has no `throttle`'
@@ -84,13 +84,13 @@ export class GuestThrottle {
     return { at: this.#at, fractionMs: this.#fractionMs };
   }
 
-  /** The mean fraction since then, weighed by time. */
+  /** The mean fraction since the mark, weighted by time. */
   meanSince({ at, fractionMs }: ThrottleMark): number {
     this.#count();
     return this.#at > at ? (this.#fractionMs - fractionMs) / (this.#at - at) : this.fraction;
   }
 
-  /** From now on, whenever the guest runs, until the next decision. */
+  /** Sets the fraction for all times at which the guest runs, until the next decision. */
   decide(fraction: number, reason: string): void {
     if (this.#over || (fraction === this.#wanted && fraction === this.fraction)) return;
     this.#wanted = fraction;
@@ -99,7 +99,8 @@ export class GuestThrottle {
   }
 
   /**
-   * Applies what was decided, where the VM may be called: to be called often, since what vCPUs write changes, as does the downtime limit.
+   * Applies the decided fraction if the VM may be called. This is called often, since the writes of the vCPUs and the downtime limit
+   * change.
    */
   refresh(): void {
     const { guest, vm } = this.#parts;
@@ -113,18 +114,18 @@ export class GuestThrottle {
     this.#apply(this.#wanted, vm.vcpuWrites === undefined ? undefined : this.#vcpus(), this.#reason);
   }
 
-  /** The guest is paused: lets go of it. What was decided holds again when it runs on here. */
+  /** Sets the throttle to 0, since the guest is paused. The decided fraction applies again when the guest runs on at the source. */
   paused(): void {
     this.#letGo('the guest is paused');
   }
 
-  /** The migration is over: lets go of the guest if the VM may be called now. Nothing is applied any more. */
+  /** Sets the throttle to 0 at the end of the migration, if the VM may be called now. Nothing is applied after that. */
   end(): void {
     this.#over = true;
     if (this.#parts.guest.quiet) this.#letGo('the migration is over');
   }
 
-  /** True while `end` has left something to do, since `pause` or `resume` was pending. */
+  /** True while the VM may still be throttled after `end`, because `pause` or `resume` was pending. */
   get holds(): boolean {
     return this.fraction > 0 || this.#unsure;
   }
@@ -154,7 +155,7 @@ export class GuestThrottle {
 
   #call(fraction: number, longestMs: number, vcpus?: readonly number[]): void {
     const returned: unknown = this.#parts.vm.throttle?.(fraction, { longestMs, ...(vcpus !== undefined && { vcpus }) });
-    // An async function is a `throttle` too, as far as the compiler goes: its rejection must not end the process.
+    // The compiler also accepts an async function as `throttle`, whose rejection must not end the process.
     if (returned instanceof Promise) returned.catch((error: unknown) => this.#failed(error));
   }
 
@@ -178,13 +179,13 @@ export class GuestThrottle {
     if (first && guest.quiet) this.#letGo('`throttle` of the VM failed');
   }
 
-  /** The fraction of each vCPU; `undefined` to hold all back alike. */
+  /** The fraction of each vCPU; `undefined` when all vCPUs have the same fraction. */
   #vcpus(): readonly number[] | undefined {
     const writes = this.#writes();
     if (writes === undefined) return undefined;
     const now = this.#parts.clock.now();
     if (this.#spread === undefined) {
-      // What this call returned was written before: counting begins here.
+      // The first call returns earlier writes, which do not count: counting begins here.
       this.#spread = new VcpuSpread(now);
       return undefined;
     }
@@ -209,7 +210,7 @@ export class GuestThrottle {
     return undefined;
   }
 
-  /** Adds up what was in force since the last time. */
+  /** Adds the throttled time since the last call. */
   #count(): void {
     const now = this.#parts.clock.now();
     const ms = now - this.#at;

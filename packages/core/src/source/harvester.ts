@@ -7,12 +7,14 @@ import type { TrackerHarvest } from '../round-record.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 
 export interface Harvest {
-  /** What was written since the last harvest; it is in the queue too. Valid until the next one. */
+  /** The pages that were written since the last harvest, which are in the queue too. Valid until the next harvest. */
   readonly fresh: DirtyBitmaps;
   readonly freshPages: number;
-  /** All pages that the queue owes now: these, and those that were not sent before. */
+  /** All pages that the queue owes now: the fresh ones, and earlier ones that were not sent. */
   readonly dirtyPages: number;
-  /** Pages that would be left if the guest were paused now: these, and those that trackers report only then. */
+  /**
+   * Pages that would be left if the guest were paused now: `dirtyPages`, and pages that trackers report only when the guest is paused.
+   */
   readonly pagesWhenStopped: number;
   readonly trackers: readonly TrackerHarvest[];
   readonly harvestMs: number;
@@ -29,14 +31,14 @@ export class Harvester {
   #spare: DirtyBitmaps | undefined;
   /** Pages that a `load` has written at the destination, where no tracker of the source can see them. */
   #owed: DirtyBitmaps | undefined;
-  /** Where pages are counted that trackers report only when all stands still. */
+  /** Bitmaps for counting the pages that trackers report only when the guest is paused. */
   #stopped: DirtyBitmaps | undefined;
-  /** A harvest whose `signal` aborted before it ended. The bits that it takes from the trackers are nowhere else. */
+  /** A harvest whose `signal` aborted before it ended. The bits that this harvest takes from the trackers are in no other bitmap. */
   #abandoned: Abandoned | undefined;
   #lastEnd: number;
 
   /**
-   * @param before the harvester whose place this one takes, when everything is sent anew: a harvest of it that nobody waited for may
+   * @param before the harvester whose place this one takes, when everything is sent anew: an abandoned harvest of the former may
    *   still take bits from the trackers, which are then in no other bitmap
    */
   constructor(memory: GuestMemory, queue: PageQueue, tracker: TrackerUnion, clock: Clock, before?: Harvester) {
@@ -53,7 +55,7 @@ export class Harvester {
     return this.#clock.now() - this.#lastEnd;
   }
 
-  /** A harvest that nobody waits for any more, and that may still take bits from the trackers; resolves when it has ended. */
+  /** An abandoned harvest, which may still take bits from the trackers; resolves when it has ended. */
   get pending(): Promise<unknown> | undefined {
     return this.#abandoned?.work;
   }
@@ -65,8 +67,8 @@ export class Harvester {
   }
 
   /**
-   * Puts every page written since the last harvest into the queue, which must be closed. When `signal` aborts first, it rejects, and the
-   * next harvest includes the pages that this one takes from the trackers.
+   * Puts every page written since the last harvest into the queue, which must be closed. When `signal` aborts first, the promise
+   * rejects, and the next harvest includes the pages that this one takes from the trackers.
    */
   async harvest(signal: AbortSignal): Promise<Harvest> {
     const before = this.#abandoned;
@@ -92,7 +94,7 @@ export class Harvester {
     bitmaps: DirtyBitmaps,
     before: Abandoned | undefined,
   ): Promise<{ readonly start: number; readonly sinceMs: number }> {
-    // Into the same bitmaps: those that were not harvested to the end are in no other.
+    // This harvest ORs into the same bitmaps: the bits of an abandoned harvest are in no others.
     if (before !== undefined) await before.work.catch(() => {});
     else bitmaps.clearAll();
     const start = this.#clock.now();

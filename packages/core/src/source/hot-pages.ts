@@ -1,10 +1,10 @@
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 
-/** A page is hot when it was dirtied in each of so many rounds in a row. */
+/** A page is hot when it was dirtied in each of this many rounds in a row. */
 const ROUNDS = 3;
 
-/** Fewer hot pages than this share of a round are not worth it. */
+/** Hot pages are not held back when they are fewer than this share of a round. */
 const LEAST_SHARE = 0.02;
 
 /**
@@ -12,12 +12,12 @@ const LEAST_SHARE = 0.02;
  * each of the last three rounds. They stay owed, and are sent as soon as a round passes in which they were not written, or with the guest
  * paused.
  *
- * It keeps the harvests of three rounds and the pages that wait: 4 bits for each page of RAM, 128 MiB for a TiB. Its time grows with the
- * pages that were dirty.
+ * The harvests of three rounds and the pages that wait take 4 bits for each page of RAM, 128 MiB for a TiB. The time of each call grows
+ * with the number of dirty pages.
  */
 export class HotPages {
   readonly #memory: GuestMemory;
-  /** What was dirtied in the last rounds, oldest first. */
+  /** The pages that were dirtied in each of the last rounds, oldest first. */
   readonly #rounds: DirtyBitmaps[] = [];
   #deferred: DirtyBitmaps | undefined;
 
@@ -25,7 +25,7 @@ export class HotPages {
     this.#memory = memory;
   }
 
-  /** Takes what a round has found to be dirtied since the one before it. */
+  /** Takes the pages that were dirtied between the harvest before and this one. */
   add(dirtied: DirtyBitmaps): void {
     const bitmaps =
       this.#rounds.length < ROUNDS ? new DirtyBitmaps(this.#memory) : (this.#rounds.shift() as DirtyBitmaps);
@@ -34,7 +34,9 @@ export class HotPages {
     this.#rounds.push(bitmaps);
   }
 
-  /** Moves the hot ones of `dirty` out of it, and returns them, or `undefined` when there are too few. Valid until the next call. */
+  /**
+   * Moves the hot pages out of `dirty`, and returns them, or `undefined` when there are too few. The result is valid until the next call.
+   */
   takeFrom(
     dirty: DirtyBitmaps,
     dirtyPages: number,

@@ -2,8 +2,8 @@ import type { Frame } from '../protocol/frame.js';
 import type { DeviceLink } from './device-outbox.js';
 
 /**
- * Keeps the state of devices in memory, in place of a connection: the guest does not wait for a disk while it is paused. `replay` sends it
- * later.
+ * Takes the place of a connection and keeps the state of devices in memory, so that a paused guest does not wait for a disk. `replay`
+ * sends the state later.
  */
 export class KeptState implements DeviceLink {
   readonly signal: AbortSignal;
@@ -13,7 +13,7 @@ export class KeptState implements DeviceLink {
     this.signal = signal;
   }
 
-  /** Copies the payload, which is borrowed until this resolves. */
+  /** Copies the payload, which is borrowed only until the promise resolves. */
   async write(frame: Frame, payload: readonly Uint8Array[] = []): Promise<void> {
     this.#frames.push({ frame, payload: payload.map((bytes) => bytes.slice()) });
   }

@@ -17,7 +17,7 @@ export function checkLastHarvest(
   last: Harvest,
   force: boolean,
 ): void {
-  // The same bitmaps were counted before the pause.
+  // The pages counted before the pause are in the same bitmaps: the difference was written since.
   const burst = Math.max(0, last.dirtyPages - pending.dirtyPages);
   model.burst(burst);
   if (force) return;

@@ -2,7 +2,7 @@ import { fixedDowntime } from '../convergence/downtime-model.js';
 import type { RoundOutcome } from '../convergence/policy.js';
 import type { MigrationEvent } from '../migration-event.js';
 
-/** Tells when no round can lower the downtime to the limit: once, until it is reachable again. */
+/** Reports when no round can lower the downtime to the limit: once, until the limit is reachable again. */
 export class LimitReach {
   readonly #emit: (event: MigrationEvent) => void;
   #reachable = true;
@@ -11,7 +11,10 @@ export class LimitReach {
     this.#emit = emit;
   }
 
-  /** Looks at a prediction for `limitMs`, at any moment. Before anything was sent it is a guess, of which nothing is told. */
+  /**
+   * Checks a prediction against `limitMs`, at any moment. Before anything was sent the prediction is a guess, and nothing is
+   * reported.
+   */
   check({ prediction, linkBytesPerSecond }: RoundOutcome, limitMs: number): void {
     if (linkBytesPerSecond === 0) return;
     const fixedMs = fixedDowntime(prediction);

@@ -33,9 +33,9 @@ const UNANSWERED: readonly MigrationState[] = ['settling', 'postcopy-paused', 'p
  *
  * - It starts one microtask after `migrate` has returned, so that a subscriber of the same tick gets every event. A later
  *   subscriber gets the present status first; `status()` returns it at any time.
- * - Observing never controls: unsubscribing ends nothing, and what a subscriber throws reaches neither the process nor the
- *   migration. The stream never ends with an error: a failure is its last event (`failed`). Only `cancel()`, the other methods
- *   and the signal control the migration.
+ * - Observing never controls: unsubscribing ends nothing, and an exception in a subscriber reaches neither the process nor the migration.
+ *   The stream never ends with an error: a failure is its last event (`failed`). Only `cancel()`, the other methods and the signal control
+ *   the migration.
  * - When the link is lost before `go`, the engine reconnects and sends only what the destination has not acknowledged.
  * - From the return of `pause` to `go` the guest is paused for at most `pauseLimitMs`; then it runs on at the source, and pre-copy
  *   goes on.
@@ -50,8 +50,8 @@ const UNANSWERED: readonly MigrationState[] = ['settling', 'postcopy-paused', 'p
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
   /**
-   * Resolves with the summary when the guest runs at the destination, or when a background snapshot has its name; rejects with a `GodwitError`
-   * otherwise. After a failure or `cancel()` it settles in bounded time.
+   * Resolves with the summary when the guest runs at the destination, or when a background snapshot has its name; rejects with a
+   * `GodwitError` otherwise. After a failure or `cancel()` the promise settles in bounded time.
    */
   readonly result: Promise<MigrationSummary>;
   readonly #options: ResolvedOptions;
@@ -91,12 +91,12 @@ export class Migration extends RoleEvents<MigrationEvent> {
     this.result.catch(() => {});
   }
 
-  /** The present state; `completed`, `failed` and `cancelled` are the last. */
+  /** The present state; `completed`, `failed` and `cancelled` are final. */
   get state(): MigrationState {
     return this.#state;
   }
 
-  /** Whether the guest may run at the source, as far as it knows. `settle` and `recover` change it after the end, too. */
+  /** Whether the guest may run at the source, as far as the source knows. `settle` and `recover` change it after the end, too. */
   get ownership(): SourceOwnershipState {
     return this.#ownership.state;
   }
@@ -117,14 +117,14 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Cancels the migration: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the
-   * end, and once the migration is failing or being cancelled, where it does nothing. When it was accepted, `result` rejects with
+   * Cancels the migration: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the end, and
+   * once the migration is failing or being cancelled; the call then does nothing. When the request was accepted, `result` rejects with
    * `GODWIT_CANCELLED` (or with `GODWIT_VM_FAILED`, if the guest cannot be resumed).
    */
   cancel(reason = 'cancelled by the caller'): boolean {
     const session = this.#parts?.session;
-    // The signal has aborted: the migration is failing for another reason.
-    // A file that is being given its name is a whole snapshot.
+    // An aborted signal means that the migration is already failing for another reason. A file that is being given its name is a whole
+    // snapshot.
     const named = session?.phase === 'handing-over' || session?.phase === 'release';
     const over = session === undefined || !this.#ownership.allows('fail') || session.signal.aborted || named;
     if (over || isFinal(this.#state) || this.#state === 'cancelling') return false;
@@ -134,10 +134,10 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Switches over now, whatever the policy thinks, as soon as nothing vetoes it: at once where what is left of the running round can be
-   * sent within `pauseLimitMs`, else after the round. With `force` the round ends at once, the guest is paused for as long as it takes
-   * (no `pauseLimitMs`), and the destination's readiness is not waited for. Throws
-   * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
+   * Switches over now without asking the policy, as soon as nothing blocks it: at once where the rest of the running round can be sent
+   * within `pauseLimitMs`, else after the round. With `force` the round ends at once, the guest is paused for as long as it takes (no
+   * `pauseLimitMs`), and the destination's readiness is not waited for. Throws `GODWIT_INVALID_STATE` once the guest is paused, or the
+   * migration over.
    */
   switchOver({ force = false }: { readonly force?: boolean } = {}): void {
     if (this.#parts === undefined || !EARLY.includes(this.#state) || this.ownership !== 'running') {
@@ -151,7 +151,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   /**
    * Switches over by post-copy as soon as the destination is prepared, without asking the policy: the guest is paused for its devices only,
-   * and runs at the destination while its pages come. It takes the option `postcopy`. Throws `GODWIT_UNSUPPORTED` without it, and
+   * and runs at the destination while its pages come. Requires the option `postcopy`. Throws `GODWIT_UNSUPPORTED` without that option, and
    * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
    */
   startPostcopy(): void {
@@ -168,10 +168,10 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination again whether it runs the guest, for `settleTimeoutMs` (30,000 ms where
-   * that is 0). Always safe: it never resumes the guest after `go`. Resolves when the destination runs it (`ownership` is then
-   * `released`); rejects with `GODWIT_OWNERSHIP_UNKNOWN` otherwise, with `GODWIT_INVALID_STATE` when there is nothing to settle, and
-   * with the authority's refusal when the transfer is withdrawn: the guest then runs at the source.
+   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination again whether it runs the guest, for `settleTimeoutMs` (30,000 ms where that is
+   * 0). The call is always safe: it never resumes the guest after `go`. Resolves when the destination runs the guest (`ownership` is then
+   * `released`); rejects with `GODWIT_OWNERSHIP_UNKNOWN` otherwise, with `GODWIT_INVALID_STATE` when there is nothing to settle, and with
+   * the authority's refusal when the transfer is withdrawn: the guest then runs at the source.
    */
   async settle(): Promise<void> {
     if (this.#run === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is nothing to settle');
@@ -179,11 +179,11 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Runs the guest at the source again after `go`, since the caller knows that the destination is dead. Allowed while `ownership` is
-   * `unknown`, and while the migration is `settling` (which then ends with `GODWIT_RECOVERED`). The ownership authority is asked
-   * first. If the caller is wrong, the guest runs on both sides. Rejects with `GODWIT_INVALID_ARGUMENT` without
-   * `destinationIsDead: true`, with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` when the authority refuses,
-   * and with the error of the VM's `resume` when that fails.
+   * Runs the guest at the source again after `go`, since the caller knows that the destination is dead. The call is allowed while
+   * `ownership` is `unknown`, and while the migration is `settling` (which then ends with `GODWIT_RECOVERED`). The ownership authority is
+   * asked first. If the caller is wrong, the guest runs on both sides. Rejects with `GODWIT_INVALID_ARGUMENT` without `destinationIsDead:
+   * true`, with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` when the authority refuses, and with the error of the
+   * VM's `resume` when `resume` fails.
    */
   async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<{ readonly lostMs: number }> {
     if (destinationIsDead !== true) {
@@ -215,7 +215,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   /** Changes limits of a running migration: they apply from the next batch on, and the policy is asked at once. */
   adjust(options: AdjustableOptions): void {
-    // All are checked before any is changed.
+    // All options are checked before any is changed.
     checkAdjustable(options);
     const { downtimeLimitMs, bandwidthLimit, postcopyBandwidth } = options;
     if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
@@ -230,13 +230,13 @@ export class Migration extends RoleEvents<MigrationEvent> {
     this.#parts?.requests.adjusted();
   }
 
-  /** Cancels, where that is still possible, and resolves when the migration is over. Never rejects. */
+  /** Cancels the migration if that is still possible, and resolves when the migration is over. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel('the migration was disposed of');
     await this.result.catch(() => {});
   }
 
-  /** The limit in force is that of post-copy. */
+  /** Whether `postcopyBandwidth` is the limit in force. */
   get #inPostcopy(): boolean {
     return this.#state === 'postcopy-active' || this.#state === 'postcopy-paused' || this.#state === 'postcopy-recover';
   }

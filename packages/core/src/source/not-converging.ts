@@ -4,9 +4,9 @@ import type { Decision } from '../round-record.js';
 import type { SourceContext } from './source-context.js';
 
 /**
- * A policy has given up. The message says what would have made the migration converge, as far as its rounds show. A tracker that takes
- * most pages for dirty, whatever is written, is named: with it no policy and no link would help. So is what the last stop-and-copy was
- * waiting for when it was given up.
+ * The error for a policy that has given up. The message says with which limits the migration would have converged, as far as its
+ * rounds show. It names a tracker that reports most pages as dirty whatever is written, since with such a tracker no policy and no
+ * link would help, and the step at which the last stop-and-copy was given up.
  */
 export function notConverging(
   { reason }: Decision,

@@ -7,8 +7,8 @@ import type { SourceContext } from './source-context.js';
 import { stateFits } from './tell-missing.js';
 
 /**
- * What the policy of the migration thinks now; `undefined`: no opinion. A throttle or a bandwidth is carried out before this returns. The
- * shadow policies are asked first, with the same input. Throws as `askPolicy` does.
+ * The present opinion of the migration's policy; `undefined`: no opinion. A throttle or a bandwidth is carried out before this function
+ * returns. The shadow policies are asked first, with the same input. Throws as `askPolicy` does.
  */
 export function opinion(
   context: SourceContext,
@@ -18,7 +18,7 @@ export function opinion(
 ): Decision | undefined {
   const { options, throttle, shadows, reach, session, meter } = context;
   reach.check(outcome, options.downtimeLimitMs);
-  // Before round 1 no switchover can begin, and a prediction would be of nothing.
+  // Shadow policies are not asked before round 1: no switchover can begin then, and there is no prediction.
   if (meter.round > 0) shadows.ask(() => inputOf(context, moment, outcome, history), throttle.unavailable);
   // A subscriber may cancel the migration when it receives a shadow's report.
   session.signal.throwIfAborted();
@@ -27,7 +27,7 @@ export function opinion(
   return decision;
 }
 
-/** Policies are other people's code: what they are given is theirs, so that changing it changes nothing here. */
+/** Each call makes a new input: a policy is the embedder's code, and changing its input must not change the engine. */
 function inputOf(
   context: SourceContext,
   moment: PolicyMoment,

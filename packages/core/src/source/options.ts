@@ -12,18 +12,18 @@ import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
 import { KEEPALIVE_OPTIONS, type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
 
-/** What may be changed while a migration runs. */
+/** The options that may be changed while a migration runs. */
 export interface AdjustableOptions {
   /** Switch over once the predicted downtime is at most this. Milliseconds; default 300. */
   readonly downtimeLimitMs?: number;
   /**
-   * Most wire bytes per second while the guest runs; 0 (the default) is no limit. Not applied while the guest is paused. A policy's decision
-   * `bandwidth` replaces it until `adjust` is given another.
+   * Most wire bytes per second while the guest runs; 0 (the default) is no limit. Not applied while the guest is paused. A policy's
+   * decision `bandwidth` replaces it until `adjust` sets another limit.
    */
   readonly bandwidthLimit?: number;
   /**
-   * In place of `bandwidthLimit` once the guest runs at the destination and pages are still to come (`postcopy`); pages that somebody waits
-   * for there are not counted. Wire bytes per second; 0 (the default) is no limit.
+   * The limit in place of `bandwidthLimit` while the guest runs at the destination and pages are missing there (`postcopy`); pages that
+   * were requested there are not counted. Wire bytes per second; 0 (the default) is no limit.
    */
   readonly postcopyBandwidth?: number;
 }
@@ -31,7 +31,7 @@ export interface AdjustableOptions {
 export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   /** The embedder's own description of the VM, passed to the destination's `prepare`: any value that MessagePack can encode. */
   readonly description?: unknown;
-  /** Stop in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
+  /** Wait in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
   readonly pauseBeforeSwitchover?: boolean;
   /**
    * With `pauseBeforeSwitchover`: how long to wait for `proceed` before the guest runs on at the source and pre-copy goes on.
@@ -61,11 +61,11 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly pauseLimitMs?: number;
   /**
-   * How long a switchover waits, with the guest running, for the destination to be prepared, before the event `not-prepared` is
-   * emitted. The wait goes on; the policy is given its length and decides. Milliseconds; default 10,000.
+   * How long a switchover waits, with the guest running, for the destination to be prepared, before the event `not-prepared` is emitted.
+   * The wait goes on; the policy gets its length (`PolicyInput.unpreparedMs`) and decides. Milliseconds; default 10,000.
    */
   readonly readinessTimeoutMs?: number;
-  /** Decides which side owns the guest. Default: `localAuthority`, with which `go` decides. */
+  /** Decides which side owns the guest. Default: `localAuthority`, with which the destination owns the guest once `go` was sent. */
   readonly authority?: OwnershipAuthority;
   /**
    * Send a checksum (CRC-32) with every frame, in both directions and on every stream: a changed byte then counts as a lost link,
@@ -74,8 +74,8 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly checksum?: boolean;
   /**
    * Streams for pages beside the control stream, at most 64; 0 sends pages on the control stream. Default `'auto'`: as many as the
-   * connector takes for this host and this memory (`LinkConnector.pageChannelsFor`; `onWorkers` of `@godwit/workers` takes one or two, on
-   * threads of their own, and a snapshot's file four), and 0 with any other connector.
+   * connector chooses for this host and this memory (`LinkConnector.pageChannelsFor`; `onWorkers` of `@godwit/workers` chooses one or two,
+   * on threads of their own, and a snapshot's file four), and 0 with any other connector.
    */
   readonly pageChannels?: number | 'auto';
   /**
@@ -91,63 +91,64 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
   /**
-   * Leave pages that the guest has dirtied in each of the last three rounds for later: they stay owed until a round passes in which it
-   * has not, or the guest is paused. With `encodings` no page waits: one that is sent again is small then. It saves wire bytes where
-   * part of the working set is written all the time, and makes rounds shorter, by which `balanced` and other policies that count rounds lose
-   * patience sooner. Default false.
+   * Leave pages that the guest has dirtied in each of the last three rounds for later: these pages stay owed until a round passes in which
+   * the guest has not dirtied them, or the guest is paused. With `encodings` no page is left for later, since a page that is sent again is
+   * small. The option saves wire bytes where part of the working set is written all the time. It makes rounds shorter, so that the patience
+   * of `balanced` and other policies that count rounds ends sooner. Default false.
    */
   readonly hotPagesLast?: boolean;
   /**
-   * Time for the whole migration, in milliseconds, which policies go by: the presets end with it, `gentle` and `balanced` by giving up,
+   * Time for the whole migration, in milliseconds, which policies use: the presets end with it, `gentle` and `balanced` by giving up,
    * `urgent` by force. Default: that of the preset.
    */
   readonly timeBudgetMs?: number;
   /**
    * Allow post-copy: `startPostcopy()`, or a policy that decides `postcopy`, lets the guest run at the destination before its memory is
-   * there; what it touches is fetched at once, by a stream of its own, and the rest follows. From then until the last page has come **both
-   * processes are needed**: if one dies, so does the guest, or what it has done since. It takes `receive({ faults })`, and memory that can be
-   * served so at the destination; else it is refused before a page moves. Not with `verify`. Default false.
+   * there; pages that the guest touches are fetched at once over a separate stream, and the rest follows. From then until the last page has
+   * come **both processes are needed**: if one dies, the guest or everything that it has done since is lost. Requires `receive({ faults })`
+   * and memory at the destination that the fault service can serve; the migration is otherwise refused before a page moves. Cannot be
+   * combined with `verify`. Default false.
    */
   readonly postcopy?: boolean;
   /**
-   * Save a snapshot without stopping the guest for longer than its devices take: `writeProtection()` of `@godwit/workers` protects its memory,
-   * and each page is saved as it was at the moment of the pause, before it is next written. The guest then runs on **at the source**, which
-   * owns it as before, and `cancel` is possible until the file has its name. It takes a link to a file, no tracker, and memory that can be
-   * protected; else it is refused with `GODWIT_BLOCKED`, and every reason, before anything is touched. `bandwidthLimit` holds for the pages that
-   * nobody waits for, and `pauseLimitMs` for the pause. Options of pre-copy and of the switchover do not go with it
-   * (`GODWIT_INVALID_ARGUMENT`). Default: the guest is paused for the last round, and stays so.
+   * Save a snapshot without stopping the guest for longer than its devices take: `writeProtection()` of `@godwit/workers` protects its
+   * memory, and each page is saved as it was at the moment of the pause, before its next write. The guest then runs on **at the source**,
+   * which still owns it, and `cancel` is possible until the file has its name. Requires a link to a file, no tracker, and memory that can
+   * be protected; the migration is otherwise refused with `GODWIT_BLOCKED` and every reason, before anything is touched. `bandwidthLimit`
+   * applies to the pages for which no write waits, and `pauseLimitMs` to the pause. Options of pre-copy and of the switchover are refused
+   * (`GODWIT_INVALID_ARGUMENT`). Default: the guest is paused for the last round, and stays paused.
    */
   readonly background?: WriteProtection;
   /**
-   * Decides when to switch over, whether to throttle the guest, and when and how patience ends: a function that is asked after each
-   * round and every 100 ms, or the name of one of `presets`. Default: `balanced`, which gives up with `GODWIT_NOT_CONVERGING` after ten
-   * times the first round, and at least a minute, where nothing else ended it.
+   * Decides when to switch over, whether to throttle the guest, and when and how patience ends: a function that is asked after each round
+   * and every 100 ms, or the name of one of `presets`. Default: `balanced`, which gives up with `GODWIT_NOT_CONVERGING` after ten times the
+   * first round, and at least a minute, unless the migration ends before that.
    */
   readonly policy?: ConvergencePolicy | PresetName;
   /**
    * Policies that only watch, by names of your choice: each is asked whenever `policy` is, with the same input, and the event `shadow` and
-   * the summary say when it would have switched over, and with which downtime. What it says of the throttle or the bandwidth is not done,
-   * so its input goes on as `policy` makes it. One that throws, or returns what is no decision, has failed, and disturbs nothing. Default:
-   * none.
+   * the summary say when it would have switched over, and with which downtime. Its decisions on throttle or bandwidth are not carried out,
+   * so that its input follows from `policy` alone. A shadow policy that throws, or returns no valid decision, counts as failed and disturbs
+   * nothing. Default: none.
    */
   readonly shadows?: Readonly<Record<string, ConvergencePolicy | PresetName>>;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
   /**
-   * Refuses the migration with `GODWIT_ESTIMATE_EXCEEDED` before its first page moves, where the estimate exceeds a limit or says that it
-   * would not converge. For `sampleMs` (default 3,000) the guest is watched, and the link is measured with a few MiB: see `estimate`.
-   * Milliseconds. Default: nothing is estimated.
+   * Refuses the migration with `GODWIT_ESTIMATE_EXCEEDED` before its first page moves, where the estimate exceeds a limit or is that the
+   * migration would not converge. For `sampleMs` (default 3,000) the guest is watched, and the link is measured with a few MiB: see
+   * `estimate`. Milliseconds. Default: nothing is estimated.
    */
   readonly refuseAbove?: { readonly downtimeMs?: number; readonly totalMs?: number; readonly sampleMs?: number };
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
   /**
-   * How long to try to make the first connection (each failed attempt emits `connect-failed`), and how long each later attempt to
-   * connect may take. Milliseconds; default 10,000.
+   * The time for all attempts to make the first connection (each failed one emits `connect-failed`), and for each later attempt to connect.
+   * Milliseconds; default 10,000.
    */
   readonly connectTimeoutMs?: number;
   /**
-   * Time limit, on each connection, from our `hello` to the destination's answer, its `prepare` included. Milliseconds; default
+   * Time limit, on each connection, from the source's `hello` to the destination's answer, its `prepare` included. Milliseconds; default
    * 30,000.
    */
   readonly handshakeTimeoutMs?: number;
@@ -159,7 +160,7 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly reconnectTimeoutMs?: number;
   /**
    * After `go`: how long to ask the destination over new connections whether it runs the guest, before the migration ends with
-   * `GODWIT_OWNERSHIP_UNKNOWN`. Milliseconds; default 30,000. With 0 it ends so at once.
+   * `GODWIT_OWNERSHIP_UNKNOWN`. Milliseconds; default 30,000. With 0 the migration ends with that error at once.
    */
   readonly settleTimeoutMs?: number;
   /**
@@ -265,7 +266,7 @@ const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
   migrationId: true,
 };
 
-/** Throws `GODWIT_INVALID_ARGUMENT` unless all of it can be changed, to values that are possible. */
+/** Throws `GODWIT_INVALID_ARGUMENT` unless all of these options can be changed and have possible values. */
 export function checkAdjustable(options: AdjustableOptions): void {
   checkOptions<AdjustableOptions>('adjust', options, ADJUSTABLE_OPTIONS);
   optional('downtimeLimitMs', options.downtimeLimitMs);
@@ -273,7 +274,10 @@ export function checkAdjustable(options: AdjustableOptions): void {
   optional('postcopyBandwidth', options.postcopyBandwidth);
 }
 
-/** Fills in defaults (`auto`: page channels where the number is up to the connector); throws `GODWIT_INVALID_ARGUMENT`, which names the option, for an impossible value. */
+/**
+ * Fills in defaults (`auto` returns the number of page channels where the connector chooses it); throws `GODWIT_INVALID_ARGUMENT`, which
+ * names the option, for an impossible value.
+ */
 export function resolveOptions(options: MigrateOptions, auto: () => number = () => 0): ResolvedOptions {
   checkOptions<MigrateOptions>('migrate', options, MIGRATE_OPTIONS);
   const migrationId = options.migrationId ?? randomId();
@@ -341,7 +345,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
   };
 }
 
-/** Options that a background snapshot has no use for: it has no rounds and no decision, and nobody takes the guest over. */
+/** Options that have no effect on a background snapshot, which has no rounds, no decision and no destination that takes over the guest. */
 const NOT_IN_BACKGROUND = [
   ...(['policy', 'shadows', 'timeBudgetMs', 'refuseAbove', 'hotPagesLast', 'encodings', 'prior'] as const),
   ...(['postcopy', 'verify', 'force', 'pauseBeforeSwitchover', 'authority'] as const),

@@ -3,7 +3,7 @@ import { noPages } from '../round-record.js';
 import { NO_FORECAST } from './downtime-terms.js';
 import type { SourceContext } from './source-context.js';
 
-/** The last complete round, with what is owed now. */
+/** The last complete round, with the pages that are owed now. */
 export function outcomeNow(
   { vm, meter, model, harvester, devices }: SourceContext,
   bytesPerSecond: number | undefined,
@@ -11,7 +11,7 @@ export function outcomeNow(
   const last = meter.lastPrecopy;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
   const owed = meter.round === 0 ? allPagesOf(vm.memory) : meter.pagesOwed;
-  // Pages that the round leaves for later are dirtied again meanwhile, most of them.
+  // Most of the pages that the round leaves for later are dirtied again meanwhile.
   const newlyDirtyPages = owed + Math.max(Math.round(dirtied), meter.pagesDeferred);
   const forecast = model.forecast({
     dirtyPages: newlyDirtyPages,
@@ -27,7 +27,7 @@ export function outcomeNow(
   };
 }
 
-/** The last complete round, with what is owed some time after it, when no other one has begun. */
+/** The last complete round, with the pages that are owed some time after it, before another round has begun. */
 export function outcomeSince({ model, harvester, devices }: SourceContext, last: RoundOutcome): RoundOutcome {
   const dirtied = (last.dirtyPagesPerSecond * harvester.sinceMs) / 1000;
   const newlyDirtyPages = last.newlyDirtyPages + Math.round(dirtied);
@@ -39,7 +39,7 @@ function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number
   return blocks.reduce((sum, { byteLength }) => sum + byteLength / pageSize, 0);
 }
 
-/** Before the first round is complete. */
+/** The outcome before the first round is complete. */
 const NO_ROUND: RoundOutcome = {
   round: 0,
   phase: 'pre-copy',

@@ -6,7 +6,8 @@ import type { SourceContext } from './source-context.js';
 
 /**
  * Collects the pages that a `load` of a given-up attempt has written at the destination; they are sent again before another
- * attempt. The destination names them in `owed` frames before `prepared`, on each connection; those of an attempt count once.
+ * attempt. The destination names them in `owed` frames before `prepared`, on each connection; the pages of an attempt count
+ * once.
  */
 export class OwedByLoad {
   readonly #context: () => SourceContext;
@@ -20,7 +21,7 @@ export class OwedByLoad {
   take(frame: OwedFrame): void {
     const { windows, harvester, session } = this.#context();
     const noted = this.#noted === session.attempt;
-    // Checked in any case.
+    // The frame is checked in any case.
     addNamedPages(windows.memory, frame, noted ? new DirtyBitmaps(windows.memory) : harvester.owed);
     if (!noted) this.#named = true;
   }
@@ -31,7 +32,8 @@ export class OwedByLoad {
     this.#named = false;
     this.#noted = attempt;
     if (!encodings.usesDeltas) return;
-    // The next delta would build on a page that the destination no longer has. Another connection begins with new channels.
+    // The next delta would be against a version of the page that the destination no longer has. Another connection begins
+    // with new channels.
     encodings.forgetPages();
     const message = 'loading has changed pages that deltas build on; another connection replaces this one';
     void session.current?.drop(new GodwitError('GODWIT_LINK_LOST', message));

@@ -8,7 +8,7 @@ import { splitZeroPages } from '../memory/zero-page.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { noPages, type PagesByKind } from '../round-record.js';
 
-/** A batch of page runs of one block: the unit of work that is handed to a channel or a thread. It has no page's bytes. */
+/** A batch of page runs of one block: the unit of work that is handed to a channel or a thread. The batch has no bytes of pages. */
 export interface PageBatch {
   readonly round: number;
   readonly blockIndex: number;
@@ -16,13 +16,13 @@ export interface PageBatch {
   readonly runs: PageRunList;
   /** Pages known to have no memory behind them: sent as zero, never read. */
   readonly holes: PageRunList;
-  /** Bytes per second that the bandwidth limit leaves each channel; 0 for no limit. Encodings are chosen by it. */
+  /** Bytes per second that the bandwidth limit leaves each channel, by which encodings are chosen; 0 for no limit. */
   readonly limit: number;
   /** Each page is sent whole: the destination has no earlier version that a delta could be against. */
   readonly whole?: boolean | undefined;
 }
 
-/** What a channel that takes pages by itself is told. */
+/** The order to a channel that takes pages by itself. */
 export interface TakenRound {
   readonly round: number;
   /** The pass of the queue (`PageQueue.open`). */
@@ -51,14 +51,14 @@ export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: numbe
  * before the batch was handed to the channel. With encodings, `ChannelEncoder` chooses the encoding of each page.
  */
 export interface PageChannel {
-  /** Most batches that it holds at once. Default: 4 (`BATCHES_PER_CHANNEL` of the round sender). */
+  /** The most batches that the channel holds at once. Default: 4 (`BATCHES_PER_CHANNEL` of the round sender). */
   readonly depth?: number;
   /**
-   * Most bytes of pages that it wants in one batch while nothing limits the bandwidth; it cuts the batch into frames itself.
-   * Default: one frame's, 1 MiB (`BATCH_BYTES` of the round sender).
+   * The most bytes of pages in one batch for this channel while nothing limits the bandwidth; the channel cuts the batch into frames
+   * itself. Default: one frame's, 1 MiB (`BATCH_BYTES` of the round sender).
    */
   readonly batchBytes?: number;
-  /** It looks at pages on a thread of its own, while others do. Default false. */
+  /** Whether the channel scans pages on a thread of its own, at the same time as others. Default false. */
   readonly ownThread?: boolean;
   readonly totals: Readonly<PageChannelTotals>;
   /**
@@ -72,9 +72,9 @@ export interface PageChannel {
    */
   send(batch: PageBatch): Promise<void>;
   /**
-   * Takes pages out of the migration's queue by itself, on a thread of its own, and sends them, until the queue has no more or is
-   * closed; nothing of it waits for the event loop. Settles when guest memory is no longer borrowed. `onTaken` is called with pages
-   * that were taken: for progress now and then, and for the last of them before this resolves.
+   * Takes pages out of the migration's queue by itself, on a thread of its own, and sends them, until the queue is empty or closed;
+   * none of this work waits for the event loop. Settles when guest memory is no longer borrowed. `onTaken` is called with the number
+   * of pages that were taken: now and then for progress, and for the last pages before the promise resolves.
    */
   takePages?(round: TakenRound, onTaken: (pages: number) => void): Promise<void>;
   /**
@@ -208,7 +208,7 @@ export class LocalPageChannel implements PageChannel {
     return this.#counted(writing, 'raw', whole.pageCount);
   }
 
-  /** Counts pages once they were written, as their bytes are: those of a write that was cut off were not sent. */
+  /** Counts pages once they were written, as their bytes are counted: pages of an incomplete write were not sent. */
   #counted(writing: Promise<void>, kind: keyof PagesByKind, pages: number, savedBytes = 0): Promise<void> {
     return writing.then(() => {
       this.totals[kind] += pages;

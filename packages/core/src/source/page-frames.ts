@@ -1,13 +1,13 @@
 import { PageRunList } from '../memory/page-run.js';
 import type { PageBatch } from './page-channel.js';
 
-/** Most runs of a frame: with its head, the entries of one gathering write (IOV_MAX is 1024). */
+/** Most runs of a frame: with the frame's header they are the entries of one gathering write (IOV_MAX is 1024). */
 const FRAME_RUNS = 1023;
 
 /**
  * Cuts a batch into batches of at most `framePages` pages, each to be sent as a frame, for a channel that asks for batches larger
- * than a frame (`PageChannel.batchBytes`). The holes come last, in one batch. All batches share one list of runs: each is valid
- * until the next one is taken from the generator.
+ * than a frame (`PageChannel.batchBytes`). The holes come last, in one batch. All batches share one list of runs, so that each
+ * batch is valid until the next one is taken from the generator.
  */
 export function* pageFrames(batch: PageBatch, framePages: number): Generator<PageBatch> {
   const { holes } = batch;

@@ -33,7 +33,7 @@ export class PauseBound {
     return this.#over.signal;
   }
 
-  /** The term that is under way, and since when, in milliseconds. */
+  /** The term that is under way, and for how many milliseconds. */
   get term(): { readonly name: PauseTerm; readonly ms: number } {
     return { name: this.#term, ms: this.#clock.now() - this.#termAt };
   }

@@ -21,7 +21,7 @@ export interface RehearsalParts {
 
 /**
  * Rehearses the pause while the guest runs (`MigratableVm.rehearsePause`): once before round 1, and then after a round, at most every 5 s.
- * Nobody waits for it, and it is never under way when `pause` is called.
+ * The migration does not wait for a rehearsal, and none is under way when `pause` is called.
  */
 export class PauseRehearsal {
   readonly #parts: RehearsalParts;
@@ -34,7 +34,7 @@ export class PauseRehearsal {
     this.#parts = parts;
   }
 
-  /** Begins a rehearsal, if the VM can and one is due. */
+  /** Begins a rehearsal, if the VM has `rehearsePause` and one is due. */
   begin(): void {
     const { vm, clock, claim } = this.#parts;
     if (vm.rehearsePause === undefined || this.#failed || this.#pending !== undefined || clock.now() < this.#nextAt)
@@ -48,7 +48,7 @@ export class PauseRehearsal {
     claim.keepUntil(pending, 'rehearsePause() of the VM');
   }
 
-  /** Tells a pending rehearsal to end. Resolves with whether none is pending any more. */
+  /** Tells a pending rehearsal to end. Resolves with true when no rehearsal is pending any more. */
   async stop(): Promise<boolean> {
     const pending = this.#pending;
     if (pending === undefined) return true;
@@ -67,7 +67,7 @@ export class PauseRehearsal {
       }
       learn(ms);
     } catch (error) {
-      // One that was told to end may reject: that is no failure.
+      // A rehearsal that was told to end may reject, which is no failure.
       if (signal.aborted) return;
       this.#failed = true;
       const why = error instanceof Error ? error.message : String(error);

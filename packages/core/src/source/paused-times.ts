@@ -14,14 +14,14 @@ export interface PausedTimes {
   readonly ready: number;
   readonly verified: number;
   readonly checked: number;
-  /** Milliseconds of loading at the destination, by its own report. */
+  /** Milliseconds of loading, as the destination reports them. */
   readonly loadMs: number;
   readonly verifiedPages: number;
   readonly runState: MovedRunState;
   readonly attempt: number;
 }
 
-/** The destination's report that it runs the guest, and when it came. */
+/** The destination's report that it runs the guest, and the time at which the report came. */
 export interface HandedOver {
   /** How long it took there to start the guest, in milliseconds. */
   readonly resumeMs: number;
@@ -41,8 +41,8 @@ export interface Downtime {
 
 /**
  * Computes the downtime: from the call of `pause` here until the guest ran at the destination. The destination counts the time from
- * its `ready` on its own clock, so that the time to deliver `running` over a lost link does not count. `roundTripMs` is the link's
- * round trip, half of which `ready` took to arrive.
+ * its `ready` on its own clock, so that the time until `running` arrives after a lost link does not count. `roundTripMs` is the
+ * link's round trip, half of which `ready` took to arrive.
  */
 export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boolean, roundTripMs: number): Downtime {
   const heldMs = times.held - times.paused;
@@ -50,7 +50,7 @@ export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boole
   const heard = handed.heardAt - times.start;
   const ran =
     times.ready - times.start - Math.min(roundTripMs / 2, times.ready - times.sentAgain) + handed.sinceReadyMs;
-  // A time of the destination's clock that cannot be true is ignored.
+  // An impossible time of the destination's clock is ignored.
   const whole = handed.sinceReadyMs > 0 && ran < heard ? ran : heard;
   const downtimeMs = Math.max(0, whole - heldMs - verifyMs);
   const terms = {
@@ -65,7 +65,7 @@ export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boole
   return { downtimeMs, terms: { ...terms, roundTripMs: Math.max(0, downtimeMs - known) }, verifyMs, heldMs };
 }
 
-/** A time that the destination reports, limited to what passed on the source's clock. */
+/** A time that the destination reports, limited to the time that passed on the source's clock. */
 function atMost(reportedMs: number, passedMs: number): number {
   return reportedMs >= 0 ? Math.min(reportedMs, passedMs) : 0;
 }

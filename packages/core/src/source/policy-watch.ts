@@ -21,22 +21,22 @@ interface RunningRound {
   readonly decide: MidRound;
   readonly cut: AbortController;
   readonly startedAt: number;
-  /** Wire bytes, and when, once the carriers were filled: what goes out from then on goes as fast as the link is. */
+  /** The wire bytes and the time at which the carriers' buffers were full: from then on bytes go out at the rate of the link. */
   filled?: { readonly bytes: number; readonly at: number };
 }
 
 /**
- * Asks the policy for as long as the guest runs here and the migration goes on, whatever that waits for: every 100 ms, when the time
- * budget is used up, and at once when a limit is changed or a switchover asked for. Ends the running round early when a switchover may
- * begin, and the migration when the policy gives up, throws, or returns what is no decision.
+ * Asks the policy for as long as the guest runs here and the migration goes on, whatever the migration waits for: every 100 ms, when
+ * the time budget is used up, and at once when a limit is changed or a switchover is requested. Ends the running round early when a
+ * switchover may begin, and the migration when the policy gives up, throws, or returns no valid decision.
  */
 export class PolicyWatch implements RoundCuts {
   readonly #parts: () => SourceContext;
   #round: RunningRound | undefined;
-  /** True while it is found out whether the round may be ended. */
+  /** True while `mayBegin` is pending. */
   #checking = false;
 
-  /** `context` is called once the context is whole. */
+  /** `context` is called only when the context is complete. */
   constructor(context: () => SourceContext) {
     this.#parts = context;
   }
@@ -60,7 +60,7 @@ export class PolicyWatch implements RoundCuts {
     while (!over.aborted) {
       const moment = await this.#next(over);
       if (over.aborted || session.signal.aborted) return;
-      // While it is paused, one bound holds, and nothing is left to decide.
+      // While the guest is paused, the bound of the pause applies, and there is nothing to decide.
       if (ownership.state !== 'running') continue;
       try {
         throttle.refresh();
@@ -106,7 +106,7 @@ export class PolicyWatch implements RoundCuts {
     }
     const { wanted, said } = round.decide.inRound(moment, outcome);
     const abort = said?.action === 'abort' ? said : undefined;
-    // A switchover that was asked for goes before the policy's opinion, unless something keeps it from beginning.
+    // A requested switchover comes before the policy's opinion, unless something keeps it from beginning.
     if (abort !== undefined && (wanted === undefined || this.#checking)) {
       throw notConverging(abort, this.#context);
     }
@@ -117,7 +117,7 @@ export class PolicyWatch implements RoundCuts {
     const { session } = this.#context;
     this.#checking = true;
     try {
-      // A device that is asked what blocks it may hang; the policy is asked all the same.
+      // A device's answer about blockers may hang; the policy is asked nevertheless.
       const may = await round.decide.mayBegin(wanted);
       if (this.#round !== round) return;
       if (!may && otherwise !== undefined) throw notConverging(otherwise, this.#context);
@@ -132,7 +132,7 @@ export class PolicyWatch implements RoundCuts {
     }
   }
 
-  /** Of the round that is being sent, waiting for our own limit included; `undefined` at first. */
+  /** The rate of the round that is being sent, waits for the bandwidth limit included; `undefined` at first. */
   #bytesPerSecond(round: RunningRound): number | undefined {
     const { meter, options } = this.#context;
     const now = options.clock.now();

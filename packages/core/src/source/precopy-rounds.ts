@@ -13,7 +13,7 @@ export interface PrecopyParts {
   readonly context: SourceContext;
   readonly decide: Switchover;
   /**
-   * Sends the pages that are owed, and what devices offer if `offer`; resolves when the destination has acknowledged them. When `cut`
+   * Sends the owed pages and, if `offer`, the state that devices yield; resolves when the destination has acknowledged them. When `cut`
    * aborts, the round ends early, and pages that were not sent stay in the queue.
    */
   readonly send: (
@@ -25,14 +25,15 @@ export interface PrecopyParts {
 }
 
 /**
- * Iterative pre-copy as a stream of rounds: each sends what is owed while the guest goes on writing, harvests what was written, predicts the downtime and decides. Completes after the first round whose decision is
- * a switchover or an abort; `pending` then holds what is still owed.
+ * Iterative pre-copy as a stream of rounds: each sends the owed pages while the guest goes on writing, harvests the pages that were
+ * written, predicts the downtime and decides. Completes after the first round whose decision is a switchover or an abort; `pending` then
+ * has the pages that are still owed.
  *
  * The stream is cold: each subscription runs the rounds, so subscribe once.
  */
 export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<PrecopyRound> {
   return defer(() => runRound(first, parts)).pipe(
-    // The record is known to everybody before the wait for the next round begins.
+    // The record is emitted before the wait for the next round begins.
     expand((round) => (isLast(round.record.decision) ? EMPTY : defer(() => nextRound(round, parts)))),
   );
 }

@@ -7,39 +7,42 @@ import type { SourceConnection } from './source-connection.js';
 
 /** Bytes of the first series of frames; each further series has four times as many. */
 const FIRST_BYTES = 256 * 1024;
-/** Bytes of the last series, at most: together with those before it 21 MiB. */
+/** The most bytes of the last series: all series together have at most 21 MiB. */
 const MOST_BYTES = 16 * 2 ** 20;
-/** A series that takes this long is believed, in milliseconds: the carrier's buffers and a single late wake-up count little in it. */
+/**
+ * A series that takes at least this long is used, in milliseconds: the carrier's buffers and a single late wake-up have little effect on
+ * it.
+ */
 const LONG_ENOUGH_MS = 50;
 /** Bytes of a frame. */
 const FRAME_BYTES = 256 * 1024;
-/** Random bytes, which no carrier can compress; a frame has them several times over. */
+/** The number of random bytes, which no carrier can compress; a frame repeats them several times. */
 const PIECE_BYTES = 2 ** 16;
 const ROUND_TRIPS = 3;
 
-/** What a link was measured to carry. */
+/** The measured rate and round trip of a link. */
 export interface LinkProbe {
   readonly bytesPerSecond: number;
   /** The shortest of three round trips, the peer's engine included. Milliseconds. */
   readonly roundTripMs: number;
-  /** Bytes that were sent for it. */
+  /** Bytes that were sent for the measurement. */
   readonly bytes: number;
-  /** Those of the last series, and the milliseconds that it took. */
+  /** Bytes of the last series, and the milliseconds that the series took. */
   readonly lastBytes: number;
   readonly lastMs: number;
 }
 
 export interface ProbeOptions {
-  /** The most bytes of a series: what a bandwidth limit lets pass at once. */
+  /** The most bytes of a series: a bandwidth limit allows this many at once. */
   readonly most?: number;
-  /** When it aborts, no further frame is sent: what was measured until then is all. */
+  /** When the signal aborts, no further frame is sent, and the result is that of the series so far. */
   readonly cut?: AbortSignal;
 }
 
 /**
  * Measures the rate of a connection's control stream with a few MiB that the destination throws away: 256 KiB, then 1, 4 and 16 MiB, until
  * a series takes 50 ms. The time of a series ends when the destination's engine has read all of it. Throws `GODWIT_UNSUPPORTED` when the
- * destination cannot be measured: a file, or an older engine.
+ * destination (a file, or an older engine) does not take probes.
  */
 export async function probeLink(
   connection: SourceConnection,

@@ -7,16 +7,19 @@ import { type RemainingTime, remainingTime } from './remaining-time.js';
 import type { WireSpan } from './sent-rounds.js';
 import { WireRate } from './wire-rate.js';
 
-/** What the time that is left depends on, beside the rounds. */
+/** The values on which the remaining time depends, beside the rounds. */
 export interface ProgressOutlook {
-  /** Pages that go out in a second, by what pages were like lately, the link and the bandwidth limit; `undefined` while unknown. */
+  /** Pages that are sent in a second, computed from the last pages, the link and the bandwidth limit; `undefined` while unknown. */
   readonly pagesPerSecond: number | undefined;
-  /** The same without the bandwidth limit. */
+  /** Pages that are sent in a second without the bandwidth limit. */
   readonly pausedPagesPerSecond: number | undefined;
   readonly linkBytesPerSecond: number;
   readonly roundTripMs: number;
   readonly sinceHarvestMs: number;
-  /** What the bandwidth limit makes wait for what was sent, and the time that it takes for one write; 0 without a limit. */
+  /**
+   * The time for which the bandwidth limit holds back the next write, and the time that one write takes under the limit; 0 without
+   * a limit.
+   */
   readonly debtMs: number;
   readonly writeMs: number;
   readonly downtimeLimitMs: number;
@@ -26,15 +29,15 @@ export interface ProgressOutlook {
 
 /** Bytes on all streams of all connections since the start. */
 export interface WireCounts {
-  /** What was written. */
+  /** Bytes that were written. */
   written(): number;
-  /** The same, and what is being written. */
+  /** Bytes that were written or are being written. */
   carried(): number;
-  /** Of what was written: device state. */
+  /** Bytes of device state that were written. */
   device(): number;
 }
 
-/** The guest is paused, or was: what is left is the downtime. */
+/** The states in which the guest is or was paused: the remaining time is that of the downtime. */
 const PAUSED: readonly MigrationState[] = ['device', 'settling'];
 
 /** A downtime that is under way may take this many milliseconds more than twice what was predicted. */
@@ -43,12 +46,12 @@ const PAUSED_SLACK_MS = 20;
 interface Totals {
   readonly pages: PagesByKind;
   readonly savedBytes: number;
-  /** With what is being written. */
+  /** The bytes of all streams, including those that are being written. */
   readonly wireBytes: number;
   readonly deviceBytes: number;
 }
 
-/** Counts pages and bytes of a migration and makes snapshots of its progress. Snapshots cost nothing on the page path. */
+/** Counts pages and bytes of a migration and makes snapshots of its progress. Snapshots add no work to sending pages. */
 export class ProgressMeter {
   readonly #clock: Clock;
   readonly startedAt: number;
@@ -67,9 +70,9 @@ export class ProgressMeter {
   #lastPrecopy: RoundRecord | undefined;
   /** The last round that is complete. */
   #ended = 0;
-  /** Pages that a harvest has found since the round was sent; `undefined` while it is being sent. */
+  /** Pages that a harvest has found since the round was sent; `undefined` while the round is being sent. */
   #found: number | undefined = 0;
-  /** When the last round of pre-copy was over, and with it the guest's last time before a pause. */
+  /** The time at which the last round of pre-copy was over, from which the wait for a pause counts. */
   #decidedAt = 0;
   #roundBytes = 0;
   readonly #rate = new WireRate();
@@ -78,7 +81,7 @@ export class ProgressMeter {
   readonly #wire: WireCounts;
   readonly #answeredPages: () => number;
 
-  /** `answeredPages`: owed pages that were sent because somebody waited for them, or that follow such ones, modulo 2^32. */
+  /** `answeredPages`: owed pages that were sent as answers to requests, or ahead of further requests, modulo 2^32. */
   constructor(clock: Clock, outlook: () => ProgressOutlook, wire: WireCounts, answeredPages: () => number = () => 0) {
     this.#clock = clock;
     this.#outlook = outlook;
@@ -108,7 +111,7 @@ export class ProgressMeter {
     return this.#lastPrecopy;
   }
 
-  /** Number of the last complete round; 0 before the first is. */
+  /** Number of the last complete round; 0 before the first round is complete. */
   get roundsEnded(): number {
     return this.#ended;
   }
@@ -118,7 +121,7 @@ export class ProgressMeter {
     return this.#found ?? this.pagesLeft;
   }
 
-  /** Of the running round: pages that it leaves for later. */
+  /** Pages that the running round leaves for later. */
   get pagesDeferred(): number {
     return this.#found === undefined ? this.deferredPages : 0;
   }
@@ -138,7 +141,7 @@ export class ProgressMeter {
     return this.#round;
   }
 
-  /** The last harvest has found these pages, with what was left of the round before: the next round sends them. */
+  /** Notes the number of pages that the next round has to send: those of the last harvest and those left from the round before. */
   harvested(pages: number): void {
     this.#found = pages;
   }
@@ -148,12 +151,12 @@ export class ProgressMeter {
     this.wrote();
   }
 
-  /** Pages or device state are being written. */
+  /** Notes that pages or device state are being written. */
   wrote(): void {
     this.#rate.note(this.#clock.now(), this.#wire.written());
   }
 
-  /** Counts from now on what all streams write; `span` is what they have written since. */
+  /** Begins to count the bytes that all streams write; `span` returns those written since. */
   wire(): { readonly span: WireSpan } {
     const counts = this.#wire;
     const written = counts.written();
@@ -170,7 +173,7 @@ export class ProgressMeter {
     return this.#roundBytes;
   }
 
-  /** Over another connection only these pages of the round are still to be sent. */
+  /** Notes that over another connection only these pages of the round are still to be sent. */
   roundOwes(pages: number): void {
     this.#roundPagesSent = Math.max(0, this.#roundPages - pages);
   }
@@ -238,7 +241,7 @@ export class ProgressMeter {
     if (PAUSED.includes(state)) return this.#downtimeLeft(last, now);
     const { pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, downtimeLimitMs, ...outlook } = this.#outlook();
     if (state !== 'active' || !pagesPerSecond || !pausedPagesPerSecond) return undefined;
-    // The rest fits within the limit, and yet the rounds go on: they wait for something whose duration is not known.
+    // The rest fits within the limit, but rounds go on: the switchover waits for an obstacle of unknown duration.
     if (last.phase === 'pre-copy' && last.predictedDowntimeMs <= downtimeLimitMs) return undefined;
     return remainingTime(this.#curve, {
       ...this.#roundLeft(now, pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, outlook),
@@ -252,7 +255,7 @@ export class ProgressMeter {
     });
   }
 
-  /** What is left of the round, and what the bandwidth limit then owes to the next one. */
+  /** The rest of the round, and the wait that the bandwidth limit then causes for the next one. */
   #roundLeft(
     now: number,
     pagesPerSecond: number,
@@ -263,13 +266,13 @@ export class ProgressMeter {
     const inFlight = this.#wire.carried() - this.#wire.written();
     const inFlightMs = linkBytesPerSecond > 0 ? (inFlight / linkBytesPerSecond) * 1000 : 0;
     const notHandedMs = (this.pagesLeft / pagesPerSecond) * 1000;
-    // What is being written is written in part: how much of it, the time since the round has begun tells.
+    // Pages that are being written are partly written: the time since the beginning of the round shows how many.
     const byTimeMs = (this.#roundPages / pagesPerSecond) * 1000 - (now - this.#roundAt);
     const latestMs = notHandedMs + inFlightMs;
     if (writeMs === 0) {
       return { roundLeftMs: Math.min(Math.max(byTimeMs, notHandedMs), latestMs) + roundTripMs, debtMs: 0 };
     }
-    // Under a limit each write is paid for afterwards: the last one by the next round.
+    // Under a limit the wait for a write comes after it: the wait for the last one delays the next round.
     const lastMs = notHandedMs % writeMs;
     if (notHandedMs === 0) return { roundLeftMs: inFlightMs + roundTripMs, debtMs };
     const writtenMs = (lastMs * pagesPerSecond) / pausedPagesPerSecond;

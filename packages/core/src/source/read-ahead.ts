@@ -1,8 +1,8 @@
-/** Guests of several vCPUs, each with a pattern of its own: so many are followed at a time. */
+/** The number of sequences that are followed at a time: each vCPU may have its own. */
 const STREAMS = 8;
-/** A request so near to the last one of a stream may be its next step. Pages. */
+/** A request at most this far from the last one of a stream may be the stream's next step. Pages. */
 const NEAR = 64;
-/** Pages that are sent behind a request: at first, and at most. More would keep the next request waiting. */
+/** Pages that are sent after a requested one, at first and at most. More would make the next request wait. */
 const FIRST = 4;
 const MOST = 16;
 
@@ -10,24 +10,24 @@ interface Stream {
   block: number;
   /** The last page that was asked for. */
   last: number;
-  /** From one request to the next; 0 while it is not known. */
+  /** The distance from one request to the next; 0 while it is not known. */
   stride: number;
   /** How many pages were sent behind the last request. */
   window: number;
-  /** The request by which the guess proves right: the first page behind those that were sent. */
+  /** The request that would confirm the guess: the first page after those that were sent. */
   expected: number;
 }
 
 /**
- * Guesses which pages a guest will wait for next, from those that it has waited for: it follows several sequences with a stride each. Two
- * equal steps make a guess; as long as it proves right, twice as many pages are sent ahead each time.
+ * Guesses which pages a guest will wait for next, from those that it has waited for: it follows several sequences, each with its own
+ * stride. Two equal steps make a guess; each time the guess is confirmed, twice as many pages are sent ahead.
  */
 export class ReadAhead {
   readonly #streams: Stream[] = [];
-  /** The distance of the pages that are to follow. */
+  /** The distance between the pages that are to be sent ahead. */
   stride = 1;
 
-  /** Notes that `page` is asked for. Returns how many pages are to follow it, `stride` apart: 0 when nothing can be guessed. */
+  /** Notes that `page` was requested. Returns how many pages are to be sent after it, `stride` apart: 0 when nothing can be guessed. */
   after(block: number, page: number): number {
     const stream = this.#find(block, page);
     if (stream === undefined) {
@@ -48,7 +48,7 @@ export class ReadAhead {
     return stream.window;
   }
 
-  /** The stream that this request belongs to, put in front of the others. */
+  /** The stream to which this request belongs, moved to the front of the list. */
   #find(block: number, page: number): Stream | undefined {
     let at = this.#streams.findIndex((stream) => stream.block === block && stream.expected === page);
     if (at === -1) {

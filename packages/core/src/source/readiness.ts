@@ -14,14 +14,14 @@ interface Question {
 /**
  * Tracks whether the destination is prepared (QEMU: switchover-ack): its VM is built, and its devices have loaded all state that was
  * sent. The answer (`prepared`) names the destination's incarnation, the attempt and the last pieces. A restart of the destination,
- * another attempt, another connection, a reset of a device or a new piece voids it.
+ * another attempt, another connection, a reset of a device or a new piece makes the answer void.
  */
 export class Readiness {
   readonly #clock: Clock;
   readonly #changed = new Set<() => void>();
   #question: Question | undefined;
   #prepared: Question | undefined;
-  /** When the destination was first asked after it was last prepared. */
+  /** The time at which the destination was first asked after it was last prepared. */
   #waitingSince: number | undefined;
 
   constructor(clock: Clock) {
@@ -45,7 +45,7 @@ export class Readiness {
     this.#waitingSince ??= this.#clock.now();
     const question = { connection, attempt, sequences: [...sequences], askedAt: this.#clock.now() };
     this.#question = question;
-    // The failure of the write is ignored: a lost link is noticed by reading it.
+    // The failure of the write is ignored: a lost link is noticed by reading from it.
     connection.write({ type: 'prepare', attempt, deviceSequences: question.sequences }).catch(() => {});
   }
 

@@ -9,29 +9,29 @@ const NOT_SHRINKING = 0.99;
 /** The shortest time from one round to the next, in milliseconds. */
 const SHORTEST_ROUND_MS = 10;
 
-/** How wrong the rate at which pages go out may be, up and down. */
+/** The relative error of the rate at which pages are sent, up and down. */
 const RATE_ERROR = 0.06;
 
-/** After one harvest, what is further apart than this factor is nothing that is known. */
+/** After one harvest the remaining time counts as unknown when the ends of its range differ by more than this factor. */
 const FAR_APART = 7;
 
-/** The middle is the mean over these factors of the dirty rate: near the limit one page more means another round. */
+/** The factors of the dirty rate over which the remaining time is averaged: near the limit one more page means another round. */
 const FACTORS = [0.92, 0.96, 1, 1.04, 1.08];
 
-/** What the time that is left depends on. */
+/** The values on which the remaining time depends. */
 export interface Outlook {
-  /** Milliseconds until what this round still has to send has gone out. */
+  /** Milliseconds until this round has sent the rest of its pages. */
   readonly roundLeftMs: number;
-  /** What the next round waits for before it sends: the bandwidth limit, for what was sent before. Milliseconds. */
+  /** The wait before the next round, which the bandwidth limit causes for bytes that were sent before. Milliseconds. */
   readonly debtMs: number;
   /** Milliseconds since the last harvest. */
   readonly sinceHarvestMs: number;
-  /** Pages that go out in a second, with the guest running, and paused, which the bandwidth limit does not hold back. */
+  /** Pages that are sent in a second, with the guest running, and with the guest paused, which is without the bandwidth limit. */
   readonly pagesPerSecond: number;
   readonly pausedPagesPerSecond: number;
-  /** What a round takes beside its pages: acknowledgement and harvest. Milliseconds. */
+  /** The time of a round apart from its pages: acknowledgement and harvest. Milliseconds. */
   readonly roundMs: number;
-  /** What the guest is down for with no page left, and what it may be down for. Milliseconds. */
+  /** The downtime with no page left, and the downtime limit. Milliseconds. */
   readonly fixedMs: number;
   readonly downtimeLimitMs: number;
 }
@@ -42,8 +42,8 @@ export interface RemainingTime {
 }
 
 /**
- * The time until the guest runs at the destination: the rest of this round, the rounds that follow until what is left fits into the
- * limit, and the downtime then. Its range is that of the likely errors of what was measured. `undefined` while the guest does not
+ * The time until the guest runs at the destination: the rest of this round, the rounds that follow until the rest fits into the
+ * limit, and the downtime. The range comes from the likely errors of the measured values. `undefined` while the guest does not
  * converge, or would not if it wrote a little faster than it seems to.
  */
 export function remainingTime(curve: DirtyCurve, outlook: Outlook): RemainingTime | undefined {
@@ -64,7 +64,7 @@ export function remainingTime(curve: DirtyCurve, outlook: Outlook): RemainingTim
   low = Math.min(low, untilThere(least, outlook, 1 + RATE_ERROR) ?? low);
   high = Math.max(high, untilThere(most, outlook, 1 - RATE_ERROR) ?? Number.POSITIVE_INFINITY);
   if (hot === undefined) return { ms, range: [low, high] };
-  // A hot set that does not fit will be seen soon enough; one that does makes the next round the last.
+  // A hot set that does not fit into the limit shows at the next harvest; if it fits, the next round is the last.
   high = Math.max(high, untilThere(hot, outlook, 1) ?? 0);
   return high > FAR_APART * low ? undefined : { ms, range: [low, high] };
 }

@@ -12,12 +12,15 @@ const SAVE_ENDS_MS = 40;
 /** How long the carrier may take to accept the reason of a migration whose time is up. Milliseconds. */
 const OUT_OF_TIME_MS = 50;
 
-/** How long the end of such a migration is waited for; what takes longer goes on behind it, and keeps the claim. Milliseconds. */
+/**
+ * How long the result of a migration whose time is up waits for its clean-up; clean-up that takes longer goes on afterwards, and
+ * keeps the claim. Milliseconds.
+ */
 const LAST_MS = 90;
 
 /**
  * Rolls back from any phase: resumes the guest, stops the trackers, tells the peer, releases the devices. Resolves with the error
- * that the migration ends with: the first cause, which the destination may have sent. After the transfer was asked for, the guest
+ * with which the migration ends: the first cause, which the destination may have sent. After the transfer was asked for, the guest
  * stays paused.
  */
 export async function rollBack(context: SourceContext, error: unknown): Promise<GodwitError> {
@@ -32,9 +35,9 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   const wasPaused = ownership.state === 'paused';
   if (context.postcopy !== undefined) Atomics.store(context.postcopy.open, 0, 0);
   ownership.apply('fail');
-  // Ends everything that is still under way, and makes a later `cancel` return false.
+  // This ends everything that is still under way, and makes a later `cancel` return false.
   const ended = session.end.set(first);
-  // Before the guest runs on: it is not to find itself throttled.
+  // The throttle ends before the guest runs on, so that the guest runs at full speed.
   context.throttle.end();
   // A guest that could not be resumed is reported before the reason for resuming it.
   const stuck = guest.asked ? await resume(context, ended) : guest.stuck ? first : undefined;
@@ -57,7 +60,7 @@ async function tellAndCleanUp(context: SourceContext, reason: GodwitError, wasPa
     told = await session.close(reason, false, outOfTime(reason) ? OUT_OF_TIME_MS : undefined);
   });
   if (told || reason.remote || !session.welcomed || options.reconnectTimeoutMs === 0) return;
-  // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
+  // If the guest was running, the destination cannot be waiting for `go`, and one short attempt is enough.
   const patience = wasPaused || session.attempt > 1 ? options.reconnectTimeoutMs : CLOSING_MS;
   await session.tellKept(reason, patience);
 }
@@ -83,8 +86,8 @@ export async function giveUp(
 }
 
 /**
- * The first cause of `error`: that the guest could not be resumed, else the migration's end, else the end of the connection, which
- * is why using it failed.
+ * The first cause of `error`: the failure to resume the guest, else the cause of the migration's end, else the reason why the
+ * connection ended.
  */
 function firstCause({ session, guest }: SourceContext, error: unknown): GodwitError {
   const { signal } = session.current ?? {};

@@ -16,11 +16,17 @@ export interface RoundSenderParts {
   readonly signal: AbortSignal;
   /** Most bytes of payload that the destination takes in one frame. */
   readonly maximumPayload: number;
-  /** Resolves when the destination has acknowledged the round with the number of pages it received. */
+  /** Resolves when the destination has acknowledged the round with the number of pages that it received. */
   readonly acknowledged: (round: number) => Promise<number>;
-  /** Called after each batch was handed over, and with 0 after it was written where no limit holds back: for progress. */
+  /**
+   * Called for progress with the pages of each batch that was handed to a channel; without a bandwidth limit also called with 0 when
+   * a batch was written.
+   */
   readonly onBatch: (pages: number) => void;
-  /** Bytes of device state on the streams of `channels`: over a link without page channels they share the control stream. */
+  /**
+   * Bytes of device state on the streams of `channels`: over a link without page channels pages and device state share the control
+   * stream.
+   */
   readonly deviceBytes: () => number;
 }
 

@@ -36,11 +36,11 @@ interface Slot extends PageBatch {
 
 /**
  * Sends the pages of a queue as a round, and waits for the destination's acknowledgement of all of it. Channels on threads of their own
- * take pages by themselves (`PageChannel.takePages`); for the others, and under a bandwidth limit for all, this cuts them into batches
- * of runs and hands each to a free channel.
+ * take pages by themselves (`PageChannel.takePages`); for the others, and under a bandwidth limit for all, this class cuts the pages into
+ * batches of runs and hands each batch to a free channel.
  *
- * The order for every page is: re-arm, ask whether it is a hole, read. In any other order a write between reading and re-arming would be
- * lost.
+ * The order for every page is: re-arm it, ask whether it is a hole, read it. In any other order a write between reading and re-arming would
+ * be lost.
  */
 export class RoundSender {
   readonly #parts: RoundSenderParts;
@@ -51,7 +51,7 @@ export class RoundSender {
   #limitMs = 0;
   #takeMs = 0;
   #lastYield = 0;
-  /** Pages handed to channels, or taken by them, in this round: what the destination must acknowledge. */
+  /** Pages that were handed to channels, or taken by them, in this round: the destination must acknowledge as many. */
   #dispatched = 0;
   /** Pages of this round. */
   #dirtyPages = 0;
@@ -64,14 +64,14 @@ export class RoundSender {
     ...{ start: 0, wireBefore: 0, before: noTotals() as Readonly<PageChannelTotals> },
     scanMs: [] as readonly number[],
   };
-  /** The channels stopped taking since a bandwidth limit was set. */
+  /** True when the channels have stopped taking pages because a bandwidth limit was set. */
   #stopped = false;
-  /** Ends the round that is being sent, but not the connection. */
+  /** When this signal aborts, the round that is being sent ends, but not the connection. */
   #giveUp: AbortSignal | undefined;
   /** The pending end of the round, once `roundEnd` was sent on the channels. */
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
   #postcopy = false;
-  /** When a channel last took a batch. */
+  /** The time at which a channel last took a batch. */
   #lastProgress = 0;
 
   constructor(parts: RoundSenderParts) {
@@ -97,8 +97,9 @@ export class RoundSender {
   }
 
   /**
-   * Sends every page that the queue owes. Resolves when the destination has acknowledged them, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason;
-   * the round must then be ended by `abandon` before another one begins. However it rejects, the queue knows which pages were taken.
+   * Sends every page that the queue owes. Resolves when the destination has acknowledged them, and no channel borrows guest memory. When
+   * `giveUp` aborts first, it rejects with that reason; the round must then be ended by `abandon` before another one begins. Whatever the
+   * reason of a rejection, the queue knows which pages were taken.
    */
   async send(round: number, { limited, postcopy = false }: RoundMode, giveUp?: AbortSignal): Promise<SentRound> {
     const { channels, clock, queue } = this.#parts;
@@ -142,7 +143,7 @@ export class RoundSender {
 
   /**
    * Ends a round whose `send` was given up: waits for the batches in flight, sends `roundEnd` on every channel and waits for the
-   * acknowledgement: the destination then has every page that was taken. No later round begins before, so that an old page never
+   * acknowledgement, after which the destination has every page that was taken. No later round begins before, so that an old page never
    * overwrites a newer one.
    */
   async abandon(round: number): Promise<void> {
@@ -168,7 +169,7 @@ export class RoundSender {
     const { memory, channels } = this.#parts;
     const after = totals(channels);
     const totalMs = end - start;
-    // Threads that look at pages at the same time do not add up.
+    // The times of threads that scan pages at the same time do not add up.
     const scanMs = Math.min(totalMs, scannedSince(channels, this.#begun.scanMs) + this.#takeMs);
     const pages = difference(after, before);
     const burstWallMs = end - this.#burst.at;
@@ -193,14 +194,16 @@ export class RoundSender {
     await Promise.all(this.#inFlight);
   }
 
-  /** Whether the channels may take pages by themselves: nothing limits the bandwidth, and each can re-arm what it takes. */
+  /**
+   * Whether the channels may take pages by themselves: nothing limits the bandwidth, and each channel can re-arm the pages that it takes.
+   */
   #mayTake(limited: boolean): boolean {
     const { channels, limit, tracker } = this.#parts;
     if (limited && limit.bytesPerSecond > 0) return false;
     return tracker.rearmRecipes !== undefined && channels.every(({ takePages }) => takePages !== undefined);
   }
 
-  /** Lets every channel take pages until the queue has no more, or a bandwidth limit was set meanwhile. */
+  /** Lets every channel take pages until the queue has no more, or until a bandwidth limit is set. */
   async #letTake(round: number, pass: number): Promise<void> {
     const { channels, queue, limit } = this.#parts;
     const onLimit = () => {
@@ -258,7 +261,7 @@ export class RoundSender {
     return { pages: frames * frame, runs: frames * BATCH_RUNS };
   }
 
-  /** Resolves with a free slot, after waiting for the bandwidth limit and yielding to the event loop when that is due. */
+  /** Resolves with a free slot, after waiting for the bandwidth limit, and yielding to the event loop when a yield is due. */
   async #acquire(round: number, limited: boolean): Promise<Slot> {
     const { clock, limit, signal } = this.#parts;
     if (limited && !this.#isTail && !limit.open) {
@@ -282,8 +285,8 @@ export class RoundSender {
   }
 
   /**
-   * Whether what is left of the round fits into one burst of the limit. It goes out at once, and the next round waits for it to be paid:
-   * so that each round ends with a burst that shows the rate of the link, however small the limit.
+   * Whether the rest of the round fits into one burst of the limit. That rest is sent at once and the next round waits for its time, so
+   * that each round ends with a burst that shows the rate of the link, however small the limit is.
    */
   get #isTail(): boolean {
     const { limit, memory } = this.#parts;
@@ -308,7 +311,7 @@ export class RoundSender {
 
   /** Settles as `promise` does, or rejects as soon as a channel fails or the migration is stopped. */
   #unlessFailed<T>(promise: Promise<T>): Promise<T> {
-    // One promise for each wait: one that lasts would keep every wait of a long migration in memory.
+    // One promise for each wait: a promise for the whole migration would keep every wait in memory.
     const failed = new Promise<never>((_, reject) => {
       this.#onFailure = reject;
       if (this.#failure !== undefined) reject(this.#failure.error);
@@ -336,7 +339,7 @@ export class RoundSender {
 
   #release(slot: Slot): void {
     this.#lastProgress = this.#parts.clock.now();
-    // The last batches of a round go out with none after them.
+    // The last batches of a round are followed by no other batch that would report their progress.
     if (slot.limit === 0) this.#parts.onBatch(0);
     const waiter = this.#waiter;
     this.#waiter = undefined;
@@ -361,7 +364,7 @@ export class RoundSender {
     const { channels, acknowledged } = this.#parts;
     const ack = acknowledged(round);
     const ended = Promise.all(channels.map((channel) => channel.endRound(round)));
-    // The channels are waited for too: only then is their borrowed memory free and are their counts final.
+    // The channels are awaited too: only then are their counts final and is no memory borrowed.
     const everything = Promise.all([ack, ended, this.idle()]).then(([pages]) => pages);
     everything.catch(() => {});
     this.#ending = { round, acknowledged: everything };

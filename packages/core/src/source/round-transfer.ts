@@ -36,24 +36,24 @@ export interface RoundTransferParts {
   readonly onOwed: (pages: number) => void;
   /** Learns from device state, or a probe, that was sent beside the pages (`DowntimeModel.stateSent`). */
   readonly onStateSent: (bytes: number, busyMs: number, wallMs: number) => void;
-  /** Whether the link's rate has to be measured: it matters, and no round has shown it. */
+  /** Whether the link's rate has to be measured: a prediction depends on it, and no round has shown it. */
   readonly isLinkUnknown: () => boolean;
-  /** Called when page channels were made, and when they are over. */
+  /** Called with the connection when its page channels were made, and with `undefined` when they are over. */
   readonly onChannels: (connection: SourceConnection | undefined) => void;
 }
 
 /**
  * Sends rounds over as many connections as it takes, and numbers them as the destination does.
  *
- * It reconnects after a lost link, and sends what the destination has not acknowledged over the next connection: the destination
- * names its round and the pages of it that it has received. Nothing else clears dirty bits of an unfinished round. The destination
- * answers only after it has stopped everything that read the old connection.
+ * After a lost link the class reconnects, and sends the pages that the destination has not acknowledged over the next connection: the
+ * destination names its round and the pages of it that it has received. Nothing else clears dirty bits of an unfinished round. The
+ * destination answers only after it has stopped everything that read the old connection.
  */
 export class RoundTransfer {
   readonly #parts: RoundTransferParts;
-  /** Number of the last round that was begun, from 1; it begins at 1 again for a restarted destination. */
+  /** Number of the last round that was begun, from 1; the numbers begin at 1 again for a restarted destination. */
   #round = 0;
-  /** The destination has not acknowledged that round. */
+  /** True while the destination has not acknowledged that round. */
   #unfinished = false;
   /** Pages of that round that the destination had after the last lost link. */
   #receivedPages = 0;
@@ -62,14 +62,14 @@ export class RoundTransfer {
   #last: SourceConnection | undefined;
   /** The connection on which the link was measured. */
   #probed: SourceConnection | undefined;
-  /** When the link was lost for the first time since something was acknowledged. */
+  /** The time at which the link was first lost after the last acknowledgement. */
   #lostSince: number | undefined;
 
   constructor(parts: RoundTransferParts) {
     this.#parts = parts;
   }
 
-  /** The destination's `welcome`, which has everything that it agreed to. */
+  /** The destination's `welcome`, which has everything that the destination agreed to. */
   get welcome(): WelcomeFrame {
     if (this.#welcome === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no welcome');
     return this.#welcome;
@@ -113,8 +113,8 @@ export class RoundTransfer {
   }
 
   /**
-   * Sends what is owed with the guest running, and then what devices offer, if `offer` says so; resolves when the destination has
-   * acknowledged both. When `cut` aborts, the round ends early: pages that were not sent by then stay in the queue.
+   * Sends the owed pages with the guest running, and then, if `offer`, the state that devices yield; resolves when the destination has
+   * acknowledged both. When `cut` aborts, the round ends early: pages that were not sent yet stay in the queue.
    */
   async send(offer: boolean, cut: AbortSignal, onRoundTrip: (ms: number) => void): Promise<SentRound> {
     const { devices } = this.#parts;
@@ -130,7 +130,7 @@ export class RoundTransfer {
           sum = addRounds(sum, sent);
         }
         if (!offered && !cut.aborted) {
-          // Once a round: what an interrupted device has not yielded comes with the next one.
+          // Devices are asked once a round: a device that was interrupted yields the rest in the next round.
           offered = true;
           const limitMs = await this.#offer(cut);
           if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limitMs };
@@ -150,7 +150,7 @@ export class RoundTransfer {
   }
 
   /**
-   * Sends what is owed with the guest paused, on this connection only, without the bandwidth limit. Rejects when `giveUp` aborts or the
+   * Sends the owed pages with the guest paused, on this connection only, without the bandwidth limit. Rejects when `giveUp` aborts or the
    * link is lost; `settleAbandoned` must be called then.
    */
   async sendPaused(connection: SourceConnection, giveUp: AbortSignal): Promise<SentRound> {
@@ -161,8 +161,8 @@ export class RoundTransfer {
   }
 
   /**
-   * Settles the unfinished round of a stop-and-copy that was given up, with the guest running again: ends it on the connection, or
-   * drops the connection and makes another one, so that no page of the round arrives later. The queue then owes what the destination
+   * Settles the unfinished round of a stop-and-copy that was given up, with the guest running again: ends it on the connection, or drops
+   * the connection and makes another one, so that no page of the round arrives later. The queue then owes the pages that the destination
    * does not have. Resolves with the connection to go on with.
    */
   async settleAbandoned(): Promise<SourceConnection> {
@@ -203,7 +203,7 @@ export class RoundTransfer {
     this.adopt(connection);
   }
 
-  /** Sends what is owed as the next round, with the guest running at the destination. Rejects when the link is lost. */
+  /** Sends the owed pages as the next round, with the guest running at the destination. Rejects when the link is lost. */
   async sendMissing(connection: SourceConnection): Promise<SentRound> {
     this.#begin();
     const sent = await connection.sender.send(this.#round, { limited: true, postcopy: true });
@@ -229,7 +229,7 @@ export class RoundTransfer {
     }
   }
 
-  /** Resolves with the present connection; reconnects first if it is lost. */
+  /** Resolves with the present connection; reconnects first if that one is lost. */
   async connected(): Promise<SourceConnection> {
     for (;;) {
       const { current } = this.#parts.session;
@@ -250,7 +250,10 @@ export class RoundTransfer {
     onChannels(connection);
   }
 
-  /** Resolves with the cause of `error`, which came from using `connection`, if it is a lost link to reconnect after; throws it otherwise. */
+  /**
+   * Resolves with the cause of `error`, which came from using `connection`, if the cause is a lost link after which the source may
+   * reconnect; throws the cause otherwise.
+   */
   async lost(connection: SourceConnection, error: unknown): Promise<GodwitError> {
     const { session, options } = this.#parts;
     session.signal.throwIfAborted();
@@ -264,7 +267,7 @@ export class RoundTransfer {
     return this.#parts.sender.queue;
   }
 
-  /** Sends what devices offer, until it has arrived. Resolves with the milliseconds that the bandwidth limit took. */
+  /** Sends the state that devices yield; resolves when it has arrived, with the milliseconds of waiting for the bandwidth limit. */
   async #offer(cut: AbortSignal): Promise<number> {
     const { devices, options, onStateSent, sender } = this.#parts;
     const { clock } = options;
@@ -272,7 +275,7 @@ export class RoundTransfer {
     await devices.precopy(cut);
     const limitedMs = sender.limit.waitedMs - limitMs;
     const written = devices.writtenBytes - bytes;
-    // What goes on beside the rounds waits for room, and not for the link.
+    // Pieces that go on beside the rounds wait for room at the destination and not for the link, so nothing is learned from them.
     if (written === 0 || devices.flushing) return limitedMs;
     await devices.settle();
     onStateSent(written, devices.linkMs - linkMs, clock.now() - start - limitedMs);
@@ -290,7 +293,7 @@ export class RoundTransfer {
     onStateSent(lastBytes, lastMs, lastMs);
   }
 
-  /** The whole round, or what of it the destination has acknowledged once it was ended early. */
+  /** Sends the whole round; if it is ended early, resolves with the part that the destination has acknowledged. */
   async #sendOrCut({ sender }: SourceConnection, cut: AbortSignal): Promise<SentRound> {
     const round = this.#round;
     try {
@@ -315,7 +318,9 @@ export class RoundTransfer {
     this.#round++;
   }
 
-  /** Reconnects after a lost link. Throws the cause if it was not a lost link, and `DestinationRestarted` if that is so. */
+  /**
+   * Reconnects after a lost link. Throws the cause if it was not a lost link, and `DestinationRestarted` if the destination was restarted.
+   */
   async #reconnect(lost: SourceConnection, error: unknown): Promise<void> {
     const { session, options, emit, setState, devices, onChannels } = this.#parts;
     const { clock, random, reconnectTimeoutMs } = options;
@@ -358,7 +363,7 @@ export class RoundTransfer {
     signal.throwIfAborted();
     if (!restarted) {
       const { deviceSequences, deviceResets } = answer as ResumedFrame;
-      // A link that is lost here is dropped, even if its control stream has not failed yet: the next call reconnects.
+      // A link that is lost during this call is dropped, even if its control stream has not failed yet: the next call reconnects.
       await devices.resume(deviceSequences, deviceResets).catch(async (cause: unknown) => {
         if (signal.aborted || !(connection.signal.aborted || isLost(cause))) throw cause;
         if (!connection.signal.aborted) await connection.drop(await connection.cause(cause));
@@ -370,9 +375,9 @@ export class RoundTransfer {
   }
 
   /**
-   * Goes on after a lost link. In the middle of a round everything that was taken is owed again, except for the pages that the
-   * destination names, each of which must have been taken; nothing else is forgotten. If it has the whole round, what nobody has taken,
-   * since the round was ended early, is still owed.
+   * Goes on after a lost link. In the middle of a round every page that was taken is owed again, except for the pages that the destination
+   * names, each of which must have been taken; no other page is forgotten. If the destination has the whole round, pages that were not
+   * taken because the round was ended early are still owed.
    */
   #resume(connection: SourceConnection, answer: ResumedFrame, received: DirtyBitmaps): void {
     const queue = this.#queue;
@@ -414,7 +419,7 @@ function notOfThisRound(round: number): GodwitError {
   );
 }
 
-/** The error with which the connection is dropped, and with it every page that is still in flight. */
+/** The error with which the connection, and with it every page in flight, is dropped. */
 function unacknowledged(handshakeTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',

@@ -10,8 +10,9 @@ import type { SourceContext } from './source-context.js';
 import { isFinal } from './state.js';
 
 /**
- * Sends the pages that are missing at the destination, where the guest runs, over as many connections as it takes: a lost link is made anew
- * for `reconnectTimeoutMs`, and the destination then names those that it lacks. Resolves, with the guest released, once it lacks none.
+ * Sends the pages that are missing at the destination, where the guest runs, over any number of connections: after a lost link the source
+ * tries for `reconnectTimeoutMs` to reconnect, and the destination then names the pages that it lacks. Resolves, with the guest released,
+ * once the destination lacks none.
  */
 export async function sendMissing(context: SourceContext): Promise<void> {
   const { session, options, ownership, limit, queue, emit } = context;
@@ -32,7 +33,7 @@ export async function sendMissing(context: SourceContext): Promise<void> {
     } catch (error) {
       context.settling.signal.throwIfAborted();
       const reason = connection === undefined ? (error as GodwitError) : await connection.cause(error);
-      // It was asked already, and would say the same again.
+      // The destination was already asked over another connection, and would give the same answer again.
       if (error instanceof NotWhole && owed === 0) throw reason;
       if (!mayRetry(reason, 'after-go') || options.reconnectTimeoutMs === 0) throw reason;
       lostLinks++;
@@ -49,12 +50,12 @@ export async function sendMissing(context: SourceContext): Promise<void> {
         downMs: clock.now() - since,
         restarted: false,
       });
-      // The ownership is settled with it.
+      // The settlement has settled the ownership too.
       if (!incomplete) break;
       enter(context, 'postcopy-active');
     }
   }
-  // The embedder has declared the destination dead in this moment: the guest runs here.
+  // The embedder may have declared the destination dead at this moment: the guest then runs here.
   context.settling.signal.throwIfAborted();
   context.postcopyReport = { pages, ms: clock.now() - start, lostLinks };
   if (ownership.state === 'handedOver') ownership.apply('running');
@@ -72,7 +73,10 @@ async function sendOver(context: SourceContext, connection: SourceConnection): P
   await inTime(abortable(whole, ...over), clock, handshakeTimeoutMs, () => new NotWhole(handshakeTimeoutMs));
 }
 
-/** The destination has acknowledged every page that it had named, and still is not whole: over another connection it says what it lacks. */
+/**
+ * The error for a destination that has acknowledged every page that it had named and still lacks pages: over another connection it names
+ * these.
+ */
 class NotWhole extends GodwitError {
   constructor(handshakeTimeoutMs: number) {
     super(

@@ -3,9 +3,9 @@ import type { PagesByKind } from '../round-record.js';
 /** The pages, bytes and times of a round that was sent. Times are milliseconds of the source's clock. */
 export interface SentRound {
   readonly pages: PagesByKind;
-  /** Guest bytes that these pages stand for. */
+  /** Bytes of guest memory in these pages. */
   readonly rawBytes: number;
-  /** Bytes of these pages on the wire, framing included, device state not. */
+  /** Bytes of these pages on the wire, framing included and device state excluded. */
   readonly wireBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
@@ -14,15 +14,18 @@ export interface SentRound {
   readonly limitMs: number;
   readonly totalMs: number;
   /**
-   * Bytes that went out after the bandwidth limit last made us wait (all, when it never did), and the time from then to
-   * the acknowledgement without scanning: the link by itself, not our limit. `burstWallMs`: with scanning.
+   * Bytes that were sent after the last wait for the bandwidth limit (all bytes, if there was none), and the time from
+   * then to the acknowledgement without scanning: they show the link without the limit. `burstWallMs`: the same time
+   * with scanning.
    */
   readonly burstBytes: number;
   readonly burstMs: number;
   readonly burstWallMs: number;
 }
 
-/** Adds up the parts of a round that took several connections. The burst is that of the last one that carried bytes. */
+/**
+ * Adds up the parts of a round that took several connections. The burst is that of the last part that carried bytes.
+ */
 export function addRounds(before: SentRound | undefined, sent: SentRound): SentRound {
   if (before === undefined) return sent;
   const { pages } = before;
@@ -48,10 +51,10 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
   };
 }
 
-/** What was on the wire in a round, of all streams: pages, device state and control frames. */
+/** Bytes on the wire in a round, of all streams: pages, device state and control frames. */
 export interface WireSpan {
   readonly wireBytes: number;
-  /** Of these: device state. */
+  /** The part that is device state. */
   readonly deviceBytes: number;
 }
 

@@ -14,7 +14,7 @@ import type { SourceContext } from './source-context.js';
 /** How long `settle()` asks when `settleTimeoutMs` is 0. Milliseconds. */
 const SETTLE_MS = 30_000;
 
-/** The destination runs the guest. `incomplete`: pages are missing there, and the connection is one to send them over. */
+/** The destination runs the guest. `incomplete`: pages are missing there, and `connection` is the one over which to send them. */
 export interface Settled extends HandedOver {
   readonly incomplete: boolean;
 }
@@ -54,11 +54,11 @@ export async function settleAfterGo(
 }
 
 /**
- * Asks the destination over new connections, for at most `withinMs`, whether it runs the guest, and sends `go` again if it still
- * waits for it. Resolves when the guest runs there; the connection of that answer is then the current one. Rejects with the reason
+ * Asks the destination over new connections, for at most `withinMs`, whether it runs the guest, and sends `go` again if the destination
+ * still waits for it. Resolves when the guest runs there; the connection of that answer is then the current one. Rejects with the reason
  * why this is not known, or with a contradicting answer of the destination.
  *
- * It never resumes the guest at the source, whatever the answer: docs/switchover.md.
+ * The guest is never resumed at the source here, whatever the answer: docs/switchover.md.
  */
 export async function settle(
   context: SourceContext,
@@ -122,8 +122,8 @@ export function missingInto(memory: GuestMemory, missing: DirtyBitmaps): (frame:
 }
 
 /**
- * Owes what the destination lacks, and nothing else; it goes on with the round that it is in. Returns false in a state that names nothing.
- * Throws `GODWIT_PROTOCOL` for a round in which it cannot be.
+ * Makes exactly the pages owed that the destination lacks, and goes on with the destination's round. Returns false for an answer whose
+ * state names no missing pages. Throws `GODWIT_PROTOCOL` for an impossible round.
  */
 export function owe(
   { queue, rounds }: SourceContext,

@@ -5,8 +5,9 @@ import { askPolicy } from './ask-policy.js';
 import { isForced, pauses } from './attempt-limits.js';
 
 /**
- * Policies that are only asked. Each sees what the policy of the migration sees, and reports once what it would have ended pre-copy with;
- * what it says of the throttle or the bandwidth changes nothing, so that its inputs are those of the migration as it is.
+ * Policies that are only asked. Each gets the same input as the policy of the migration, and reports once the decision with which it
+ * would have ended pre-copy; its decisions on throttle or bandwidth are not carried out, so that its inputs are those of the actual
+ * migration.
  */
 export class ShadowPolicies {
   readonly #policies: Readonly<Record<string, ConvergencePolicy>>;
@@ -19,7 +20,7 @@ export class ShadowPolicies {
     this.#emit = emit;
   }
 
-  /** What each has reported; those that have not decided come with the numbers of when they were last asked. */
+  /** The report of each policy; one that has not decided has the numbers of the moment when it was last asked. */
   get reports(): readonly ShadowReport[] {
     return Object.keys(this.#policies).map(
       (name) =>
@@ -27,7 +28,7 @@ export class ShadowPolicies {
     );
   }
 
-  /** Asks those that have not decided, each with an input of its own. Never throws. */
+  /** Asks the policies that have not decided, each with an input of its own. Never throws. */
   ask(inputOf: () => PolicyInput, cannotThrottle: string): void {
     for (const [name, policy] of Object.entries(this.#policies)) {
       if (this.#reports.has(name)) continue;

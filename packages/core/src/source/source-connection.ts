@@ -30,7 +30,7 @@ import { LocalPageChannel, type PageChannel } from './page-channel.js';
 import { RoundSender } from './round-sender.js';
 import type { RoundSenderParts } from './round-sender-parts.js';
 
-/** Handlers, by type, of frames that are not waited for. */
+/** Handlers, by type, of frames for which no call waits. */
 export type FrameListeners = { readonly [N in FrameName]?: (frame: Extract<Frame, { type: N }>) => void };
 
 export interface SourceConnectionParts {
@@ -40,15 +40,15 @@ export interface SourceConnectionParts {
   readonly phase: () => SourcePhaseName;
   readonly setPhase: (phase: SourcePhaseName) => void;
   readonly listeners: FrameListeners;
-  /** What post-copy needs, where it is offered. */
+  /** The parts for post-copy, where it is offered. */
   readonly postcopy: SourcePostcopy | undefined;
   /** Ends the connection when it aborts, also while it is being made. */
   readonly signal: AbortSignal;
 }
 
-/** What the source knows of post-copy. */
+/** The source's parts for post-copy. */
 export interface SourcePostcopy {
-  /** `AnsweringParts.open`: 1 from when the guest is paused for a switchover by post-copy. */
+  /** `AnsweringParts.open`: 1 from the pause for a switchover by post-copy on. */
   readonly open: Int32Array;
 }
 
@@ -77,7 +77,7 @@ export class SourceConnection extends Connection<'source'> {
   #stage: HelloStage = 'running';
   /** Handles the frames that name pages before `resumed`. */
   #onNamed: ((frame: NamedBefore) => void) | undefined;
-  /** The wait for `whole`, registered with the frame that it may follow at once. */
+  /** The wait for `whole`, registered with the frame after which `whole` may come at once. */
   #whole: Promise<unknown> | undefined;
   /** The wait for `ready`, registered with the answer to a hello in stage `paused`: `ready` may be the next frame. */
   #ready: Promise<ReadyFrame> | undefined;
@@ -105,7 +105,7 @@ export class SourceConnection extends Connection<'source'> {
     this.request = request;
     this.pageTarget = link.pageTarget && (() => link.pageTarget?.() as ThreadRecipe);
     this.#source = parts;
-    // A link with fewer streams than were asked for, a file, has no urgent channel.
+    // A link with fewer streams than requested (a file) has no urgent channel.
     const hasUrgent =
       parts.postcopy !== undefined && link.pageChannels.length === request.pageChannels && request.pageChannels > 0;
     this.attach(link.pageChannels, hasUrgent);
@@ -113,8 +113,8 @@ export class SourceConnection extends Connection<'source'> {
   }
 
   /**
-   * Connects within `connectTimeoutMs`; a link that comes later is closed. Rejects with the connector's error,
-   * `GODWIT_CONNECT_FAILED` or `GODWIT_TIMEOUT`.
+   * Connects within `connectTimeoutMs`; a link that is made later is closed. Rejects with the connector's error, `GODWIT_CONNECT_FAILED`
+   * or `GODWIT_TIMEOUT`.
    */
   static async connect(request: LinkRequest, parts: SourceConnectionParts): Promise<SourceConnection> {
     const { connector, options, signal } = parts;
@@ -142,7 +142,7 @@ export class SourceConnection extends Connection<'source'> {
     }
   }
 
-  /** Resolves once the destination says that no page is missing there; undefined while none can be. */
+  /** Resolves once the destination says that no page is missing there; undefined while none can be missing. */
   get whole(): Promise<unknown> | undefined {
     return this.#whole;
   }
@@ -163,7 +163,7 @@ export class SourceConnection extends Connection<'source'> {
     return this.#sender;
   }
 
-  /** Sends our hello and resolves with the destination's answer; rejects with `GODWIT_TIMEOUT` after `handshakeTimeoutMs`. */
+  /** Sends the hello and resolves with the destination's answer; rejects with `GODWIT_TIMEOUT` after `handshakeTimeoutMs`. */
   async greet(
     hello: HelloFrame,
     onNamed: (frame: NamedBefore) => void = nothingReceived,
@@ -183,13 +183,13 @@ export class SourceConnection extends Connection<'source'> {
   }
 
   /**
-   * Makes the page channels, without any state of an earlier connection's, and the sender of rounds over them. `features`: those of the
+   * Makes the page channels, without any state of an earlier connection, and the sender of rounds over them. `features`: those of the
    * destination's `welcome`.
    */
   begin(windows: MemoryWindows, parts: SenderParts, features: readonly string[]): void {
     const { encodings, options } = this.#source;
     const { clock } = options;
-    // Of a guest that is paused for good no page is re-armed: its trackers may have been stopped.
+    // No page of a guest that is paused for good is re-armed, since its trackers may have been stopped.
     const { tracker } = this.#isOpen ? { tracker: NEVER_REARMED } : parts;
     encodings.connectionBegins();
     const streams: readonly PageStream[] = this.#pages.length > 0 ? this.#pages : [this.control];
@@ -250,7 +250,10 @@ export class SourceConnection extends Connection<'source'> {
     return this.#deviceChannels;
   }
 
-  /** Resolves when these pieces of device state have arrived; over the control stream alone a ping does. Rejects with the connection. */
+  /**
+   * Resolves when these pieces of device state have arrived; over the control stream alone the answer to a ping shows this. Rejects when
+   * the connection ends.
+   */
   async arrived(attempt: number, deviceSequences: readonly number[]): Promise<void> {
     if (this.#deviceChannels === undefined) {
       await this.ping();
@@ -266,14 +269,14 @@ export class SourceConnection extends Connection<'source'> {
   get carriedBytes(): number {
     let bytes = this.bytesWritten + this.#inFlight;
     const streams = this.#pages.length > 0 ? this.#pages : [this.control];
-    // What a channel counts on top of its stream is being written.
+    // The bytes that a channel counts beyond those of its stream are being written.
     for (const [index, channel] of this.#channels.entries()) {
       bytes += channel.wireBytes - (streams[index]?.bytesWritten ?? 0);
     }
     return bytes;
   }
 
-  /** As that of every connection; counts the payload while it is being written. */
+  /** Writes a frame, and counts its payload while it is being written. */
   override write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     const writing = super.write(frame, payload);
     const bytes = payload?.reduce((sum, { byteLength }) => sum + byteLength, 0) ?? 0;
@@ -286,7 +289,7 @@ export class SourceConnection extends Connection<'source'> {
     return writing;
   }
 
-  /** Resolves when nothing borrows guest memory; a page channel that still does is waited for at most `CLOSING_MS`. */
+  /** Resolves when nothing borrows guest memory; waits for at most `CLOSING_MS` for a page channel that still does. */
   override async idle(): Promise<void> {
     await super.idle();
     if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), this.#source.options.clock, CLOSING_MS);
@@ -297,7 +300,7 @@ export class SourceConnection extends Connection<'source'> {
     if (payloadBytes > 0) {
       throw new GodwitError('GODWIT_PROTOCOL', `the destination sent a "${type}" frame, which only a source sends`);
     }
-    // The phase changes in this tick: the next frame may be legal only in the phase that this answer leads to.
+    // The phase changes in this tick: the next frame may be legal only in the phase to which this answer leads.
     if (type === 'welcome' || type === 'resumed') {
       this.#source.setPhase(PHASE_AFTER[this.#stage]);
       if (this.#stage === 'paused' && type === 'resumed' && frame.state === 'loading')
@@ -332,7 +335,7 @@ export class SourceConnection extends Connection<'source'> {
     throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${type}" though nothing was asked of it`);
   }
 
-  /** The guest is paused for a switchover by post-copy, or runs at the destination. */
+  /** Whether the guest is paused for a switchover by post-copy, or runs at the destination. */
   get #isOpen(): boolean {
     const { postcopy } = this.#source;
     return postcopy !== undefined && Atomics.load(postcopy.open, 0) === 1;
@@ -360,7 +363,7 @@ export class SourceConnection extends Connection<'source'> {
   }
 }
 
-/** In the place of trackers that are not used any more. */
+/** Takes the place of trackers that are not used any more. */
 const NEVER_REARMED: SenderParts['tracker'] = { rearmRecipes: [], rearmPages: () => {}, lost: () => {} };
 
 function nothingReceived(frame: NamedBefore): void {

@@ -49,21 +49,21 @@ export interface PrecopyRound {
 export interface SourcePhases {
   preCopy(givenUp?: GivenUp): SourcePhase;
   stopAndCopy(last: PrecopyRound, connection: SourceConnection): SourcePhase;
-  /** `giveUp` gives up the stop-and-copy; it resolves with what pre-copy goes on with. */
+  /** `giveUp` gives up the stop-and-copy; it resolves with the values with which pre-copy goes on. */
   handOver(
     connection: SourceConnection,
     record: RoundRecord,
     times: PausedTimes,
     giveUp: (reason: GodwitError) => Promise<GivenUp>,
   ): SourcePhase;
-  /** The guest runs at the destination, where pages are missing. */
+  /** Makes the phase in which the guest runs at the destination and pages are missing there. */
   postCopy(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
-  /** `target`: where the pages of a background snapshot go. */
+  /** `target`: the recipe of the target to which the pages of a background snapshot are written. */
   background(connection: SourceConnection, target: ThreadRecipe): SourcePhase;
   release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
 }
 
-/** What an estimate has to say for a migration to be refused or admitted; `Estimate` has it. */
+/** The fields of an estimate by which a migration is refused or admitted; `Estimate` has them. */
 export interface Forecast {
   readonly converges: boolean;
   readonly totalMs: { readonly expected: number };
@@ -71,7 +71,7 @@ export interface Forecast {
   readonly reason: string | undefined;
 }
 
-/** Makes a forecast of this migration from what was seen of its guest and its link. */
+/** Makes a forecast of this migration from measurements of its guest and its link. */
 export type Forecaster = (
   sample: GuestSample,
   devices: readonly { readonly id: string; readonly bytes: number }[],
@@ -108,7 +108,7 @@ export interface SourceContext {
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */
   readonly requests: EmbedderRequests;
-  /** `undefined` when all dirty pages go out in each round. */
+  /** `undefined` when each round sends all dirty pages. */
   hotPages: HotPages | undefined;
   /** Replaced when the destination was restarted. */
   harvester: Harvester;
@@ -116,19 +116,19 @@ export interface SourceContext {
   settling: AbortController;
   /** True once the authority has granted the transfer: from then on only the destination is asked. */
   transferred: boolean;
-  /** Where post-copy is offered. */
+  /** The source's parts for post-copy; `undefined` where it is not offered. */
   readonly postcopy: SourcePostcopy | undefined;
   /** Whether the destination has agreed to post-copy, so that a policy may decide it. */
   readonly postcopyAgreed: boolean;
-  /** The switchover that is under way, or has happened, is one by post-copy. */
+  /** True when the switchover that is under way, or has happened, is one by post-copy. */
   byPostcopy: boolean;
-  /** Pages that the destination was told of. */
+  /** The number of missing pages of which the destination was told. */
   missingPages: number;
   /** Pages that were missing when the guest began to run at the destination, and how long it has taken until none was. */
   postcopyReport: PostcopyReport | undefined;
-  /** A background snapshot: whether its moment is over, and the bytes that were written beside the streams. */
+  /** Of a background snapshot: whether its memory was frozen, and the bytes that were written beside the streams. */
   readonly background: { frozen: boolean; bytes: number };
-  /** When the guest was paused for the switchover, in milliseconds of the clock. */
+  /** The time at which the guest was paused for the switchover, in milliseconds of the clock. */
   pausedAt: number;
   /** Forecasts this migration, for `refuseAbove`. */
   readonly forecast: Forecaster | undefined;

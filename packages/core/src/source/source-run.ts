@@ -64,7 +64,9 @@ export interface SourceControls {
 /** How often the engine checks whether the guest has ended by itself. Milliseconds. */
 const CHECK_MS = 100;
 
-/** The link is measured for device state of at least so many bytes: less takes no time that matters, over any link. */
+/**
+ * The link is measured when there are at least this many bytes of device state: the time of fewer does not matter over any link.
+ */
 const MEASURED_FROM_BYTES = 256 * 1024;
 
 /** The phases after `SetUp`. */
@@ -100,7 +102,7 @@ export class SourceRun {
     }
   }
 
-  /** However the migration has ended, the guest is throttled no more: as soon as the VM may be called. */
+  /** Sets the throttle to 0 however the migration has ended, as soon as the VM may be called. */
   #letGoOfGuest(): void {
     const { throttle, guest, claim } = this.context;
     throttle.end();
@@ -111,7 +113,10 @@ export class SourceRun {
     );
   }
 
-  /** In `unknown`: asks the authority, if it has not answered, and then the destination again. Rejects when that is no answer. */
+  /**
+   * In the state `unknown`, asks the authority, if it has not answered, and then the destination again. Rejects without an
+   * answer.
+   */
   async settleAgain(): Promise<void> {
     const { context } = this;
     const { ownership, session } = context;
@@ -155,7 +160,7 @@ export class SourceRun {
     if (context.transferred) checkNothingShared(vm.memory, 'recover()');
     const { clock, authority, switchoverTimeoutMs } = options;
     const transfer = transferOf(context);
-    // A transfer without an answer may still be granted later: it is withdrawn first.
+    // A transfer without an answer may still be granted later, so it is withdrawn first.
     const asking = context.transferred
       ? authority.mayRun(transfer, 'source')
       : authority.withdraw(transfer).then((answer) => answer === 'withdrawn' && authority.mayRun(transfer, 'source'));
@@ -213,7 +218,7 @@ export class SourceRun {
     try {
       for (;;) {
         await options.clock.sleep(CHECK_MS, over);
-        // What a background snapshot is of is over: how the guest goes on does not matter to it.
+        // Once its memory is frozen, a background snapshot does not depend on the guest any more.
         if (ownership.state === 'running' && !background.frozen) guest.checkAlive();
       }
     } catch (error) {
@@ -332,7 +337,7 @@ function makeContext(
     rehearsal: new PauseRehearsal({ vm, clock, claim, emit, learn: (ms) => model.rehearsed(ms) }),
     records: [],
     requests: new EmbedderRequests(),
-    // With encodings a page that is sent again is small, and only what was sent tells what it costs.
+    // With encodings a page that is sent again is small, and the cost of a page is known only after it was sent.
     hotPages: options.hotPagesLast && options.encodings.length === 0 ? new HotPages(memory) : undefined,
     harvester: new Harvester(memory, queue, tracker, clock),
     settling: new AbortController(),
@@ -340,7 +345,7 @@ function makeContext(
     postcopy,
     get postcopyAgreed() {
       const { current } = session;
-      // What was agreed on holds while the link is lost, too.
+      // The agreement on post-copy also holds while the link is lost.
       return postcopy !== undefined && rounds.hasStarted && (current === undefined || current.urgent !== undefined);
     },
     background,
@@ -363,7 +368,7 @@ function makeContext(
   return context;
 }
 
-/** A word that other threads can see, where there is such a thing. */
+/** Makes a word that other threads can see, where `SharedArrayBuffer` exists. */
 function sharedWord(): ArrayBufferLike {
   return typeof SharedArrayBuffer === 'undefined' ? new ArrayBuffer(4) : new SharedArrayBuffer(4);
 }

@@ -39,15 +39,15 @@ const RETRY_STAGES: Readonly<Record<HelloStage, RetryStage>> = {
   dryRun: 'connecting',
 };
 
-/** A connection, and the destination's answer to our hello on it. */
+/** A connection, and the destination's answer to the hello on it. */
 export interface Greeted<Answer = WelcomeFrame | ResumedFrame> {
   readonly connection: SourceConnection;
   readonly answer: Answer;
 }
 
 /**
- * All connections of a migration at its source, over its whole life: one at a time, numbered from 1. It also keeps the first cause
- * of the end.
+ * All connections of a migration at its source, over its whole life: one at a time, numbered from 1. The session also keeps the first
+ * cause of the end.
  */
 export class SourceSession {
   /** The source's phase, which decides the legal frames. */
@@ -63,7 +63,7 @@ export class SourceSession {
   #current: SourceConnection | undefined;
   /** Bytes written on connections that are over. */
   #pastBytes = 0;
-  /** Of these, the bytes of answers to requests for pages. */
+  /** The part of these bytes that were answers to requests for pages. */
   #pastAnswers = 0;
   /** Connections that are being dropped: their counts are not final. */
   readonly #ending = new Set<SourceConnection>();
@@ -90,13 +90,13 @@ export class SourceSession {
     return bytes;
   }
 
-  /** The same, and the payload that is being written. */
+  /** `wireBytes` and the payload that is being written. */
   get carriedBytes(): number {
     const current = this.#current;
     return this.wireBytes + (current === undefined ? 0 : current.carriedBytes - current.bytesWritten);
   }
 
-  /** What a bandwidth limit counts: `carriedBytes` without the answers to requests for pages, since somebody waits for these. */
+  /** The bytes that a bandwidth limit counts: `carriedBytes` without the answers to requests for pages, for which a vCPU waits. */
   get limitedBytes(): number {
     let answers = this.#pastAnswers + answered(this.#current);
     for (const connection of this.#ending) answers += answered(connection);
@@ -160,7 +160,7 @@ export class SourceSession {
    * missing). The connection ends when `signal` aborts.
    */
   ask(stage: 'handedOver' | 'kept', signal: AbortSignal, onNamed?: (frame: NamedBefore) => void): Promise<Greeted> {
-    // What the destination has of an unfinished round is of no concern any more.
+    // The pages of an unfinished round that the destination has do not matter any more.
     return this.#connect(stage, onNamed === undefined ? 0 : this.#streams, signal, signal, onNamed ?? (() => {}));
   }
 
@@ -194,8 +194,8 @@ export class SourceSession {
   }
 
   /**
-   * Tells the destination over a new connection that the guest stays at the source: it may be waiting for `go`. Tries for `withinMs`
-   * at most. Never rejects.
+   * Tells the destination, which may be waiting for `go`, over a new connection that the guest stays at the source. Tries for at most
+   * `withinMs`. Never rejects.
    */
   async tellKept(error: GodwitError, withinMs: number): Promise<void> {
     const { clock, random } = this.#parts.options;
@@ -222,14 +222,14 @@ export class SourceSession {
         },
       );
     } catch {
-      // The destination could not be told: the incoming migration has to be cancelled there.
+      // When the destination could not be told, the incoming migration has to be cancelled there.
       await this.drop(error);
     }
   }
 
   /**
-   * Connects and sends the hello. A connection that fails before its answer is closed. `attempt` ends the making of the connection,
-   * `over` (default: the end of the migration) the connection too.
+   * Connects and sends the hello. A connection that fails before its answer is closed. An abort of `attempt` ends the attempt to connect,
+   * an abort of `over` (default: the end of the migration) also the connection.
    */
   async #connect(
     stage: HelloStage,
@@ -283,8 +283,8 @@ export class SourceSession {
         return { connection, answer };
       } catch (error) {
         const reason = await connection.cause(error);
-        // The peer is told an error that is final, and any error of a first connection, of which it knows nothing yet. A later
-        // connection that is made again is dropped at once, to lose no time.
+        // The peer is told a final error, and any error of a first connection, since it does not know the migration yet. A later
+        // connection that will be made again is dropped at once, to lose no time.
         const retry = mayRetry(reason, this.welcomed ? RETRY_STAGES[stage] : 'connecting');
         if (!reason.remote && !isLost(reason) && (!retry || !this.welcomed)) await connection.close(reason, retry);
         await this.drop(reason);

@@ -4,8 +4,8 @@ import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Harvest } from './harvester.js';
 
 /**
- * Checks that the last harvest before the hand-over is empty. Throws `GODWIT_TRACKER_FAILED` when a tracker failed, so that this is
- * not known, and `GODWIT_VM_FAILED` when a page was written after the guest was paused and its devices saved.
+ * Checks that the last harvest before the hand-over is empty. Throws `GODWIT_TRACKER_FAILED` when a tracker failed, so that the
+ * harvest proves nothing, and `GODWIT_VM_FAILED` when a page was written after the guest was paused and its devices were saved.
  */
 export function stillAsSaved(vm: MigratableVm, tracker: TrackerUnion, after: Harvest): void {
   if (tracker.failed) {

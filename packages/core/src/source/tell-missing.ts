@@ -7,15 +7,16 @@ import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 
 /**
- * Tells the destination, with the guest still running here, which pages are owed now: most of those that will be missing there. It gives
- * up what it has of them before the guest is paused. A failure is left to the next step, which uses the same connection.
+ * Tells the destination, with the guest still running here, which pages are owed now: most of those that will be missing there. The
+ * destination gives up what it has of these pages before the guest is paused. A failure is left to the next step, which uses the same
+ * connection.
  */
 export async function announceMissing(context: SourceContext, connection: SourceConnection): Promise<void> {
   try {
     await tellMissing(context, connection, context.queue.owed);
     await connection.ping();
   } catch {
-    // The link is lost, or the migration over.
+    // The link is lost, or the migration is over.
   }
 }
 
@@ -33,7 +34,7 @@ export async function tellMissing(
   }
 }
 
-/** The last pages were told: from now on the destination may ask for pages, if there is one that is missing there. */
+/** Opens the urgent channel to requests, once the last missing pages were named; it stays closed if none is missing. */
 export function openToRequests(context: SourceContext): void {
   const { queue, postcopy } = context;
   context.missingPages = queue.count();
@@ -41,7 +42,7 @@ export function openToRequests(context: SourceContext): void {
   if (context.byPostcopy && postcopy !== undefined) Atomics.store(postcopy.open, 0, 1);
 }
 
-/** The pages that the destination was told, or has fetched already. */
+/** The pages of which the destination was told, or which it has fetched already. */
 export function accountedFor({ queue, vm }: SourceContext): DirtyBitmaps {
   const pages = new DirtyBitmaps(vm.memory);
   pages.or(queue.owed);
@@ -50,14 +51,17 @@ export function accountedFor({ queue, vm }: SourceContext): DirtyBitmaps {
 }
 
 /**
- * Whether the destination can hold the state that the devices say they have: by post-copy none is loaded before all of it has come, since a
+ * Whether the destination can hold the state that the devices report: by post-copy no state is loaded before all of it has come, since a
  * device that loads must find every page that was sent.
  */
 export function stateFits({ devices, rounds }: SourceContext): boolean {
   return devices.reports.outlook.bytes <= rounds.welcome.maximumDeviceState;
 }
 
-/** A device would load before the destination knows which pages are missing, and could read zeros in their place. */
+/**
+ * The error for more device state than the destination holds: a device would load before the destination knows which pages are missing, and
+ * could read zeros in their place.
+ */
 export function tooMuchState(maximumBytes: number): GodwitError {
   return new GodwitError(
     'GODWIT_LIMIT_EXCEEDED',

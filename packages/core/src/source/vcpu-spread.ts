@@ -1,15 +1,15 @@
-/** Most of its time for which a vCPU is held back. */
+/** The largest share of its time for which a vCPU is held back. */
 export const MOST_THROTTLE = 0.99;
 
-/** A sample of a shorter time says little. Milliseconds. */
+/** Samples of a shorter time are not used, since they show little. Milliseconds. */
 const LEAST_SAMPLE_MS = 20;
 
-/** How much a new sample weighs against what was known. */
+/** The weight of a new sample; the earlier rates have the rest. */
 const NEW = 0.5;
 
 /**
- * Spreads a throttle over vCPUs by what each of them writes: all are held to one rate of writes, so that those below it run at full
- * speed. Together they then write as much less as with the same throttle for all.
+ * Spreads a throttle over vCPUs by their writes: all are limited to one rate of writes, so that vCPUs below that rate run at full
+ * speed. Together they write as much less as with one throttle for all.
  */
 export class VcpuSpread {
   #at: number;
@@ -21,7 +21,9 @@ export class VcpuSpread {
     this.#at = now;
   }
 
-  /** Takes in what each vCPU has written since the last sample, held back for the share of time that `held` says. */
+  /**
+   * Takes the writes of each vCPU since the last sample, during which it was held back for the share of time that `held` returns.
+   */
   sample(now: number, writes: readonly number[], held: (vcpu: number) => number): void {
     const ms = now - this.#at;
     if (ms < LEAST_SAMPLE_MS) return;
@@ -40,7 +42,7 @@ export class VcpuSpread {
   }
 }
 
-/** Finds the rate to which all are held, so that the sum falls by `fraction`. */
+/** Finds the rate to which all vCPUs are limited, so that the sum of their rates falls by `fraction`. */
 export function spread(fraction: number, rates: readonly number[]): readonly number[] {
   let left = rates.reduce((sum, rate) => sum + rate, 0) * (1 - fraction);
   if (left === 0) return rates.map(() => fraction);

@@ -54,7 +54,7 @@ async function compare(
   );
 }
 
-/** What the trackers say that they cannot see, for the message; empty when they say nothing. */
+/** The blind spots of the trackers, for the message; empty when they have none. */
 function unseen({ trackers }: SourceContext['vm']): string {
   const said = trackers.flatMap(({ name, blindSpots }) => (blindSpots === undefined ? [] : [`${name}: ${blindSpots}`]));
   return said.length === 0 ? '' : `. Not seen by ${said.join('; by ')}`;

@@ -1,33 +1,32 @@
-/** The rate is that of about this time, in milliseconds. */
+/** The time over which the rate is measured, approximately. Milliseconds. */
 const WINDOW_MS = 1000;
 
 /** Writes within this time of each other count as one: a second then has a hundred at most. */
 const SLICE_MS = 10;
 
-/** Writes that the rate is told from at least, where there are so few in the window. */
+/** The fewest writes from which the rate is computed, also where the window has fewer. */
 const LEAST_WRITES = 3;
 
 /** Writes from before this time are forgotten, in milliseconds. */
 const MEMORY_MS = 10_000;
 
-/** A pause that is longer than this many of the longest ones in the window is no pause between two writes. */
+/** Writing has stopped when nothing was written for longer than this many times the longest pause in the window. */
 const PAUSE_FACTOR = 1.5;
 
 interface Write {
   readonly at: number;
-  /** Bytes that had been written by then. */
+  /** Bytes that had been written at `at`. */
   readonly bytes: number;
 }
 
 /**
  * The rate at which bytes go out, measured from write to write. Bytes in a fixed time would jump with each burst of a bandwidth limit, or
- * with each batch on a slow link; from the beginning of one burst to that of another there are whole bursts with the pauses that pay
- * for them.
+ * with each batch on a slow link; between the beginnings of two bursts there are only whole bursts, with the pauses after them.
  */
 export class WireRate {
   readonly #writes: Write[] = [];
 
-  /** Notes that a write begins, `bytes` having been written before. Costs nothing but for the first one in 10 ms. */
+  /** Notes that a write begins, `bytes` having been written before. Only the first call in 10 ms takes any time. */
   note(now: number, bytes: number): void {
     const last = this.#writes.at(-1);
     if (last !== undefined && now - last.at < SLICE_MS) return;
@@ -35,7 +34,7 @@ export class WireRate {
     if (now - (this.#writes[0] as Write).at > 2 * MEMORY_MS) this.#forget(now);
   }
 
-  /** Bytes per second now, `bytes` having been written so far. */
+  /** The present bytes per second, after `bytes` bytes were written. */
   at(now: number, bytes: number): number {
     this.#forget(now);
     const writes = this.#writes;
@@ -52,14 +51,14 @@ export class WireRate {
       longestMs = Math.max(longestMs, (writes[i] as Write).at - (writes[i - 1] as Write).at);
     }
     const quietMs = now - last.at;
-    // Frames that are no pages and no device state are not noted: here is where they are seen.
+    // Writes of frames other than pages and device state are not noted elsewhere, and are noted here.
     if (quietMs > Math.max(WINDOW_MS, PAUSE_FACTOR * longestMs) && bytes > last.bytes) this.note(now, bytes);
     if (quietMs > Math.max(WINDOW_MS, 2 * PAUSE_FACTOR * longestMs)) return perSecond(bytes - last.bytes, quietMs);
     const first = writes[from] as Write;
     if (last.at > first.at && quietMs <= PAUSE_FACTOR * longestMs) {
       return perSecond(last.bytes - first.bytes, last.at - first.at);
     }
-    // A single write shows no rate: it counts as all of a window.
+    // A single write shows no rate, so its bytes count over a whole window.
     return perSecond(bytes - first.bytes, last.at > first.at ? now - first.at : Math.max(now - first.at, WINDOW_MS));
   }
 

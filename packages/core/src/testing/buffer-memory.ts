@@ -67,7 +67,7 @@ export class BufferMemory implements GuestMemory {
     });
   }
 
-  /** Writes guest memory; its pages become populated. No tracker is told: see `SoftwareTracker.mark`. */
+  /** Writes guest memory; its pages become populated. Trackers do not notice this write: see `SoftwareTracker.mark`. */
   write(blockIndex: number, offset: number, data: Uint8Array): void {
     const block = this.blocks[blockIndex];
     if (block === undefined) throw new RangeError(`no block ${blockIndex}`);

@@ -4,7 +4,7 @@ import type { EncodingFixture, EncodingVector } from './encoding-fixture.js';
 
 /** Both ends of an encoding on one page channel, as the engine uses them. */
 export interface EncodingEnds {
-  /** `undefined` where the pages are sent as they are. */
+  /** Resolves with `undefined` where the pages are sent as they are. */
   encode(pages: Uint8Array, which: PagesOfBatch): Promise<Uint8Array | undefined>;
   decode(bytes: Uint8Array, which: PagesOfBatch): Promise<Uint8Array>;
 }
@@ -43,8 +43,8 @@ export function batchOf(pageSize: number, first: number, bytes: number): PagesOf
 }
 
 /**
- * Writes down what an encoding makes of batches of consecutive pages, as a vector for `EncodingFixture.vectors`: kept in a file, it
- * shows that later versions decode what this one has sent.
+ * Records the output of an encoding for batches of consecutive pages, as a vector for `EncodingFixture.vectors`: a vector that is
+ * kept in a file shows that later versions decode what this one has sent.
  *
  * @example
  * writeFileSync('vectors.json', JSON.stringify([await vectorOf('two alike', dedupe(), 64, [new Uint8Array(128).fill(7)])]));
@@ -68,7 +68,7 @@ export async function vectorOf(
   return { name, pageSize, pieces };
 }
 
-/** The vector's pieces that a fresh decoder does not decode to their pages, in words; none if all is well. */
+/** The vector's pieces that a fresh decoder does not decode to their pages, in words; none if all decode correctly. */
 export async function wrongPieces(fixture: EncodingFixture, vector: EncodingVector): Promise<string[]> {
   const { decode } = endsOf(fixture.make(), fixture.make());
   const wrong: string[] = [];

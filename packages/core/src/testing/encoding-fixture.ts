@@ -15,15 +15,15 @@ export interface EncodingFixture {
   /** Bytes of a page. Default 4096. */
   readonly pageSize?: number;
   /**
-   * Contents that the encoding is for, some whole pages: it must make them smaller, and is tried on them besides the suite's own.
-   * Default: pages of the suite that repeat, nearly repeat, have text, and have few bytes.
+   * Some whole pages of the kind for which the encoding is made: it must make them smaller, and is tested with them besides the
+   * suite's own pages. Default: pages of the suite that repeat, nearly repeat, have text, and have few bytes.
    */
   readonly sample?: Uint8Array;
-  /** Pieces that must be decoded for ever: what an older version has sent. `vectorOf` makes one. */
+  /** Pieces that an older version has sent, and that every later version must decode. `vectorOf` makes one. */
   readonly vectors?: readonly EncodingVector[];
 }
 
-/** What one encoder made of some batches, in order, in hex. A fresh decoder must give back the pages. */
+/** The output of one encoder for some batches, in order, in hex. A fresh decoder must give back the pages. */
 export interface EncodingVector {
   readonly name: string;
   readonly pageSize: number;

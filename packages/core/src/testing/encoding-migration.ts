@@ -12,16 +12,16 @@ const PAGES = 512;
 /** Rounds with the guest running. */
 const ROUNDS = 5;
 
-/** How the guest is moved. */
+/** The way in which the guest is moved. */
 export interface EncodedMove {
   readonly pageChannels: number;
-  /** The link is lost while encoded pages are on their way, and made anew. */
+  /** Whether the link is lost while encoded pages are in flight, and made anew. */
   readonly cut: boolean;
-  /** Half of the rounds go before the guest; it then runs at the destination, and what it has written follows. */
+  /** Whether the guest is moved by post-copy after half of the rounds, so that the pages that it has written follow. */
   readonly postcopy: boolean;
 }
 
-/** Moves a guest that writes meanwhile with the encoding. Returns what went wrong, in words. */
+/** Moves a guest, which writes meanwhile, with the encoding. Returns the failures, in words. */
 export async function migrateEncoded(
   fixture: EncodingFixture,
   pageSize: number,
@@ -35,7 +35,7 @@ export async function migrateEncoded(
     source.write(0, at, contents.subarray(0, PAGES * pageSize - at));
   }
   let frames = 0;
-  // By post-copy those count that follow the guest.
+  // By post-copy only the pages that follow the guest count.
   let counting = !postcopy;
   // The pages that follow may be so few that they fit into one frame.
   const enough = postcopy ? 1 : 2;
@@ -68,7 +68,8 @@ export async function migrateEncoded(
   migration.subscribe({
     next({ type }) {
       if (!source.running || type !== 'round') return;
-      // Pages that are rewritten a little, and pages that come again somewhere else: by post-copy only these, of which deltas know nothing.
+      // The guest rewrites a few bytes of some pages, and copies pages to other places; by post-copy it only copies, since deltas do not
+      // help with copies.
       for (let page = turn++ % 3; page < PAGES; page += 3) {
         if (!postcopy) source.write(0, page * pageSize + ((page * 97) % (pageSize - 4)), Uint8Array.of(page, turn, 7));
         const from = ((page * 31) % Math.max(1, contents.length / pageSize)) * pageSize;

@@ -13,8 +13,8 @@ const LARGEST_BATCH = 4 * 2 ** 20;
 const PAGES = 16;
 
 /**
- * The guarantees of `Compression` and `StreamEncoding`, as tests that every encoding must pass: that it gives back what it was given,
- * that its channels are apart from each other, that damaged bytes do no harm, and that a guest moves with it over a link that is lost.
+ * The guarantees of `Compression` and `StreamEncoding`, as tests that every encoding must pass: decoding gives back the encoded pages,
+ * channels do not influence each other, damaged bytes do no harm, and a guest moves with the encoding over a link that is lost.
  *
  * @example
  * import { describe, test } from 'node:test';
@@ -80,7 +80,7 @@ export function encodingSuite(name: string, { describe, test }: SuiteRunner, fix
         const which = batchOf(pageSize, 0, pages.length);
         const bytes = await ends.encode(memory, which);
         check(same(memory, pages), '`encode` does not write to the pages');
-        // The guest writes on.
+        // The guest goes on writing.
         memory.fill(0xa5);
         if (bytes !== undefined) check(same(await ends.decode(bytes, which), pages), 'nothing is read after `encode`');
       }
@@ -109,7 +109,7 @@ export function encodingSuite(name: string, { describe, test }: SuiteRunner, fix
         for (const [channel, ends] of channels.entries()) {
           await checkRoundTrip(ends, batches(1, 500 + channel * 7 + i), pageSize);
         }
-        // A connection is lost: its encoder and decoder are used no more.
+        // This stands for a lost connection, whose encoder and decoder are not used any more.
         if (i % 4 === 3) channels[i % 3] = endsOf(near, far);
       }
     });
@@ -139,7 +139,7 @@ export function encodingSuite(name: string, { describe, test }: SuiteRunner, fix
         const second = await encode(pages.slice(), which);
         if (first !== undefined && i % 3 > 0) await decode(first, which);
         await survives(decode, damaged(second ?? first ?? pages, random, i), which);
-        // A batch of fewer pages than the bytes have, and of more.
+        // The bytes are decoded as batches of fewer pages than they have, and of more.
         const bytes = (second ?? first ?? pages).slice();
         await survives(decode, bytes, batchOf(pageSize, 0, i % 2 === 0 ? pageSize : 2 * pages.length));
       }
@@ -170,7 +170,9 @@ export function encodingSuite(name: string, { describe, test }: SuiteRunner, fix
   });
 }
 
-/** Encodes and decodes batches in order; returns the bytes that they take. Throws where what comes out is not what went in. */
+/**
+ * Encodes and decodes batches in order; returns the bytes that they take. Throws when the decoded pages differ from the encoded ones.
+ */
 async function checkRoundTrip(
   { encode, decode }: EncodingEnds,
   batches: readonly Uint8Array[],

@@ -62,12 +62,12 @@ export class FaultyTracker implements DirtyTracker {
     }
   }
 
-  /** How often it was harvested. */
+  /** The number of harvests. */
   get harvests(): number {
     return this.#harvests;
   }
 
-  /** Starts it, or fails as planned. */
+  /** Starts the tracker, or fails as configured. */
   async start(): Promise<void> {
     if (this.#faults.failStart) throw new Error('start failed on purpose');
     await this.#inner.start();

@@ -19,7 +19,7 @@ export type FrameTap = (
   channel: number,
 ) => { frame: Frame; payload: Uint8Array | undefined } | undefined;
 
-/** How a `memoryLink` behaves, and who sees its frames. */
+/** The behaviour of a `memoryLink`, and callbacks for its frames. */
 export interface MemoryLinkOptions {
   /** Frames that a direction holds before its writer waits. Default 4. */
   readonly capacity?: number;
@@ -55,7 +55,7 @@ export interface MemoryLink {
 class MemoryFrameStream implements FrameStream {
   bytesWritten = 0;
   bytesRead = 0;
-  /** Checksums are only claimed: frames are not turned into bytes, so that they cannot be garbled. */
+  /** The streams say that they have checksums but need none: frames are not turned into bytes, so that they cannot be garbled. */
   readonly checksums: boolean;
   readonly #out: FrameQueue;
   readonly #in: FrameQueue;
@@ -67,7 +67,7 @@ class MemoryFrameStream implements FrameStream {
   /** The previous write: frames keep the order of the calls. */
   #last: Promise<void> = Promise.resolve();
   #delivered: Promise<void> = Promise.resolve();
-  /** Aborts when the stream is dropped: what it has not carried yet takes no time any more. */
+  /** Aborts when the stream is dropped: frames that it has not carried yet take no more time. */
   readonly #dropped = new AbortController();
 
   constructor(
@@ -124,7 +124,7 @@ class MemoryFrameStream implements FrameStream {
   }
 
   async readPayload(into: readonly Uint8Array[]): Promise<void> {
-    // As with a socket: some bytes have come, the others come later, and none after the stream was dropped.
+    // As with a socket, the first bytes are there at once, the others come later, and none comes after the stream was dropped.
     const payload = this.#payload ?? new Uint8Array();
     const here = Math.floor(payload.byteLength / 2) + 1;
     this.#in.throwIfFailed();
@@ -152,7 +152,7 @@ class MemoryFrameStream implements FrameStream {
 
   abort(reason: GodwitError): void {
     const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
-    // Both directions have ended: the peer still reads what was sent.
+    // When both directions have ended, the peer must still read what was sent.
     if (this.#in.ended && this.#out.ended) return;
     this.#dropped.abort(reason);
     this.#in.fail({ reader: reason, writer: lost });
@@ -161,7 +161,7 @@ class MemoryFrameStream implements FrameStream {
 }
 
 /**
- * Makes a connector and a listener in one process that pass frames without turning them into bytes: for tests of the engine, and of
+ * Makes a connector and a listener in one process that pass frames without turning them into bytes: for tests of the engine and of
  * embedders' code. Payloads are copied once. With a clock and a rate it simulates a network.
  *
  * @example

@@ -14,7 +14,7 @@ export class MemoryWire {
     this.latencyMs = latencyMs;
   }
 
-  /** Resolves when the last byte has left. Rejects when the stream is dropped before. */
+  /** Resolves when the last byte has left. Rejects when the stream is dropped before that. */
   async carry(bytes: number, dropped: AbortSignal): Promise<void> {
     dropped.throwIfAborted();
     if (this.#bytesPerSecond === 0) return;

@@ -9,7 +9,7 @@ import { type MissingSink, putRuns } from '../missing/missing-sink.js';
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import { ANSWER_ROUND } from '../source/answer-requests.js';
 
-/** What a page has that is missing: whoever reads it has read too early. */
+/** The bytes of a missing page: a reader that gets them has read too early. */
 const ABSENT = 0xdb;
 
 interface Wait {
@@ -19,15 +19,15 @@ interface Wait {
 }
 
 /**
- * Serves missing pages of any memory on the thread of the test: a test touches a page by `ToyMissing.touch`, as a vCPU does. It has
- * no page faults, so that nobody else waits for a page.
+ * Serves missing pages of any memory on the thread of the test: a test touches a page by `ToyMissing.touch`, as a vCPU does. There
+ * are no page faults, so that no other access waits for a page.
  */
 export class ToyFaultService implements FaultService {
-  /** What `blockers` says. */
+  /** The reasons that `blockers` returns. */
   reasons: readonly string[] = [];
   /** Every memory that was served, in order. */
   readonly served: ToyMissing[] = [];
-  /** Called before `serve` begins; may throw, or take its time. */
+  /** Called before `serve` begins; may throw or return a promise. */
   onServe: () => void | Promise<void> = () => {};
 
   async ready(): Promise<void> {}
@@ -48,9 +48,9 @@ export class ToyFaultService implements FaultService {
 export class ToyMissing implements MissingMemory {
   readonly whole: Promise<void>;
   readonly sinkRecipe = { module: undefined, make: 'none', options: undefined };
-  /** Pages that came when they were there already. */
+  /** Pages that came although they were already there. */
   duplicates = 0;
-  /** Pages that somebody has waited for. */
+  /** Pages for which `touch` has waited. */
   faults = 0;
   ended: 'no' | 'ended' | 'undone' = 'no';
   readonly #memory: GuestMemory;
@@ -89,7 +89,7 @@ export class ToyMissing implements MissingMemory {
     return {
       ...{ pagesMissing, pagesTotal: this.#total, faults: this.faults, duplicatePages: this.duplicates },
       ...{ faultsPerSecond: 0, zeroFaults: 0, latencyDistribution: [], worstLatencyUs: 0, blocked: [], pagesLost: 0 },
-      // It has no clock: who waits has waited for ever.
+      // The service has no clock, so that a wait counts as endless.
       ...{ waitingUs: this.#waits.length === 0 ? 0 : Number.POSITIVE_INFINITY, remainingMs: undefined },
     };
   }
@@ -178,7 +178,7 @@ export class ToyMissing implements MissingMemory {
     this.#onLost(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the urgent channel failed'));
   }
 
-  /** Puts pages there; without contents they are zero. One that is there already is dropped. */
+  /** Puts pages into memory; without contents they are zero. A page that is already there is dropped. */
   #put(block: number, page: number, pageCount: number, contents: Uint8Array | undefined): void {
     if (this.ended === 'undone')
       throw new GodwitError('GODWIT_INTERNAL', 'pages were put after the end of the service');

@@ -20,7 +20,7 @@ export interface ToyVmOptions {
   readonly pageSize?: number;
 }
 
-/** A VM without a CPU, for tests of the engine: a test writes its memory, and it remembers whether it runs. */
+/** A VM without a CPU, for tests of the engine: a test writes its memory, and the VM keeps track of whether it runs. */
 export class ToyVm implements MigratableVm {
   readonly memory: BufferMemory;
   readonly software: SoftwareTracker;
@@ -30,7 +30,7 @@ export class ToyVm implements MigratableVm {
   pauses = 0;
   resumes = 0;
   abandoned: Error | undefined;
-  /** Set it to true to make the guest end by itself. */
+  /** A test sets this to true to make the guest end by itself. */
   ended = false;
   /** Called by `pause`, before it returns; may throw. */
   onPause: () => void | Promise<void> = () => {};

@@ -5,8 +5,8 @@ import type { TrackerUnion } from './tracker-union.js';
 const STEP_PAGES = 4096;
 
 /**
- * Re-arms pages that a harvest has reported and that are not sent now: without it a tracker with deferred re-arm reports them at each
- * harvest, whether they were written again or not.
+ * Re-arms pages that a harvest has reported and that are not sent now: a tracker with deferred re-arm would otherwise report them at
+ * each harvest, whether or not they were written again.
  */
 export function rearmAll(tracker: Pick<TrackerUnion, 'rearmPages'>, bitmaps: DirtyBitmaps): void {
   const step = new Uint32Array(STEP_PAGES / 32);

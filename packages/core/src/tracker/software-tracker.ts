@@ -25,7 +25,7 @@ export class SoftwareTracker implements DirtyTracker {
     this.name = name;
   }
 
-  /** For device models in other threads: its `storage` goes there. */
+  /** The marks, whose `storage` is passed to device models in other threads. */
   get marks(): WriteMarks {
     this.#marks ??= new WriteMarks(this.#memory);
     return this.#marks;

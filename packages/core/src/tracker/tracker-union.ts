@@ -8,12 +8,12 @@ import type { DirtyTracker } from './dirty-tracker.js';
 
 /** How another thread re-arms the pages of one tracker. */
 export interface RearmRecipe {
-  /** Its place in the list of trackers, for a failure. */
+  /** The tracker's index in the list of trackers, which a failure names. */
   readonly tracker: number;
   readonly recipe: ThreadRecipe;
 }
 
-/** What a `TrackerUnion` is to know of the memory that its trackers watch. */
+/** The memory that the trackers of a `TrackerUnion` watch. */
 export interface WatchedMemory {
   readonly blocks: readonly Pick<RamBlock, 'shared' | 'readOnly'>[];
   /** Called once when an exact tracker reports a page of a read-only block: the page is sent again, like any other. */
@@ -21,7 +21,7 @@ export interface WatchedMemory {
 }
 
 /**
- * Several trackers as one, whose bitmaps are ORed. Pages of shared blocks are left out: they are owed to nobody.
+ * Several trackers as one, whose bitmaps are ORed. Pages of shared blocks are left out, since they are never sent.
  *
  * When a tracker fails, the writes are not known: the next harvest reports **every** page, and `onFailure` is called. Nothing is retried
  * silently, and no page is assumed clean.
@@ -70,7 +70,7 @@ export class TrackerUnion implements DirtyTracker {
     return this.#failed;
   }
 
-  /** Starts all, or none: when one cannot start, those before it are stopped and the error is thrown. */
+  /** Starts all trackers or none: when one cannot start, those before it are stopped and the error is thrown. */
   async start(): Promise<void> {
     this.#over = false;
     for (const tracker of this.#trackers) {
@@ -91,7 +91,7 @@ export class TrackerUnion implements DirtyTracker {
     }
   }
 
-  /** Some tracker has pages that it reports in any case once everything stands still. */
+  /** Whether a tracker has pages that it reports in any case once everything is stopped. */
   get owesWhenStopped(): boolean {
     return this.#trackers.some((tracker) => tracker.whenStopped !== undefined);
   }
@@ -114,7 +114,7 @@ export class TrackerUnion implements DirtyTracker {
     }
   }
 
-  /** Re-arms these pages with every tracker that leaves that to the engine. */
+  /** Re-arms these pages with every tracker that leaves re-arming to the engine. */
   readonly rearmPages: Rearm = (block, firstPage, pageCount, words) => {
     for (const [index, tracker] of this.#trackers.entries()) {
       try {
@@ -127,8 +127,8 @@ export class TrackerUnion implements DirtyTracker {
   };
 
   /**
-   * For each tracker that leaves re-arming to the engine, its place in the list and how another thread does it. `undefined` when one of
-   * them has no recipe: only this thread can re-arm then.
+   * For each tracker that leaves re-arming to the engine, its index in the list and the recipe for another thread. `undefined` when one
+   * of them has no recipe: then only this thread can re-arm.
    */
   get rearmRecipes(): readonly RearmRecipe[] | undefined {
     const recipes: RearmRecipe[] = [];
@@ -139,7 +139,7 @@ export class TrackerUnion implements DirtyTracker {
     return recipes;
   }
 
-  /** The tracker at this place has failed to re-arm pages, on any thread: the next harvest reports every page. */
+  /** Notes that the tracker at this index has failed to re-arm pages, on any thread: the next harvest reports every page. */
   lost(index: number, error: unknown): void {
     this.#onFailure(this.#trackers[index] as DirtyTracker, error);
     this.#lost = true;
@@ -172,7 +172,7 @@ export class TrackerUnion implements DirtyTracker {
     this.#leaveOutShared(own);
     this.#checkReadOnly(tracker, own);
     into.or(own);
-    // Now: what a tracker had to guess at this harvest makes it inexact.
+    // `exact` is read after the harvest, since a tracker that had to guess pages is inexact for this harvest.
     const { name, exact = true, blindSpots } = tracker;
     const blind = blindSpots === undefined ? {} : { blindSpots };
     const vcpus = failed ? undefined : tracker.vcpus?.();

@@ -3,19 +3,19 @@ import { DirtyBitmap } from '../memory/dirty-bitmap.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { type GuestMemory, pagesOf } from '../memory/guest-memory.js';
 
-/** Memory that marks are kept in. Goes through `postMessage` as it is. */
+/** The memory of marks, which can be passed to `postMessage` as it is. */
 export interface WriteMarksStorage {
   readonly pageSize: number;
   readonly pageCounts: readonly number[];
-  /** Whether anybody wants to know: one 32-bit integer. */
+  /** One 32-bit integer, which says whether marks count. */
   readonly wanted: SharedArrayBuffer;
   /** A bitmap for each block. */
   readonly blocks: readonly SharedArrayBuffer[];
 }
 
 /**
- * Writes that those who make them tell of, from any thread: `tracker.marks.storage` goes to a worker, which marks through
- * `new WriteMarks(storage)`.
+ * Marks of writes, made by the code that writes, on any thread: `tracker.marks.storage` goes to a worker, which marks
+ * through `new WriteMarks(storage)`.
  *
  * ```ts
  * // in the thread that has the tracker
@@ -48,7 +48,7 @@ export class WriteMarks {
   }
 
   /**
-   * `length` bytes at `offset` of a block were written. Outside a migration this costs one comparison.
+   * Marks `length` bytes at `offset` of a block as written. Outside a migration this costs one comparison.
    *
    * @throws GodwitError GODWIT_INVALID_ARGUMENT when there is no such block, or the bytes are not in it
    */
@@ -63,18 +63,18 @@ export class WriteMarks {
     bitmap.setRange(first, last - first + 1);
   }
 
-  /** From here on marks count. Those from before are forgotten. */
+  /** Begins to count marks, and forgets earlier ones. */
   begin(): void {
     for (const bitmap of this.#bitmaps) bitmap.clearAll();
     Atomics.store(this.#wanted, 0, 1);
   }
 
-  /** Notes no more: marks that come later are lost. */
+  /** Ends the counting: later marks are lost. */
   end(): void {
     Atomics.store(this.#wanted, 0, 0);
   }
 
-  /** ORs all marks into `into` and forgets them; one that is made meanwhile is in this harvest or the next. */
+  /** ORs all marks into `into` and forgets them; a mark that is made meanwhile is in this harvest or the next. */
   harvest(into: DirtyBitmaps): void {
     for (const [i, { words }] of this.#bitmaps.entries()) {
       const target = into.at(i);

@@ -7,7 +7,7 @@ import { type PageRun, PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
 import { digestPage, digestWords } from './page-digest.js';
 
-/** Bytes of a step, which is inside one window and takes a fraction of a millisecond. */
+/** The bytes of a step. A step is inside one window and takes a fraction of a millisecond. */
 const STEP_BYTES = 4 * 2 ** 20;
 
 /** Milliseconds of continuous work after which the comparison yields to pending I/O. */
@@ -16,7 +16,7 @@ const YIELD_AFTER_MS = 3;
 /** Pages after which the clock is read. */
 const PAGES_PER_CLOCK_READ = 256;
 
-/** Runs lie close together when they span at most so many times their pages. */
+/** Runs lie close together when they span at most this many times their pages. */
 const CLOSE = 4;
 
 /** Most differing pages that are named. */
@@ -73,7 +73,7 @@ export class DigestComparison {
     }
   }
 
-  /** Compares every populated page without a digest with zero. Shared blocks are left out: they are the same memory. */
+  /** Compares every populated page without a digest with zero. Shared blocks are left out, since they are the same memory. */
   async finish(): Promise<void> {
     const { memory } = this.#windows;
     const nonZero = new PageRunList();
@@ -126,8 +126,8 @@ export class DigestComparison {
 }
 
 /**
- * The populated runs of flat `runs`, ascending; those between them may be among them. One call of `populated` where the runs lie close
- * together: each call costs as much as some pages.
+ * Yields the populated runs of flat `runs`, ascending; populated pages between these runs may be included. Runs that lie close
+ * together share one call of `populated`, since each call costs as much as some pages.
  */
 function* populatedAround(block: RamBlock, runs: readonly number[]): Generator<PageRun, void> {
   let pages = 0;

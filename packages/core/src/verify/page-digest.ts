@@ -7,13 +7,14 @@ const { imul } = Math;
 export const DIGEST_BYTES = 8;
 
 /**
- * Writes the 64-bit digest of a page to `into` at `at`, as two words. It finds differences of two memories, but not forgeries.
+ * Writes the 64-bit digest of a page to `into` at `at`, as two words. The digest finds differences of two memories, but does
+ * not resist forgery.
  *
- * Four lanes take every fourth 32-bit word: `h = (rotl(h, 13) ^ w) * odd constant`, each step a bijection of `h` and of
- * `w`. The first half of the digest mixes the four `h`, so that any change confined to one word is certain to show. The
- * second half mixes, for each lane, the sum of all values that `h` went through: two pages that differ in several words
- * of a lane and happen to end with the same `h` still differ in these. Other differences are missed with a probability
- * of about 2^-64. The constants are the primes of xxHash32 (Y. Collet's specification).
+ * Four lanes take every fourth 32-bit word: `h = (rotl(h, 13) ^ w) * odd constant`, each step a bijection of `h` and of `w`.
+ * The first half of the digest mixes the four `h`, so that any change of a single word changes the digest. The second half
+ * mixes, for each lane, the sum of all values that `h` went through: two pages that differ in several words of a lane and
+ * happen to end with the same `h` still differ in these sums. Other differences are missed with a probability of about 2^-64.
+ * The constants are the primes of xxHash32 (Y. Collet's specification).
  */
 export function digestPage(
   windows: MemoryWindows,

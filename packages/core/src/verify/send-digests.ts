@@ -21,12 +21,12 @@ export interface DigestParts {
 
 /**
  * Sends the digest of every non-zero page and then `digestsEnd`, with the guest paused; resolves with the number of digests. Pages
- * without a digest are zero, which the destination checks too. Holes are not read, and shared blocks have no digests: they are the same
- * memory at both ends.
+ * without a digest are zero, which the destination checks too. Holes are not read, and shared blocks have no digests, since they are
+ * the same memory at both ends.
  */
 export async function sendDigests({ windows, stream, clock, signal, maximumPayload }: DigestParts): Promise<number> {
   let sent = 0;
-  // A power of two, so that it divides a window and no step crosses one.
+  // The number of pages is a power of two, so that it divides a window and no step crosses a window.
   const fitting = 2 ** Math.floor(Math.log2(maximumPayload / DIGEST_BYTES));
   const step = Math.max(1, Math.min(BYTES_PER_FRAME / windows.pageSize, fitting));
   const digests = new Uint32Array((step * DIGEST_BYTES) / 4);

@@ -13,7 +13,7 @@ export type Command =
     }
   /** Without `output` the report goes to the standard output. */
   | { readonly name: 'report'; readonly file: string; readonly output: string | undefined }
-  /** `argv` are the arguments behind the command, which reads them itself. */
+  /** `argv` are the arguments after the command's name; the command reads them itself. */
   | { readonly name: 'simulate' | 'doctor'; readonly argv: readonly string[] }
   | { readonly name: 'completion'; readonly shell: (typeof SHELLS)[number] }
   | { readonly name: 'help' }
@@ -76,7 +76,7 @@ function withoutCommand(argv: readonly string[]): Command {
   const { values, positionals } = parseOptions('', argv, { ...INSPECT_OPTIONS, ...GLOBAL_OPTIONS });
   if (values.help) return { name: 'help' };
   if (values.version) return { name: 'version' };
-  // Options may stand in front of the command.
+  // Options may also come before the command's name.
   if (positionals[0] === 'inspect')
     return inspect(argv.filter((one, at) => at !== argv.indexOf('inspect') || one === ''));
   throw new ArgumentError(`a command is missing: ${Object.keys(COMMANDS).join(', ')}`);

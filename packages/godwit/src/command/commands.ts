@@ -2,11 +2,11 @@ import { DOCTOR_OPTIONS } from '../doctor/doctor-arguments.js';
 import { SIMULATE_OPTIONS } from '../simulate/simulate-arguments.js';
 import type { OptionTable } from './parse-options.js';
 
-/** A command, as `--help`, suggestions and the completion of shells know it. */
+/** A command, as `--help`, suggestions and shell completion need it. */
 export interface CommandEntry {
   readonly summary: string;
   readonly options: OptionTable;
-  /** What follows the options: names of files, or one of these words. */
+  /** The argument after the options: a file name, or one of these words. */
   readonly argument?: 'file' | readonly string[];
 }
 

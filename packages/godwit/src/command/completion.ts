@@ -2,7 +2,7 @@ import { COMMANDS, type CommandEntry, GLOBAL_OPTIONS, type SHELLS } from './comm
 
 const ENTRIES: readonly (readonly [string, CommandEntry])[] = Object.entries(COMMANDS);
 
-/** What a shell has to read to complete the command line of `godwit`. */
+/** The script with which a shell completes the command line of `godwit`. */
 export function completionFor(shell: (typeof SHELLS)[number]): string {
   return { bash, zsh, fish }[shell]();
 }
@@ -15,12 +15,12 @@ function flags(options: CommandEntry['options']): string[] {
   ]);
 }
 
-/** The options that want a value. */
+/** The options that take a value. */
 function withValue(options: CommandEntry['options']): string[] {
   return Object.entries(options).flatMap(([name, { type }]) => (type === 'string' ? [`--${name}`] : []));
 }
 
-/** Words that may stand behind the options; `undefined`: files. */
+/** Words that may follow the options; `undefined`: file names. */
 function words({ argument }: CommandEntry): readonly string[] | undefined {
   return argument === 'file' ? undefined : (argument ?? []);
 }

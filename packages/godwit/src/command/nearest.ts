@@ -1,4 +1,4 @@
-/** A word with more wrong letters than this, for each four that it has, is another word. */
+/** The largest share of wrong letters with which a word still counts as a misspelling. */
 const MOST_WRONG = 0.4;
 
 /** The word of `known` that `word` was most likely meant to be; `undefined` when none is near. */

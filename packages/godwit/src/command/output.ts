@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 
-/** Whoever read our output has gone (`godwit inspect FILE | head`). */
+/** The reader of the output has closed it (`godwit inspect FILE | head`). */
 export class OutputClosed extends Error {}
 
-/** Writes lines and waits for whoever reads them, so that nothing piles up here. */
+/** Writes lines and waits for their reader, so that they do not pile up in memory. */
 export class LineOutput {
   readonly #stream: Writable;
   #failure: Error | undefined;
@@ -16,7 +16,7 @@ export class LineOutput {
     });
   }
 
-  /** Fails with `OutputClosed` when nobody reads any more, and with the stream's error otherwise. */
+  /** Fails with `OutputClosed` when the reader has closed the output, and otherwise with the stream's error. */
   async line(text: string): Promise<void> {
     this.#check();
     if (this.#stream.write(`${text}\n`)) return;

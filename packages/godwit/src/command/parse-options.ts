@@ -4,12 +4,12 @@ import { nearest } from './nearest.js';
 
 export type OptionTable = NonNullable<ParseArgsConfig['options']>;
 
-/** What `parseArgs` makes of options like these. */
+/** The result of `parseArgs` for these options. */
 type Parsed<T extends OptionTable> = ReturnType<typeof parseArgs<{ options: T; allowPositionals: true }>>;
 
 /**
- * Reads the options of a command (`''` for none). Throws `ArgumentError` for an option that there is not, with the one that may have been
- * meant, and for one whose value is missing or too much.
+ * Reads the options of a command (`''` for none). Throws `ArgumentError` for an unknown option, and suggests a similar one, and for an
+ * option whose value is missing or not allowed.
  */
 export function parseOptions<T extends OptionTable>(command: string, argv: readonly string[], options: T): Parsed<T> {
   const args = [...argv];

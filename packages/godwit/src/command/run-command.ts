@@ -56,7 +56,7 @@ async function inspect(command: Extract<Command, { name: 'inspect' }>, io: Surro
   let problem: string | undefined;
   const stop = new AbortController();
   const interrupt = () => stop.abort();
-  // What was found is added up then, as at the file's end.
+  // An interruption prints the summary, as the end of the file does.
   if (command.follow) process.once('SIGINT', interrupt);
   try {
     for await (const finding of await findingsOf(command, io.stdin, stop.signal)) {
@@ -83,7 +83,7 @@ async function findingsOf(
   signal: AbortSignal,
 ): Promise<AsyncIterable<Finding>> {
   if (file === '-') return inspectRecording(stdin, { frames });
-  // A snapshot gets its name when it is whole: there is nothing to follow.
+  // A snapshot file gets its name only when it is complete, so that there is nothing to follow.
   if (follow && !(existsSync(file) && (await isSnapshot(file)))) {
     return inspectRecording(followFile(file, signal), { frames, untilEnd: true });
   }

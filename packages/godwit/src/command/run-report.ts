@@ -7,7 +7,7 @@ import type { Command } from './arguments.js';
 import { LineOutput, OutputClosed } from './output.js';
 import { BROKEN_PIPE_STATUS, isSnapshot, READ_BYTES, type Surroundings } from './surroundings.js';
 
-/** Writes a recording as a page; resolves with the exit status, as that of `inspect`. */
+/** Writes a recording as a page; resolves with the exit status, which is the same as that of `inspect`. */
 export async function runReport(command: Extract<Command, { name: 'report' }>, io: Surroundings): Promise<number> {
   const { file, output } = command;
   const name = file === '-' ? 'standard input' : file;

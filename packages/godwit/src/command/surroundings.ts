@@ -9,16 +9,18 @@ export interface Surroundings {
   readonly stderr: Writable;
 }
 
-/** What a shell says of a process that SIGPIPE ended. */
+/** The exit status that a shell reports for a process that SIGPIPE ended. */
 export const BROKEN_PIPE_STATUS = 128 + 13;
 
-/** Bytes that are read at once. */
+/** Bytes of one read. */
 export const READ_BYTES = 256 * 1024;
 
-/** Enough to tell a snapshot. */
+/** Bytes by which a snapshot is recognized. */
 const SNIFFED_BYTES = 64;
 
-/** Only of a file that can be read twice: from a pipe, these bytes would be gone. */
+/**
+ * Whether the file is a snapshot. Looks only into a file that can be read twice: bytes read from a pipe would be gone.
+ */
 export async function isSnapshot(path: string): Promise<boolean> {
   const file = await open(path);
   try {

@@ -1,13 +1,13 @@
 import type { Purpose } from './purposes.js';
 
-/** One thing that was looked at. */
+/** The result of one check. */
 export interface Check {
   readonly name: string;
-  /** `missing`: what it is `for` does not work. `note`: it works, and there is something to know. */
+  /** `missing`: the purposes in `for` do not work. `note`: they work, with a restriction that the user should know. */
   readonly verdict: 'ok' | 'note' | 'missing';
-  /** What was found, or why it cannot be used. */
+  /** What was found, or why the facility cannot be used. */
   readonly found: string;
-  /** What to do about it. */
+  /** What the user can do about the problem. */
   readonly remedy?: string;
   readonly for: readonly Purpose[];
 }

@@ -7,11 +7,11 @@ import { trackerChecks } from './tracker-checks.js';
 
 export interface Diagnosis {
   readonly checks: readonly Check[];
-  /** Of each purpose the names of the checks that stand in its way; none: it works here. */
+  /** For each purpose, the names of the checks that prevent it; if there are none, the purpose works here. */
   readonly purposes: Readonly<Record<Purpose, readonly string[]>>;
 }
 
-/** Says what this host can do. */
+/** Determines what this host can do. */
 export function diagnose(facts: HostFacts): Diagnosis {
   const checks = [...systemChecks(facts), ...trackerChecks(facts), ...deviceChecks(facts)];
   const inTheWay = (purpose: Purpose) =>

@@ -27,7 +27,7 @@ export interface DoctorRequest {
   readonly json: boolean;
 }
 
-/** Reads the arguments behind `doctor`; `undefined` when help was asked for. Throws `ArgumentError`. */
+/** Reads the arguments after `doctor`; `undefined` when help was asked for. Throws `ArgumentError`. */
 export function doctorRequest(argv: readonly string[]): DoctorRequest | undefined {
   const { values, positionals } = parseOptions('doctor', argv, DOCTOR_OPTIONS);
   if (values.help) return undefined;

@@ -1,10 +1,10 @@
 import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { arch, availableParallelism, platform, release } from 'node:os';
 
-/** Whether something can be used, and if not, why and what to do. */
+/** Whether a facility can be used; if not, why, and what to do about it. */
 export type Usable = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
-/** What `@godwit/linux` has tried out on this host. */
+/** The results of what `@godwit/linux` tried on this host. */
 export interface Tried {
   readonly kvm: Usable;
   readonly kvmManualDirtyLog: Usable;
@@ -14,7 +14,8 @@ export interface Tried {
   readonly pagemapScan: Usable;
   readonly accessProtect: Usable;
   readonly transparentHugePages: Usable;
-  /** Names of `UFFD_FEATURE_...`, without that. */
+  readonly anonymousHugePages: Usable;
+  /** Names of the `UFFD_FEATURE_...` constants, without this prefix. */
   readonly userfaultfdFeatures: readonly string[];
   /** Bytes; `Infinity`: no limit. */
   readonly lockedLimit: number;
@@ -22,20 +23,22 @@ export interface Tried {
   readonly memory: { readonly totalBytes: number; readonly availableBytes: number };
 }
 
-/** What the diagnosis is made of: read once, and nothing is changed by it. */
+/** The facts that the diagnosis uses. They are read once, and reading changes nothing on the host. */
 export interface HostFacts {
   readonly platform: string;
   readonly arch: string;
   readonly kernel: string;
   readonly node: string;
   readonly processors: number;
-  /** Why nothing could be tried: another system, or `@godwit/linux` does not load. */
+  /**
+   * The results, or the reason why nothing could be tried: the system is not Linux, or `@godwit/linux` does not load.
+   */
   readonly linux: Tried | { readonly reason: string };
   /** A file of /proc or /sys, without the line's end; `undefined` if there is none. */
   read(path: string): string | undefined;
-  /** What is in a folder; nothing if there is none. */
+  /** The names in a folder; empty if there is no such folder. */
   list(path: string): readonly string[];
-  /** Whether a device's node is there, and may be opened for reading and writing. */
+  /** Whether a device node exists, and may be opened for reading and writing. */
   access(path: string): 'usable' | 'forbidden' | 'absent';
 }
 

@@ -1,4 +1,4 @@
-/** What a host may be wanted for. */
+/** The purposes that a host may be checked for. */
 export const PURPOSES = {
   move: 'see what a guest writes, by this process too, and move its memory',
   kvm: 'run guests on /dev/kvm, and see what they write',

@@ -8,7 +8,7 @@ import { PURPOSES, type Purpose } from './purposes.js';
 
 const MARK: Readonly<Record<Check['verdict'], string>> = { ok: 'ok', note: 'note', missing: 'MISSING' };
 
-/** Runs `godwit doctor` with the arguments behind it; resolves with the exit status. */
+/** Runs `godwit doctor` with the arguments after its name; resolves with the exit status. */
 export async function runDoctor(
   argv: readonly string[],
   { stdout, stderr }: { readonly stdout: Writable; readonly stderr: Writable },

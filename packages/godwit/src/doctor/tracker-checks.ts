@@ -1,7 +1,7 @@
 import type { Check } from './check.js';
 import type { HostFacts, Tried } from './host-facts.js';
 
-/** Kernel modules that are KVM on a kind of processor, and what they are called here. */
+/** KVM's kernel modules, each for one kind of processor, and their names in the report. */
 const KVM_KINDS: Readonly<Record<string, string>> = {
   kvm_intel: 'VT-x',
   kvm_amd: 'AMD-V',
@@ -10,7 +10,7 @@ const KVM_KINDS: Readonly<Record<string, string>> = {
 
 const THP = '/sys/kernel/mm/transparent_hugepage';
 
-/** Those who see which pages were written, and serve pages that are missing. */
+/** Checks the facilities that detect written pages and serve missing pages. */
 export function trackerChecks(facts: HostFacts): Check[] {
   const { linux } = facts;
   if ('reason' in linux) return [];
@@ -123,7 +123,7 @@ function faultChecks(linux: Tried): Check[] {
   return checks;
 }
 
-function hugePageCheck({ read, list }: HostFacts, { transparentHugePages }: Tried): Check {
+function hugePageCheck({ read, list }: HostFacts, { transparentHugePages, anonymousHugePages }: Tried): Check {
   const pools = list('/sys/kernel/mm/hugepages').flatMap((folder) => {
     const path = `/sys/kernel/mm/hugepages/${folder}`;
     const total = Number(read(`${path}/nr_hugepages`) ?? 0);
@@ -132,13 +132,13 @@ function hugePageCheck({ read, list }: HostFacts, { transparentHugePages }: Trie
   });
   const settings = `transparent: ${chosen(read(`${THP}/enabled`))}, for shared memory ${chosen(read(`${THP}/shmem_enabled`))}`;
   const found = `${settings}; reserved: ${pools.join(', ') || 'none'}`;
-  if (transparentHugePages.usable || pools.length > 0)
+  if (anonymousHugePages.usable || transparentHugePages.usable || pools.length > 0)
     return { name: 'huge pages', verdict: 'ok', found, for: ['huge-pages'] };
   return {
     name: 'huge pages',
     verdict: 'missing',
-    found: `${found}: ${transparentHugePages.reason}`,
-    remedy: `echo advise > ${THP}/shmem_enabled, or reserve some: sysctl vm.nr_hugepages=1024`,
+    found: `${found}: ${anonymousHugePages.reason}`,
+    remedy: `echo madvise > ${THP}/enabled, or reserve some: sysctl vm.nr_hugepages=1024`,
     for: ['huge-pages'],
   };
 }

@@ -1,18 +1,18 @@
 import { type DeviceFrame, FEATURES, type HelloFrame } from '@godwit/core';
 
-/** Pieces of one device that have passed a link: those of pre-copy, and those of the attempt that is under way. */
+/** The pieces of one device that have crossed a link: those of pre-copy, and those of the current attempt. */
 interface DeviceTally {
-  /** The piece of pre-copy that comes next; `undefined` where the file does not tell. */
+  /** The sequence of the next piece of pre-copy; `undefined` if the file does not tell. */
   next: number | undefined;
   precopyPieces: number;
   precopyBytes: number;
   attempt: number;
   pieces: number;
   bytes: number;
-  /** Pieces that have overtaken one before them, on another stream: of pre-copy, and of the attempt. */
+  /** The pieces that came, on another stream, before an earlier piece: those of pre-copy, and those of the attempt. */
   readonly ahead: Set<number>;
   readonly attemptAhead: Set<number>;
-  /** The sequence behind the last piece of the attempt, once that has passed. */
+  /** The sequence after that of the attempt's last piece, once that piece has passed. */
   end: number | undefined;
 }
 
@@ -24,12 +24,12 @@ export interface DeviceTotal {
   readonly bytes: number;
 }
 
-/** Adds up the pieces of device state on one link, and holds them to their order. */
+/** Adds up the pieces of device state on one link, and checks their order. */
 export class DeviceAudit {
   readonly #devices: HelloFrame['devices'];
   readonly #tallies = new Map<number, DeviceTally>();
   #resets: readonly number[] | undefined;
-  /** Pieces may come on several streams, and so in any order. */
+  /** Whether pieces may come on several streams, and so in any order. */
   readonly #anyOrder: boolean;
   #givenUp = 0;
 
@@ -38,25 +38,27 @@ export class DeviceAudit {
     this.#anyOrder = pageChannels > 0 && features.includes(FEATURES.deviceChannels);
   }
 
-  /** A stop-and-copy was given up: what still comes of it is void. */
+  /** Notes that a stop-and-copy was given up: pieces of it that still come are void. */
   back(attempt: number): void {
     this.#givenUp = Math.max(this.#givenUp, attempt);
   }
 
-  /** A destination that knows nothing of the migration: every device begins with piece 0. */
+  /** Notes that the destination has no state of the migration yet: every device begins with piece 0. */
   welcome(): void {
     this.#begin(this.#devices.map(() => 0));
     this.#resets = this.#devices.map(() => 0);
   }
 
-  /** The pieces that the destination expects next, over a further connection. Returns what is wrong with the lists. */
+  /**
+   * Takes the pieces that the destination expects next on a further connection. Returns what is wrong with the lists.
+   */
   resumed(deviceSequences: readonly number[], deviceResets: readonly number[]): string | undefined {
     this.#begin(deviceSequences);
     this.#resets = deviceResets;
     return this.#fits('resumed', deviceSequences) ?? this.#fits('resumed', deviceResets);
   }
 
-  /** Devices that were reset for going back begin anew. Returns what is wrong with the list. */
+  /** Notes that the devices that were reset for going back begin again. Returns what is wrong with the list. */
   backAck(deviceResets: readonly number[]): string | undefined {
     const before = this.#resets;
     this.#resets = deviceResets;
@@ -70,7 +72,7 @@ export class DeviceAudit {
     return undefined;
   }
 
-  /** Pieces that the destination has taken; it cannot take what has not come. */
+  /** Checks the number of pieces that the destination says it has loaded against those that have come. */
   loaded(device: number, sequence: number, attempt = 0): string | undefined {
     const id = this.#devices[device]?.id;
     if (id === undefined) return this.#unknown('"loaded"', device);
@@ -81,7 +83,7 @@ export class DeviceAudit {
     return `"loaded" says that device "${id}" has taken ${sequence} pieces; ${next} have come`;
   }
 
-  /** Every list with a number for each device has as many as there are devices. */
+  /** Checks that a list with a number for each device is as long as the list of devices. */
   asked(
     type: 'prepare' | 'prepared' | 'awaitPieces' | 'loadEarly',
     deviceSequences: readonly number[],
@@ -89,7 +91,9 @@ export class DeviceAudit {
     return this.#fits(type, deviceSequences);
   }
 
-  /** Takes a piece of `bytes` bytes. Returns what is wrong with it, and with the last one the device's total. */
+  /**
+   * Takes a piece of `bytes` bytes. Returns what is wrong with the piece, and, for the last piece, the device's total.
+   */
   piece(
     { device, sequence, last, attempt, resets }: DeviceFrame,
     bytes: number,
@@ -99,7 +103,7 @@ export class DeviceAudit {
     const tally = this.#tallies.get(device) ?? fresh(undefined);
     this.#tallies.set(device, tally);
     if (attempt === 0) {
-      // It was sent before the source knew of a reset, which has voided it.
+      // The source sent this piece before it knew of a reset, which makes the piece void.
       if (this.#anyOrder && resets !== undefined && resets < (this.#resets?.[device] ?? 0)) return {};
       const before = tally.next;
       const inOrder = this.#passes(tally.ahead, tally.next, sequence);
@@ -129,7 +133,9 @@ export class DeviceAudit {
     return { wrong, total: { id, attempt, pieces, bytes: tally.precopyBytes + tally.bytes } };
   }
 
-  /** The piece that comes next once this one has passed; `undefined` when it is out of order and may not be. */
+  /**
+   * The sequence that is expected after this piece; `undefined` if the piece is out of order where order is required.
+   */
   #passes(ahead: Set<number>, next: number | undefined, sequence: number): number | undefined {
     if (next === undefined || sequence === next) {
       let following = sequence + 1;

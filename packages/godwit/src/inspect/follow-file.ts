@@ -1,15 +1,16 @@
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** Bytes that are read at once. */
+/** Bytes of one read. */
 const READ_BYTES = 256 * 1024;
 
-/** How often a file is looked at that has not grown, or is not there yet, in milliseconds. */
+/** How often a file is checked that has not grown or does not exist yet, in milliseconds. */
 const LOOK_MS = 100;
 
 /**
- * Reads a file that is still being written: at its end it waits for more, until the caller reads no further or `signal` aborts, which ends
- * it as the end of the file does. It waits for a file that is not there yet. Throws when the file is cut, or another one has its name.
+ * Reads a file that is still being written: at the end of the file it waits for more bytes, until the caller stops reading. When `signal`
+ * aborts, the reading ends as at the end of a file. It also waits for a file that does not exist yet. Throws when the file becomes
+ * shorter, or when its name belongs to another file.
  */
 export async function* followFile(path: string, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
   const file = await whenThere(path, signal);

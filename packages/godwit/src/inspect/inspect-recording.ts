@@ -6,19 +6,19 @@ import { MigrationAudit } from './migration-audit.js';
 import { noPages } from './round-tally.js';
 
 export interface InspectOptions {
-  /** Report every frame. Default: false. */
+  /** Whether to report every frame. Default: false. */
   readonly frames?: boolean;
-  /** Read no further than the frame that says that the recording ends, for bytes that may never end. Default: false. */
+  /** Whether to stop at the frame that marks the recording's end, for input that may never end. Default: false. */
   readonly untilEnd?: boolean;
 }
 
-/** Violations that are reported one by one; the rest are only counted. */
+/** The number of violations that are reported one by one; further ones are only counted. */
 const MOST_VIOLATIONS = 100;
 
-/** Links whose state is kept, and migrations. A migration has a link for each connection. */
+/** The most links, and the most migrations, whose state is kept. A migration has a link for each connection. */
 const MOST_LINKS = 64;
 
-/** Frames that come by the thousand: counted, and added up in rounds. Every other one is a finding of its own. */
+/** Frequent frames, which are only counted and added up in rounds. Every other frame is a finding of its own. */
 const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'pages',
   'zeroPages',
@@ -42,7 +42,7 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
 
 /**
  * Reads a recording, or the bytes of one bare stream, and reports what is in it, the last finding being the summary. The
- * file may be of any size and say anything: memory is bounded, and what cannot be read is a finding too.
+ * file may have any size and any contents: memory is bounded, and unreadable bytes are a finding too.
  *
  * @example
  * for await (const finding of inspectRecording(createReadStream('migration.godwit'))) {
@@ -75,12 +75,12 @@ class Inspection {
   #broken = false;
   #bytes = 0;
   #outcome: Outcome = { type: 'unfinished' };
-  /** The last error says that the migration may go on. */
+  /** Whether the last error says that the migration may go on. */
   #mayGoOn = false;
   #runState: MovedRunState | undefined;
-  /** Pages were named that are missing at the destination. */
+  /** Whether the file names pages that are missing at the destination. */
   #missing = false;
-  /** Of migrations that are not kept any more. */
+  /** Attempts of the migrations whose state is no longer kept. */
   #attempts = 0;
   #wentBack = 0;
 
@@ -174,7 +174,7 @@ class Inspection {
     else if (carried !== undefined) this.#pages[carried.sort] += carried.pages;
   }
 
-  /** Notes what the destination says of its guest, and of the pages that are missing there. */
+  /** Notes what the destination says about its guest, and about the pages that are missing there. */
   #where(frame: Frame): void {
     const { type } = frame;
     if (type === 'missing' || type === 'back') this.#missing = type === 'missing';
@@ -234,7 +234,7 @@ class Inspection {
   }
 }
 
-/** Takes out what came first, where there is more than is kept. */
+/** Removes and returns the oldest entry if there are more than are kept. */
 function oldestBeyond<K, V>(kept: Map<K, V>): V | undefined {
   if (kept.size <= MOST_LINKS) return undefined;
   const [[key, value]] = kept as unknown as [[K, V]];
@@ -242,7 +242,7 @@ function oldestBeyond<K, V>(kept: Map<K, V>): V | undefined {
   return value;
 }
 
-/** A hostile number is no date. */
+/** A hostile file may have a number that is not a valid date. */
 function dateOf(milliseconds: number): string {
   const date = new Date(milliseconds);
   return Number.isNaN(date.getTime()) ? `${milliseconds} ms since 1970` : date.toISOString();

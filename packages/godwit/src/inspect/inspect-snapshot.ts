@@ -2,7 +2,7 @@ import { checkSnapshot, type SnapshotMetadata } from '@godwit/transport';
 import type { Finding, PagesBySort } from './finding.js';
 import { noPages } from './round-tally.js';
 
-/** Damages that are reported one by one; the rest are only counted. */
+/** The number of damages that are reported one by one; further ones are only counted. */
 const MOST_DAMAGES = 100;
 
 /**

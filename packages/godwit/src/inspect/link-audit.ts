@@ -8,7 +8,7 @@ import { RoundTally } from './round-tally.js';
 import { checkNamed, checkRuns } from './run-audit.js';
 import { UrgentAudit } from './urgent-audit.js';
 
-/** Reads along the frames of one link, adds up its rounds and devices, and holds every frame to the protocol. */
+/** Reads the frames of one link, adds up its rounds and devices, and checks every frame against the protocol. */
 export class LinkAudit {
   readonly #link: number;
   readonly #report: (finding: Finding) => void;
@@ -19,10 +19,10 @@ export class LinkAudit {
   #devices: DeviceAudit | undefined;
   #tally: RoundTally | undefined;
   #urgent: UrgentAudit | undefined;
-  /** The last round that is over; `undefined` where the file does not tell. */
+  /** The last round that is over; `undefined` if the file does not tell. */
   #lastRound: number | undefined;
 
-  /** `migrationOf` finds what is known of a migration from its other links. */
+  /** `migrationOf` returns the audit of a migration, which its other links share. */
   constructor(link: number, report: (finding: Finding) => void, migrationOf: (migrationId: string) => MigrationAudit) {
     this.#link = link;
     this.#report = report;
@@ -95,14 +95,17 @@ export class LinkAudit {
     return undefined;
   }
 
-  /** The file has nothing more of this link. */
+  /** Ends the audit: the file has no further frame of this link. */
   end(): void {
     this.#endRound(undefined, undefined);
     const urgent = this.#urgent?.result(this.#link);
     if (urgent !== undefined) this.#report(urgent);
   }
 
-  /** Whether these are pages of the urgent channel. A capture of it alone does not say what it is. */
+  /**
+   * Whether the frame has pages of the urgent channel. A capture of that channel alone does not say which channel it
+   * is.
+   */
   #isAnswer({ frame, track }: RecordedFrame): boolean {
     if (frame.type !== 'pages') return false;
     return track === undefined
@@ -139,7 +142,7 @@ export class LinkAudit {
     return sort === undefined ? undefined : { sort, pages };
   }
 
-  /** The number of pages in a frame, whose payload is to have as many. */
+  /** Returns the number of pages in a frame, and checks that its payload has as many. */
   #contents(item: RecordedFrame, frame: Extract<Frame, { runs: readonly number[]; round: number }>): number {
     const pages = this.#runs(item, frame.block, frame.runs);
     const { pageSize = 0 } = this.#hello ?? {};
@@ -177,7 +180,7 @@ export class LinkAudit {
   #acknowledged(item: RecordedFrame, round: number, pages: number): void {
     const tally = this.#tally;
     if (tally === undefined || tally.round !== round) {
-      // A capture of the destination's direction alone has no rounds to compare with.
+      // A capture of only the destination's direction has no rounds to compare with.
       const last = item.track === undefined ? undefined : this.#lastRound;
       if (last !== undefined && round !== last + 1) {
         this.#violation(item, `round ${round} is acknowledged, but round ${last} was the last`);
@@ -194,7 +197,7 @@ export class LinkAudit {
   #round(item: RecordedFrame, round: number): RoundTally {
     if (this.#tally?.round === round) return this.#tally;
     const before = this.#tally?.round ?? this.#lastRound;
-    // A bare stream has no acknowledgements, so that the round before ends here.
+    // A bare stream has no acknowledgements, so that the previous round ends here.
     const unacknowledged = this.#tally !== undefined && item.track !== undefined;
     if (before !== undefined && (round !== before + 1 || unacknowledged)) {
       const state = unacknowledged ? `round ${before}, which is not acknowledged` : `round ${before}`;

@@ -2,7 +2,9 @@ import { FEATURES, type Frame, type FrameName, type HelloFrame } from '@godwit/c
 import type { RecordedFrame } from '@godwit/transport';
 import type { AttemptEnd, Finding } from './finding.js';
 
-/** Questions that are remembered until they are answered: the last ones, since one takes the place of those before it. */
+/**
+ * The number of unanswered questions that are kept. The last ones are kept, since a newer question replaces older ones.
+ */
 const MOST_QUESTIONS = 64;
 
 /** Features without which a frame is not sent. */
@@ -21,7 +23,7 @@ const NEEDS: Partial<Record<FrameName, string>> = {
   whole: FEATURES.postcopy,
 };
 
-/** A stop-and-copy that is under way. */
+/** The current stop-and-copy. */
 interface OpenAttempt {
   readonly attempt: number;
   link: number;
@@ -30,14 +32,14 @@ interface OpenAttempt {
 }
 
 /**
- * What holds for a migration over all of its connections: which attempt is under way and which were given up, which
- * destination answers, and what was agreed on.
+ * Checks a migration over all of its connections: the current attempt and those that were given up, the destination that
+ * answers, and the features that were agreed on.
  */
 export class MigrationAudit {
   readonly #report: (finding: Finding) => void;
   /** Stop-and-copies that have begun. */
   attempts = 0;
-  /** Those of them that the source has given up, to go on with pre-copy. */
+  /** The stop-and-copies that the source has given up, to go on with pre-copy. */
   wentBack = 0;
   #features: readonly string[] | undefined;
   #incarnation: string | undefined;
@@ -49,7 +51,7 @@ export class MigrationAudit {
     this.#report = report;
   }
 
-  /** Takes a frame of link `link`. Returns what is wrong with it. */
+  /** Takes a frame of link `link`. Returns what is wrong with the frame. */
   take(item: RecordedFrame, link: number): string | undefined {
     const { frame } = item;
     const unagreed = needsOf(frame).find((feature) => this.#features?.includes(feature) === false);
@@ -67,14 +69,14 @@ export class MigrationAudit {
         this.#questions = [...this.#questions.slice(1 - MOST_QUESTIONS), questionOf(frame)];
         return this.#mustBeNew(frame);
       case 'prepared':
-        // A captured stream of the destination's has the answers without the questions.
+        // A capture of only the destination's direction has the answers without the questions.
         if (item.track !== undefined && !this.#asked(questionOf(frame))) {
           return 'a "prepared" frame answers what was not asked';
         }
         return this.#same(frame);
       case 'device':
         if (frame.attempt === 0) break;
-        // On a page channel a piece of an attempt that was given up may come late: it is void.
+        // On a page channel, a piece may come after its attempt was given up. It is void.
         if (frame.attempt <= this.#givenUp && (item.track?.stream ?? 0) > 0) break;
         return this.#belongs(frame, item, link) ?? this.#add(item.payloadBytes);
       case 'switchover':
@@ -86,7 +88,7 @@ export class MigrationAudit {
       }
       case 'back': {
         const wrong = this.#belongs(frame, item, link);
-        // One that was given up before anything of it was sent.
+        // The attempt was given up before any other frame of it was sent.
         if (wrong === undefined && this.#open === undefined) this.#begin(frame.attempt, link, item.atMicros);
         this.#givenUp = Math.max(this.#givenUp, frame.attempt);
         this.#close('back', item.atMicros);
@@ -103,7 +105,7 @@ export class MigrationAudit {
     return undefined;
   }
 
-  /** The file has nothing more of this migration. */
+  /** Ends the audit: the file has no further frame of this migration. */
   end(): void {
     this.#close('none', undefined);
   }
@@ -126,20 +128,20 @@ export class MigrationAudit {
     return undefined;
   }
 
-  /** Whether a question waits for its answer. Those before it are answered by it too. */
+  /** Whether this question waits for an answer. The answer settles the earlier questions too. */
   #asked(question: string): boolean {
     const at = this.#questions.indexOf(question);
     this.#questions = this.#questions.slice(at + 1);
     return at !== -1;
   }
 
-  /** The frame belongs to the stop-and-copy that is under way, or begins one. */
+  /** Checks that the frame belongs to the current stop-and-copy, or begins one. */
   #belongs(frame: Extract<Frame, { attempt: number }>, { atMicros }: RecordedFrame, link: number): string | undefined {
     const { type, attempt } = frame;
     if (this.#open === undefined) {
       const wrong = this.#mustBeNew(frame);
       if (wrong !== undefined) return wrong;
-      // `go` and `back` are all that is there of an attempt that began before the file did.
+      // Of an attempt that began before the file did, the file may have only `go` or `back`.
       if (type === 'device' || type === 'switchover') this.#begin(attempt, link, atMicros);
       return undefined;
     }
@@ -154,7 +156,7 @@ export class MigrationAudit {
       : `a "${type}" frame of attempt ${attempt}; ${this.#givenUp} was given up`;
   }
 
-  /** Answers to an attempt that was given up meanwhile still come. */
+  /** Answers for an attempt may still come after the source has given it up. */
   #answers({ attempt }: Extract<Frame, { type: 'ready' }>): string | undefined {
     const asked = this.#open?.attempt ?? this.#givenUp;
     return asked === 0 || attempt === asked ? undefined : `"ready" of attempt ${attempt}; it was asked for ${asked}`;

@@ -1,6 +1,6 @@
 /**
- * Text of a file on a terminal: what comes out of a hostile file must not move the cursor, ring or retitle. Control
- * characters, and those that reorder or break lines, become escapes as in JavaScript.
+ * Makes text of a file safe for a terminal: text of a hostile file must not move the cursor, ring the bell or set the
+ * title. Control characters, and characters that reorder or break lines, become escapes as in JavaScript.
  */
 export function plainText(text: string): string {
   return text.replace(UNPRINTABLE, (character) => {
@@ -18,7 +18,7 @@ export function toJson(value: unknown): string {
     if (item instanceof Uint8Array) return hex(item);
     return item;
   });
-  // JSON allows them to stand as they are, but a terminal should not see them.
+  // JSON allows these characters unescaped, but they must not reach a terminal.
   return text.replace(UNPRINTABLE, (character) =>
     Array.from(
       { length: character.length },

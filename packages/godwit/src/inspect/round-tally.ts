@@ -2,7 +2,7 @@ import type { FrameName } from '@godwit/core';
 import type { RecordedFrame } from '@godwit/transport';
 import type { Finding, PagesBySort } from './finding.js';
 
-/** Which frames carry pages, and how they count. A further encoding is a further line. */
+/** The frames that carry pages, and the kind under which these are counted. A new encoding needs a new line here. */
 const PAGE_FRAMES: Partial<Record<FrameName, keyof PagesBySort>> = {
   pages: 'raw',
   zeroPages: 'zero',
@@ -19,7 +19,7 @@ export class RoundTally {
   readonly #link: number;
   readonly round: number;
   readonly #pages = noPages();
-  /** Pages by stream, to compare with what its `roundEnd` says. */
+  /** Pages by stream, to compare with the number in the stream's `roundEnd`. */
   readonly #perStream = new Map<number, number>();
   #frames = 0;
   #bytes = 0;

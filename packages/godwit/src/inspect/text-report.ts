@@ -4,13 +4,13 @@ import type { RecordedTrack } from '@godwit/transport';
 import type { AttemptEnd, Finding, InspectionSummary, Outcome } from './finding.js';
 import { count, milliseconds, plainText, size, toJson } from './plain-text.js';
 
-/** Characters of a description or of a frame's fields that are shown. */
+/** Most characters that are shown of a description or of a frame's fields. */
 const MOST_SHOWN = 300;
 
-/** Blocks or devices of a hello that are shown. */
+/** Most blocks or devices that are shown of a hello. */
 const MOST_LISTED = 16;
 
-/** Where it stands, when, what it is, and more. */
+/** The columns of a line: offset, time, name and details. */
 type Line = readonly [offset: number | undefined, atMs: number | undefined, name: string, text: string];
 
 /** A finding as lines of text for a person. */
@@ -195,7 +195,7 @@ function given(wentBack: number): string {
   return wentBack === 0 ? 'none given up' : `${count(wentBack)} given up`;
 }
 
-/** Encoded pages only where there are any. */
+/** The pages by kind; a kind of encoded pages is listed only if there are any. */
 function kinds(pages: object): string {
   return Object.entries(pages)
     .filter(([sort, pagesOfIt]) => sort === 'raw' || sort === 'zero' || pagesOfIt > 0)

@@ -3,7 +3,7 @@ import { ANSWER_ROUND, MOST_REQUESTED } from '@godwit/core/pages';
 import type { RecordedFrame } from '@godwit/transport';
 import type { Finding } from './finding.js';
 
-/** Adds up what the urgent channel of one link has carried, and holds it to its limits. */
+/** Adds up what the urgent channel of one link has carried, and checks its limits. */
 export class UrgentAudit {
   #requests = 0;
   #requestedPages = 0;
@@ -20,7 +20,9 @@ export class UrgentAudit {
       : undefined;
   }
 
-  /** Returns what is wrong with an answer of `pages` pages. In a capture of one direction no request is to be seen. */
+  /**
+   * Returns what is wrong with an answer of `pages` pages. A capture of one direction has no requests to compare with.
+   */
   answer(
     { round }: Extract<Frame, { type: 'pages' }>,
     pages: number,

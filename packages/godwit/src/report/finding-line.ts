@@ -4,14 +4,14 @@ import type { Finding } from '../inspect/finding.js';
 
 type Line = Pick<LogEntry, 'side' | 'level' | 'text'>;
 
-/** Frames that are a line of the log by themselves. */
+/** Frames that get a line of their own in the log. */
 const TOLD: ReadonlySet<string> = new Set([
   ...['hello', 'welcome', 'resumed', 'switchover', 'ready', 'verified', 'back', 'backAck', 'go', 'running', 'released'],
 ]);
 
 const ENDS = { go: 'go', back: 'given up', connection: 'given up with its connection', none: 'not told' } as const;
 
-/** The line of the log for what was found in a recording; `undefined` for what is only counted. */
+/** The line of the log for a finding; `undefined` for a finding that is only counted. */
 export function logLine(finding: Finding): Line | undefined {
   switch (finding.event) {
     case 'recording':

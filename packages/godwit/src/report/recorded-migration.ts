@@ -21,12 +21,12 @@ import { logLine } from './finding-line.js';
 
 type Found<E extends Finding['event']> = Extract<Finding, { event: E }>;
 
-/** Bytes are added up over this time, in milliseconds, for the curve of the rate. */
+/** The time over which bytes are added up for one point of the rate's curve, in milliseconds. */
 const RATE_STEP_MS = 100;
 
 /**
- * A recorded migration as `@godwit/observe` shows migrations: folded from what an inspection finds in the file. The frames tell the states of
- * both sides, the rounds and the rate; predictions, trackers and the guest's downtime are known to the engine alone.
+ * A recorded migration as `@godwit/observe` shows migrations: folded from what an inspection finds in the file. The frames show the states
+ * of both sides, the rounds and the rate; only the engine knows predictions, trackers and the guest's downtime.
  */
 export class RecordedMigration {
   readonly #title: string;
@@ -46,7 +46,7 @@ export class RecordedMigration {
   #round = 0;
   #wireBytes = 0;
   #deviceBytes = 0;
-  /** The round that was sent in the pause; the frame `switchover` names it. */
+  /** The round that was sent during the pause; the frame `switchover` names this round. */
   #lastRound = 0;
   #newest: { -readonly [Field in keyof RoundModel]: RoundModel[Field] } | undefined;
   #resumeMs: number | null = null;
@@ -62,7 +62,7 @@ export class RecordedMigration {
     this.#destination.enter('none', 0);
   }
 
-  /** Takes the next thing that was found, of an inspection with `frames`. */
+  /** Takes the next finding of an inspection with `frames`. */
   take(finding: Finding): void {
     if ('atMs' in finding && finding.atMs !== undefined) this.#nowMs = Math.max(this.#nowMs, finding.atMs);
     switch (finding.event) {
@@ -139,13 +139,13 @@ export class RecordedMigration {
   }
 
   #frame({ frame, byteLength, payloadBytes, track }: Found<'frame'>): void {
-    // A captured stream does not tell who has sent it: what it has are the source's pages, if any.
+    // A captured stream does not tell who sent it; pages in it can only be the source's.
     if (track === undefined || track.sender === 'source') this.#sent(byteLength);
     if (frame.type === 'device') this.#deviceBytes += payloadBytes;
     this.#enter(frame);
   }
 
-  /** What a frame says of the states of the two sides. */
+  /** Takes from a frame what it tells about the states of the two sides. */
   #enter(frame: Frame): void {
     const now = this.#nowMs;
     switch (frame.type) {
@@ -199,7 +199,7 @@ export class RecordedMigration {
     }
   }
 
-  /** An error that may pass ends a connection, and not the migration. */
+  /** An error with `retry` ends the connection, and not the migration. */
   #failed({ code, message, retry }: Extract<Frame, { type: 'error' }>): void {
     if (this.#sourceOwns === 'handedOver' || this.#sourceOwns === 'released') return;
     this.#error = { code, message: shortened(message) };
@@ -245,7 +245,7 @@ export class RecordedMigration {
 
   #sent(bytes: number): void {
     this.#wireBytes += bytes;
-    // Steps in which nothing was sent are a rate of 0; of a long one the first and the last are enough.
+    // In steps without a frame the rate is 0; of a long series of such steps, the first and the last point are enough.
     if (this.#nowMs - this.#stepFromMs >= 2 * RATE_STEP_MS) {
       this.#step(this.#stepFromMs + RATE_STEP_MS);
       this.#step(this.#nowMs - RATE_STEP_MS);

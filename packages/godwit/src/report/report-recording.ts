@@ -4,15 +4,15 @@ import { inspectRecording } from '../inspect/inspect-recording.js';
 import { RecordedMigration } from './recorded-migration.js';
 
 export interface RecordingReport {
-  /** One HTML file, which needs nothing else. */
+  /** The report: one HTML file, which needs no other file. */
   readonly html: string;
-  /** Why the recording is not whole; undefined when it is. The report shows what comes before. */
+  /** Why the recording is not complete; undefined if it is. The report shows what was read up to the problem. */
   readonly problem: string | undefined;
 }
 
 /**
- * Makes a report of a recorded migration: what `godwit report` writes. The file may be of any size and say anything: memory is bounded, and
- * what it says is text in the report.
+ * Makes a report of a recorded migration: what `godwit report` writes. The file may have any size and any contents: memory is bounded, and
+ * the report treats the contents as text.
  *
  * @example
  * const { html } = await reportRecording(createReadStream('migration.godwit'));

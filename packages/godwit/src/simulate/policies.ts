@@ -3,23 +3,23 @@ import { pathToFileURL } from 'node:url';
 import { type ConvergencePolicy, firstOpinion, presets, roundCap, timeBudget, withinDowntimeLimit } from '@godwit/core';
 import { ArgumentError } from '../command/argument-error.js';
 
-/** A policy with the name by which it was asked for. */
+/** A policy, with the name that the user gave. */
 export interface NamedPolicy {
   readonly name: string;
   readonly policy: ConvergencePolicy;
 }
 
-/** What a policy may depend on beside its name. */
+/** The settings that a policy may depend on. */
 export interface PolicySettings {
   readonly timeBudgetMs: number | undefined;
   /** Whether the migration may go on as post-copy. */
   readonly postcopy: boolean;
 }
 
-/** Without a time budget: how long the policies wait that need one, in milliseconds. */
+/** The time budget of policies that need one, if none was given, in milliseconds. */
 const BUDGET_MS = 60_000;
 
-/** The policies that have a name: the engine's presets, and plain rules to compare them with. */
+/** The named policies: the engine's presets, and simple rules to compare them with. */
 const POLICIES: Readonly<Record<string, (settings: PolicySettings) => ConvergencePolicy>> = {
   ...Object.fromEntries(Object.entries(presets).map(([name, preset]) => [name, () => preset])),
   'within-downtime-limit': () => withinDowntimeLimit,
@@ -28,10 +28,13 @@ const POLICIES: Readonly<Record<string, (settings: PolicySettings) => Convergenc
     firstOpinion(withinDowntimeLimit, timeBudget(timeBudgetMs, 'switchover')),
 };
 
-/** Names that `--policy` knows. */
+/** The names that `--policy` accepts. */
 export const POLICY_NAMES: readonly string[] = Object.keys(POLICIES);
 
-/** The policies of a list such as `within-downtime-limit,./mine.mjs`: names, and modules that export one by default. */
+/**
+ * The policies of a list such as `within-downtime-limit,./mine.mjs`: names, and modules whose default export is a
+ * policy.
+ */
 export async function policiesOf(list: string, settings: PolicySettings): Promise<readonly NamedPolicy[]> {
   const names = list.split(',').map((name) => name.trim());
   return Promise.all(names.map((name) => policyOf(name, settings)));

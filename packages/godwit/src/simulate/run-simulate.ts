@@ -8,7 +8,7 @@ import { SIMULATE_USAGE, type SimulateRequest, simulateRequest } from './simulat
 import { simulationPlot } from './simulation-plot.js';
 import { comparisonText, type NamedSimulation, simulationText, suggestionText } from './simulation-report.js';
 
-/** Runs `godwit simulate` with the arguments behind it; resolves with the exit status. */
+/** Runs `godwit simulate` with the arguments after its name; resolves with the exit status. */
 export async function runSimulate(
   argv: readonly string[],
   { stdout, stderr }: { readonly stdout: Writable; readonly stderr: Writable },
@@ -40,7 +40,7 @@ async function simulateAll({ scenario, options, policies }: SimulateRequest): Pr
   let suggested: Simulation['wouldConverge'] | undefined;
   for (const one of named) {
     const policy = one === undefined ? {} : { policy: one.policy };
-    // What would help does not depend on the policy.
+    // The suggestions do not depend on the policy, so that they are computed only once.
     const simulation = await simulate(scenario, { ...options, ...policy, suggestions: suggested === undefined });
     if (!simulation.converged) suggested ??= simulation.wouldConverge;
     const wouldConverge = simulation.converged ? [] : (suggested ?? []);
@@ -52,7 +52,7 @@ async function simulateAll({ scenario, options, policies }: SimulateRequest): Pr
 function textOf(all: readonly NamedSimulation[]): string {
   const texts = all.map(simulationText);
   if (all.length > 1) texts.push(comparisonText(all));
-  // What would help is the same for all of them.
+  // The suggestions are the same for all policies.
   const unhappy = all.find(({ simulation }) => !simulation.converged);
   if (unhappy !== undefined) texts.push(suggestionText(unhappy.simulation));
   return `${texts.join('\n\n')}\n`;

@@ -82,7 +82,7 @@ export const SIMULATE_OPTIONS = {
   help: { type: 'boolean', short: 'h', default: false },
 } as const;
 
-/** What `godwit simulate` was asked. */
+/** The request to `godwit simulate`. */
 export interface SimulateRequest {
   readonly scenario: Scenario;
   readonly options: {
@@ -94,7 +94,7 @@ export interface SimulateRequest {
     readonly granularity?: number;
     readonly stopAfterMs?: number;
   };
-  /** As it was given; `undefined` for the engine's default policy. */
+  /** The list of policies as the user gave it; `undefined` for the engine's default policy. */
   readonly policies: string | undefined;
   readonly json: boolean;
   readonly plot: string | undefined;
@@ -102,7 +102,7 @@ export interface SimulateRequest {
 
 type Values = ReturnType<typeof parse>['values'];
 
-/** Reads the arguments behind `simulate`; `undefined` when help was asked for. Throws `ArgumentError`, which names the argument. */
+/** Reads the arguments after `simulate`; `undefined` when help was asked for. Throws `ArgumentError`, which names the argument. */
 export function simulateRequest(argv: readonly string[]): SimulateRequest | undefined {
   const { values, positionals } = parse(argv);
   if (values.help) return undefined;
@@ -236,7 +236,7 @@ function required(name: string, value: string | undefined): string {
   throw new ArgumentError(`--${name} is missing: for example --memory 512G --link 25G`);
 }
 
-/** The property `name` with what `read` makes of `value`; nothing when there is no value. */
+/** An object with the property `name` and the result of `read` for `value`; an empty object if there is no value. */
 function given<Name extends string, Value, Result>(
   name: Name,
   value: Value | undefined,

@@ -1,15 +1,15 @@
 import { ArgumentError } from '../command/argument-error.js';
 import type { NamedSimulation } from './simulation-report.js';
 
-/** Pixels of the picture. */
+/** The size of the picture, in pixels. */
 const SIZE = { width: 960, height: 480 } as const;
 
-/** A point for each moment and value. */
+/** The points of a curve. */
 type Points = [seconds: number, value: number][];
 
 /**
- * Draws simulations as SVG: the bytes that are owed over time, the rounds (a mark at the end of each), the pause (a band) and the
- * throttle. The library that draws is loaded only here.
+ * Draws simulations as SVG: over time, the bytes that are still to be sent, the rounds (a mark at the end of each), the pause (a
+ * band) and the throttle. The drawing library is loaded only here.
  */
 export async function simulationPlot(all: readonly NamedSimulation[]): Promise<string> {
   const [core, { LineChart }, components, { SVGRenderer }] = await Promise.all([

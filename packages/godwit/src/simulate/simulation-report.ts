@@ -1,10 +1,10 @@
 import type { Decision, RoundRecord } from '@godwit/core';
 import type { Simulation } from '@godwit/core/simulation';
 
-/** Rounds that are shown from the beginning and from the end of a long migration. */
+/** The number of rounds of a long migration that are shown from its beginning and from its end. */
 const SHOWN = { first: 12, last: 8 } as const;
 
-/** A simulation with the name of its policy; `undefined` for the engine's own. */
+/** A simulation with the name of its policy; `undefined` for the engine's default policy. */
 export interface NamedSimulation {
   readonly name: string | undefined;
   readonly simulation: Simulation;
@@ -78,7 +78,9 @@ function verdict(simulation: Simulation): string {
   }
 }
 
-/** What the guest does at the destination while its memory comes. */
+/**
+ * The memory that is missing at the destination after the switchover to post-copy, and how long the guest waits for it.
+ */
 function postcopyText({ bytes, ms, faults, blockedMs }: NonNullable<Simulation['postcopy']>): string {
   return (
     `\nOf its memory, ${size(bytes)} are then missing at the destination, and come within ${duration(ms)}: the guest waits for ` +
@@ -86,7 +88,7 @@ function postcopyText({ bytes, ms, faults, blockedMs }: NonNullable<Simulation['
   );
 }
 
-/** What would make a migration converge that does not. */
+/** The changes with which the migration would converge. */
 export function suggestionText({ wouldConverge }: Simulation): string {
   if (wouldConverge.length === 0) return 'No single change, of up to 64 times, would make it converge.';
   return [

@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core/errors';
 import { kvmCpuid2, kvmCpuidEntry2 } from './kvm-structs.js';
 
-/** KVM refuses more than this (KVM_MAX_CPUID_ENTRIES, asm/kvm_host.h). */
+/** The most entries that KVM accepts (KVM_MAX_CPUID_ENTRIES, asm/kvm_host.h). */
 const MAX_ENTRIES = 256;
 
 const HEADER_WORDS = kvmCpuid2.size / 4;
@@ -22,8 +22,8 @@ export interface CpuidEntry {
 type Register = 'eax' | 'ebx' | 'ecx' | 'edx';
 
 /**
- * Registers in which every bit is a feature, by (function, index): Intel SDM volume 2A, CPUID; AMD APM volume 3,
- * appendix E. A guest that was told of a bit may use it, so the destination has to have it.
+ * Registers in which every bit is a feature, by (function, index): Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix
+ * E. A guest that has seen a feature bit may use the feature, so the destination must have it.
  */
 const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: readonly Register[]])[] = [
   [0x1, 0, ['ecx', 'edx']],
@@ -39,7 +39,7 @@ const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: re
 /** Bits of leaf 1 that KVM itself turns on and off as the guest runs: OSXSAVE (ecx 27) and APIC (edx 9). */
 const LIVE_BITS: Readonly<Partial<Record<Register, number>>> = { ecx: 1 << 27, edx: 1 << 9 };
 
-/** What CPUID tells a guest: `struct kvm_cpuid2` with its entries. */
+/** The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries. */
 export class Cpuid {
   readonly entries: readonly CpuidEntry[];
 
@@ -47,7 +47,7 @@ export class Cpuid {
     this.entries = entries;
   }
 
-  /** A buffer that asks KVM for as many entries as it can have. */
+  /** Makes a buffer with room for the most entries that KVM returns. */
   static room(): Uint8Array {
     const words = new Uint32Array(HEADER_WORDS + MAX_ENTRIES * ENTRY_WORDS);
     words[0] = MAX_ENTRIES;
@@ -92,7 +92,7 @@ export class Cpuid {
     return new Uint8Array(words.buffer);
   }
 
-  /** The same CPU with its own APIC id, in the three places where CPUID gives it. */
+  /** Returns the same CPU with the APIC id of a vCPU, in the three places where CPUID gives it. */
   forVcpu(apicId: number): Cpuid {
     return new Cpuid(
       this.entries.map((entry) => {

@@ -5,18 +5,18 @@ const HARVESTS = 2;
 const STATE = 3;
 const FIRST_FULL = 4;
 
-/** No thread reaps; one does; it is to end. */
+/** The states of the thread that reaps: there is none, it reaps, it is to end. */
 const IDLE = 0;
 const REAPING = 1;
 const ENDING = 2;
 
-/** How long a vCPU waits that nobody can help, in milliseconds: it would otherwise come back at once. */
+/** How long a vCPU waits when no thread reaps, in milliseconds: it would otherwise make the same exit again at once. */
 const HELPLESS_MS = 1;
-/** How soon it notices, in milliseconds, that the thread has died just before it began to wait. */
+/** The longest time, in milliseconds, until a waiting vCPU notices that the thread ended just before the wait began. */
 const LOOK_MS = 100;
 
 /**
- * How other threads call the one that reaps a VM's dirty rings, through memory: a vCPU's thread cannot await a message.
+ * The calls of other threads to the thread that reaps a VM's dirty rings, through shared memory: a vCPU's thread cannot await a message.
  *
  * A vCPU that has left the guest because its ring is full (KVM_EXIT_DIRTY_RING_FULL) cannot enter it again before the ring is reaped:
  *
@@ -36,8 +36,9 @@ export class DirtyRingCalls {
   }
 
   /**
-   * For the thread of a vCPU whose ring is full: waits until all rings are reaped, which takes a millisecond at most on an idle machine.
-   * Returns after a millisecond when no thread reaps: the one that did has failed, and the vCPU sees the same exit until logging is off.
+   * Called on the thread of a vCPU whose ring is full: waits until all rings are reaped, which takes a millisecond at most on an idle
+   * machine. Returns after a millisecond when no thread reaps because it has failed; the vCPU then makes the same exit until logging is
+   * off.
    */
   ringFull(vcpu: number): void {
     Atomics.add(this.#words, FIRST_FULL + vcpu, 1);
@@ -59,43 +60,43 @@ export class DirtyRingCalls {
     );
   }
 
-  /** Asks for all that is dirty; returns the number of this harvest. */
+  /** Asks for all dirty pages; returns the number of this harvest. */
   harvest(): number {
     const harvest = (Atomics.add(this.#words, HARVESTS, 1) + 1) | 0;
     this.#call();
     return harvest;
   }
 
-  /** A thread reaps from here on. */
+  /** Notes that a thread reaps from here on. */
   begin(): void {
     Atomics.store(this.#words, STATE, REAPING);
   }
 
-  /** The thread is to reap once more and end. */
+  /** Tells the thread to reap once more and end. */
   end(): void {
     Atomics.store(this.#words, STATE, ENDING);
     this.#call();
   }
 
-  /** No thread reaps any more: nobody waits for it. */
+  /** Notes that no thread reaps any more, and ends all waits. */
   ended(): void {
     Atomics.store(this.#words, STATE, IDLE);
     Atomics.notify(this.#words, SERVED);
   }
 
-  /** For the thread that reaps: what was asked for by now. */
+  /** Called on the thread that reaps: returns the calls so far. */
   take(): { readonly call: number; readonly harvest: number; readonly ending: boolean } {
-    // The call first: whoever calls has stored what it calls for before.
+    // The number of calls is read first: a caller stores its request before it counts its call.
     const call = Atomics.load(this.#words, CALLED);
     return { call, harvest: Atomics.load(this.#words, HARVESTS), ending: Atomics.load(this.#words, STATE) === ENDING };
   }
 
-  /** For the thread that reaps: everything that was called for up to `call` is done. */
+  /** Called on the thread that reaps: notes that all calls up to `call` are served. */
   serve(call: number): void {
     if (Atomics.exchange(this.#words, SERVED, call) !== call) Atomics.notify(this.#words, SERVED);
   }
 
-  /** For the thread that reaps: waits for a call after `call`, at most `milliseconds`. */
+  /** Called on the thread that reaps: waits for a call after `call`, at most `milliseconds`. */
   wait(call: number, milliseconds: number): void {
     Atomics.wait(this.#words, CALLED, call, milliseconds);
   }

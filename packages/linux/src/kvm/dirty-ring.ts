@@ -8,13 +8,17 @@ import { Errno, HOST_PAGE_SIZE, ioctl, MapFlags, mmap, tryIoctl } from '../libc/
 export interface DirtyRings {
   /** Entries of each ring, a power of two. */
   readonly entries: number;
-  /** KVM also keeps a bitmap, for what is written while no vCPU runs (the interrupt tables of arm64): KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP. */
+  /**
+   * Whether KVM also keeps a bitmap, for pages that are written while no vCPU runs (the interrupt tables of arm64):
+   * KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP.
+   */
   readonly withBitmap: boolean;
 }
 
 /**
- * KVM takes smaller ones. One that emulates instructions looks at a ring between hundreds of them only, and logs every store of a `rep stos`:
- * 1,408 entries beyond the reserve were seen of one instruction (PVM, Linux 6.18). A small ring is overrun again and again.
+ * The fewest entries, although KVM accepts smaller rings: a KVM that emulates instructions checks a ring only after hundreds of them, and
+ * logs every store of a `rep stos`. One instruction used 1,408 entries beyond the reserve (PVM, Linux 6.18), so that a small ring would be
+ * overrun again and again.
  */
 const LEAST_ENTRIES = 4096;
 
@@ -35,8 +39,8 @@ export function mostDirtyRingEntries(vmFd: number): number {
  * Gives a VM dirty rings, for `KvmDirtyRingTracker`, for as long as it lives; it has no dirty log then (KVM_GET_DIRTY_LOG fails with
  * ENXIO), unless there is a bitmap beside the rings. Call it before the first vCPU is made, and before the first memory slot.
  *
- * A large ring costs 16 bytes an entry, and lets a vCPU run on when nobody reaps for a while: it has to leave the guest when its ring
- * is full but for some entries that KVM reserves (64, and 512 more where the processor logs writes).
+ * A large ring takes 16 bytes an entry, and lets a vCPU run on when the rings are not reaped for a while: a vCPU leaves the guest when its
+ * ring is full except for some entries that KVM reserves (64, and 512 more where the processor logs writes).
  *
  * @param entries of each ring: a power of two, from 4,096 to `mostDirtyRingEntries`. Default: the most
  * @throws GodwitError GODWIT_UNSUPPORTED when this KVM has no such rings, GODWIT_INVALID_ARGUMENT for another number of entries,
@@ -72,7 +76,7 @@ export function enableDirtyRings(vmFd: number, entries?: number): DirtyRings {
   return { entries: count, withBitmap };
 }
 
-/** Maps the ring of a vCPU. Only of a VM that has rings of this size: touching the mapping would end the process otherwise. */
+/** Maps the ring of a vCPU. The VM must have rings of this size: touching the mapping would otherwise end the process. */
 export function mapDirtyRing(vcpuFd: number, entries: number): bigint {
   return mmap({
     byteLength: dirtyRingBytes(entries),

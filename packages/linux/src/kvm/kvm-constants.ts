@@ -65,7 +65,7 @@ export const KvmVcpuRequest = {
   KVM_GET_STATS_FD: 0xaece,
 } as const;
 
-/** What KVM_CHECK_EXTENSION is asked. */
+/** The arguments of KVM_CHECK_EXTENSION. */
 export const KvmCapability = {
   KVM_CAP_IRQCHIP: 0,
   KVM_CAP_USER_MEMORY: 3,
@@ -91,7 +91,7 @@ export const KvmCapability = {
   KVM_CAP_XSAVE2: 208,
 } as const;
 
-/** Why KVM_RUN returned. */
+/** The reasons for which KVM_RUN returns. */
 export const KvmExit = {
   KVM_EXIT_UNKNOWN: 0,
   KVM_EXIT_IO: 2,
@@ -128,7 +128,7 @@ export function kvmExitName(reason: number): string {
   return Object.entries(KvmExit).find(([, value]) => value === reason)?.[0] ?? `KVM exit ${reason}`;
 }
 
-/** Constants that no structure belongs to. The requests are in `kvm-layouts.ts`. */
+/** Constants that belong to no structure. The requests are in `kvm-layouts.ts`. */
 export const kvmConstantLayouts: readonly KernelLayout[] = [KvmCapability, KvmExit, KvmValue].flatMap((numbers) =>
   defines('linux/kvm.h', numbers),
 );

@@ -3,7 +3,7 @@ import { KvmSystemRequest, KvmVcpuRequest, KvmVmRequest, kvmConstantLayouts } fr
 import * as structs from './kvm-structs.js';
 
 /**
- * The struct whose size is in a request's number. Those that are not listed carry none (`_IO`), or a bare integer
+ * The struct whose size is in a request's number. Requests that are not listed have no struct (`_IO`), or a bare integer
  * (KVM_SET_IDENTITY_MAP_ADDR).
  */
 const ARGUMENTS: Readonly<Record<string, string>> = {
@@ -45,7 +45,10 @@ const ARGUMENTS: Readonly<Record<string, string>> = {
   KVM_SET_XCRS: 'kvm_xcrs',
 };
 
-/** What linux/kvm.h has, or has like this, on x86-64 alone: a vCPU's registers, its interrupt chips and timer, CPUID and MSRs. */
+/**
+ * The parts of linux/kvm.h that exist, or have this form, on x86-64 only: a vCPU's registers, its interrupt chips and timer,
+ * CPUID and MSRs.
+ */
 const ONLY_X64: ReadonlySet<string> = new Set([
   ...['kvm_regs', 'kvm_sregs', 'kvm_sregs2', 'kvm_segment', 'kvm_fpu', 'kvm_xsave', 'kvm_xcrs', 'kvm_debugregs'],
   ...[
@@ -64,12 +67,12 @@ const ONLY_X64: ReadonlySet<string> = new Set([
 function marked<Layout extends KernelLayout>(layout: Layout): Layout {
   const name = 'struct' in layout ? layout.struct : layout.define;
   const argument = 'argument' in layout ? (layout.argument ?? '') : '';
-  // Other fields on arm64, in as many bytes: its requests have the same numbers.
+  // On arm64 the struct has other fields in as many bytes, and its requests have the same numbers.
   const sameSize = argument === 'kvm_vcpu_events';
   return ONLY_X64.has(name) || (ONLY_X64.has(argument) && !sameSize) ? { ...layout, only: 'x64' } : layout;
 }
 
-/** Everything that `kvm/` believes about linux/kvm.h. */
+/** Everything that `kvm/` assumes about linux/kvm.h. */
 export const kvmLayouts: readonly KernelLayout[] = [
   ...Object.values(structs),
   ...kvmConstantLayouts,

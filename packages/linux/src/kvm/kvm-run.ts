@@ -8,12 +8,12 @@ const { fields } = kvmRun;
  * nothing. Any thread may make its own view of the same address.
  */
 export class KvmRun {
-  /** The whole mapping: the structure, and behind it the data of port I/O. */
+  /** The whole mapping: the structure, and after it the data of port I/O. */
   readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
   readonly #view: DataView;
 
-  /** @param address where the vCPU's descriptor is mapped; must stay mapped while anybody uses the view */
+  /** @param address where the vCPU's descriptor is mapped; must stay mapped while the view is used */
   constructor(address: bigint, byteLength: number) {
     this.bytes = viewOf(address, byteLength);
     this.#words = new Uint32Array(this.bytes.buffer, 0, byteLength >>> 2);
@@ -22,8 +22,8 @@ export class KvmRun {
 
   /**
    * While it is true KVM_RUN completes the I/O of the last exit and returns EINTR without entering the guest. Set it
-   * before sending the signal that interrupts KVM_RUN: then it does not matter whether the signal comes before the
-   * call, which it would otherwise miss.
+   * before sending the signal that interrupts KVM_RUN: a signal that comes just before the call would otherwise have no
+   * effect.
    */
   set immediateExit(value: boolean) {
     Atomics.store(this.bytes, fields.immediate_exit[0], value ? 1 : 0);

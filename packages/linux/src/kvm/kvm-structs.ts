@@ -1,7 +1,7 @@
 import type { StructLayout } from '../layouts/index.js';
 
 /*
- * Layouts of linux/kvm.h on x86-64. Structures that we only carry from one KVM to another (FPU, LAPIC, events) are
+ * Layouts of linux/kvm.h on x86-64. Structures that are only copied from one KVM to another (FPU, LAPIC, events) are
  * opaque bytes: only their size is here.
  */
 const header = 'linux/kvm.h';
@@ -117,7 +117,7 @@ export const kvmSregs2 = {
   fields: { cr0: [224, 8], flags: [280, 8], pdptrs: [288, 32] },
 } as const satisfies StructLayout;
 export const kvmFpu = { header, struct: 'kvm_fpu', size: 416, fields: {} } as const satisfies StructLayout;
-/** The part with a fixed size; KVM_CAP_XSAVE2 tells how many bytes KVM_GET_XSAVE2 writes. */
+/** The part with a fixed size; KVM_CAP_XSAVE2 returns how many bytes KVM_GET_XSAVE2 writes. */
 export const kvmXsave = { header, struct: 'kvm_xsave', size: 4096, fields: {} } as const satisfies StructLayout;
 export const kvmXcrs = {
   header,

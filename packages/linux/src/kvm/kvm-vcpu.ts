@@ -18,8 +18,8 @@ interface NewVcpu {
 /**
  * A vCPU: its descriptor and the `kvm_run` page that is mapped from it.
  *
- * KVM_RUN belongs to one thread, which gets `fd`, `runAddress` and `runBytes` and uses `runVcpu`. All other calls block
- * while that thread is inside KVM_RUN: make them when it is stopped.
+ * KVM_RUN belongs to one thread, which gets `fd`, `runAddress` and `runBytes` and uses `runVcpu`. All other calls block while that
+ * thread is inside KVM_RUN: make them when that thread is stopped.
  */
 export class KvmVcpu {
   readonly id: number;
@@ -96,7 +96,7 @@ export class KvmVcpu {
     this.set(VcpuState.specialRegisters, registers.bytes);
   }
 
-  /** Runnable without the start-up interrupt that all vCPUs but the first wait for. */
+  /** Makes the vCPU runnable without the start-up interrupt for which all vCPUs but the first wait. */
   makeRunnable(): void {
     const state = new Uint32Array([KvmValue.KVM_MP_STATE_RUNNABLE]);
     this.set(VcpuState.multiprocessorState, new Uint8Array(state.buffer));
@@ -109,12 +109,12 @@ export class KvmVcpu {
     return Cpuid.decode(request);
   }
 
-  /** Before the first KVM_RUN; afterwards KVM refuses any change. */
+  /** Sets the CPUID. To be called before the first KVM_RUN; afterwards KVM refuses any change. */
   setCpuid(cpuid: Cpuid): void {
     ioctl(this.fd, KvmVcpuRequest.KVM_SET_CPUID2, cpuid.encode(), 'KVM_SET_CPUID2');
   }
 
-  /** Leaves out those that this vCPU does not have. */
+  /** Reads MSRs; leaves out those that this vCPU does not have. */
   readMsrs(indices: readonly number[]): MsrValue[] {
     return readMsrs(this.fd, indices);
   }
@@ -125,15 +125,15 @@ export class KvmVcpu {
   }
 
   /**
-   * Opens the counters that KVM keeps of this vCPU, or returns undefined before Linux 5.14. Like all calls here it waits for a vCPU that
-   * is inside KVM_RUN; reading the counters does not.
+   * Opens the counters that KVM keeps of this vCPU; returns undefined before Linux 5.14. Like all calls here, opening waits for a vCPU
+   * that is inside KVM_RUN; reading the counters does not.
    */
   statistics(): VcpuStatistics | undefined {
     if (this.#checkExtension(KvmCapability.KVM_CAP_BINARY_STATS_FD) === 0) return undefined;
     return new VcpuStatistics(ioctl(this.fd, KvmVcpuRequest.KVM_GET_STATS_FD, 0, 'KVM_GET_STATS_FD'));
   }
 
-  /** Frequency of the time-stamp counter in kHz, or 0 when this KVM does not tell. */
+  /** Frequency of the time-stamp counter in kHz, or 0 when this KVM does not report it. */
   tscKhz(): number {
     if (this.#checkExtension(KvmCapability.KVM_CAP_GET_TSC_KHZ) === 0) return 0;
     return ioctl(this.fd, KvmVcpuRequest.KVM_GET_TSC_KHZ, 0, 'KVM_GET_TSC_KHZ');

@@ -18,7 +18,7 @@ export interface KvmMemoryRegion {
   readonly guestPhysicalAddress: number;
   /** A multiple of the page size. 0 removes the slot. */
   readonly byteLength: number;
-  /** Where the memory is mapped in this process. Must stay mapped until the slot is removed or the VM is closed. */
+  /** The address of the memory in this process. It must stay mapped until the slot is removed or the VM is closed. */
   readonly hostAddress: bigint;
   /** Turns dirty logging on: see `KvmDirtyLogTracker` and `KvmDirtyRingTracker`. */
   readonly logDirty?: boolean;
@@ -43,12 +43,12 @@ export class KvmVm {
     this.#vcpuMapBytes = vcpuMapBytes;
   }
 
-  /** What this VM can do, which may differ from what /dev/kvm says. 0 = absent. */
+  /** KVM_CHECK_EXTENSION on this VM, whose answer may differ from that of /dev/kvm. 0 = absent. */
   checkExtension(capability: number): number {
     return ioctl(this.fd, KvmSystemRequest.KVM_CHECK_EXTENSION, capability, 'KVM_CHECK_EXTENSION');
   }
 
-  /** Before the first slot and the first vCPU: see `enableDirtyRings`. */
+  /** Gives the VM dirty rings; to be called before the first slot and the first vCPU: see `enableDirtyRings`. */
   enableDirtyRings(entries?: number): DirtyRings {
     return enableDirtyRings(this.fd, entries);
   }
@@ -71,8 +71,8 @@ export class KvmVm {
   }
 
   /**
-   * Three pages of guest-physical address space that Intel's KVM needs for itself, and one more for its identity map.
-   * Below 4 GiB, outside RAM, before the first vCPU. Harmless on AMD.
+   * Sets three pages of guest-physical address space that KVM needs for itself on Intel, and one for its identity map:
+   * below 4 GiB and outside RAM. To be called before the first vCPU. No effect on AMD.
    */
   setIntelPages(tssAddress: number, identityMapAddress: number): void {
     ioctl(this.fd, KvmVmRequest.KVM_SET_TSS_ADDR, tssAddress, 'KVM_SET_TSS_ADDR');
@@ -131,7 +131,7 @@ export class KvmVm {
     return new DataView(data.buffer).getBigUint64(kvmClockData.fields.clock[0], true);
   }
 
-  /** Sets the paravirtual clock, without KVM_CLOCK_REALTIME: the caller decides what the time away was worth. */
+  /** Sets the paravirtual clock, without KVM_CLOCK_REALTIME: the caller decides how much of the time away counts. */
   setClock(nanoseconds: bigint): void {
     const data = new Uint8Array(kvmClockData.size);
     new DataView(data.buffer).setBigUint64(kvmClockData.fields.clock[0], nanoseconds, true);

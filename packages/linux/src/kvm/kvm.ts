@@ -6,10 +6,10 @@ import { KvmCapability, KvmSystemRequest, KvmValue } from './kvm-constants.js';
 import { kvmMsrList } from './kvm-structs.js';
 import { KvmVm } from './kvm-vm.js';
 
-/** Enough for every index list so far (some 120 MSRs on current hardware); KVM says E2BIG if not. */
+/** Room for every index list so far (some 120 MSRs on current hardware); KVM returns E2BIG if it is not enough. */
 const MAX_MSRS = 1024;
 
-/** Without these the rest of this directory cannot work; all are in every x86 kernel since 4.12. */
+/** The capabilities that this directory requires; every x86 kernel since 4.12 has all of them. */
 const REQUIRED = [
   'KVM_CAP_USER_MEMORY',
   'KVM_CAP_EXT_CPUID',
@@ -52,8 +52,8 @@ export class Kvm {
   }
 
   /**
-   * @throws SyscallError GODWIT_UNSUPPORTED when there is no KVM, GODWIT_PERMISSION when we may not use it; both say
-   * what to do. GodwitError GODWIT_UNSUPPORTED on another architecture or a KVM that is too old.
+   * @throws SyscallError GODWIT_UNSUPPORTED when there is no KVM, GODWIT_PERMISSION when this process may not use it;
+   * both messages say what to do. GodwitError GODWIT_UNSUPPORTED on another architecture or a KVM that is too old.
    */
   static open(path = '/dev/kvm'): Kvm {
     if (process.arch !== 'x64') {

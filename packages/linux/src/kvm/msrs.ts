@@ -20,8 +20,9 @@ export const Msr = {
 } as const;
 
 /**
- * Reads many MSRs. KVM_GET_MSRS stops at the first that it cannot read and returns how many it did; such an MSR is left
- * out and reading goes on behind it. Most KVMs list an MSR or two that this vCPU's CPUID does not give it.
+ * Reads many MSRs. KVM_GET_MSRS stops at the first MSR that it cannot read, and returns the number that it has read;
+ * such an MSR is left out, and reading goes on after it. Most KVMs list an MSR or two that this vCPU's CPUID does not
+ * have.
  */
 export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[] {
   const values: MsrValue[] = [];
@@ -30,7 +31,7 @@ export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[]
     const batch = pack(indices.slice(at, at + MAX_ENTRIES).map((index) => ({ index, value: 0n })));
     const done = ioctl(vcpuFd, KvmVcpuRequest.KVM_GET_MSRS, batch, 'KVM_GET_MSRS');
     unpack(batch, done, values);
-    // The one that stopped the call, if any, is skipped.
+    // The MSR that stopped the call, if any, is skipped.
     const whole = Math.min(MAX_ENTRIES, indices.length - at);
     at += done < whole ? done + 1 : done;
   }
@@ -38,8 +39,8 @@ export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[]
 }
 
 /**
- * Writes MSRs in the given order. KVM_SET_MSRS stops at the first that it refuses; one that already has the value is
- * skipped (some can be read but not written), any other is an error.
+ * Writes MSRs in the given order. KVM_SET_MSRS stops at the first MSR that it refuses; one that already has the value
+ * is skipped (some can be read but not written), any other is an error.
  *
  * @throws GodwitError GODWIT_UNSUPPORTED naming the MSR and both values
  */

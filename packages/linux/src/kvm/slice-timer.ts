@@ -8,9 +8,9 @@ const SIGEV_THREAD_ID = 4;
 const SIGEVENT_WORDS = 16;
 
 /**
- * A POSIX timer that interrupts the thread which made it, again and again: what ends a vCPU's time slice while it is in
- * KVM_RUN and this thread cannot do anything by itself. In the kernel, not in another thread's event loop, because that
- * thread is the busiest of the process during a migration.
+ * A POSIX timer that interrupts the thread which made it, again and again: it ends a vCPU's time slice while the vCPU
+ * is in KVM_RUN and this thread is blocked. The timer is in the kernel and not in the main thread's event loop, since
+ * the main thread is the busiest of the process during a migration.
  *
  * A tick that comes while the thread is not in a system call does nothing; the next one does.
  */
@@ -20,9 +20,10 @@ export class SliceTimer {
   readonly #id: bigint;
   #closed = false;
 
-  /** For the calling thread. The wake signal's handler must be installed. */
+  /** Makes a timer for the calling thread. The wake signal's handler must be installed. */
   constructor(signal: number = WAKE_SIGNAL) {
-    // Declared here and not at load time: before glibc 2.34 these were in librt, which Node does not load.
+    // The functions are declared here and not at load time: before glibc 2.34 they were in librt, which Node does not
+    // load.
     const create = cFunction<[number, Uint8Array, Uint8Array], number>('timer_create', 'int', [
       'int',
       'void *',
@@ -46,7 +47,7 @@ export class SliceTimer {
 
   /**
    * @param milliseconds between two ticks, to the next larger nanosecond; 0 stops
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT for what is no time
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible time
    */
   tickEvery(milliseconds: number): void {
     const whole = sizeArgument('the time between two ticks, in nanoseconds,', Math.ceil(milliseconds * 1e6));

@@ -28,7 +28,7 @@ export class GeneralRegisters {
     this.#view.setBigUint64(kvmRegs.fields[register][0], BigInt(value), true);
   }
 
-  /** `rip=0x1000 rflags=0x2 rax=0x0 ...`: what one wants to see of a crashed guest. */
+  /** `rip=0x1000 rflags=0x2 rax=0x0 ...`: the registers that help to explain a crash. */
   toString(): string {
     const names = Object.keys(kvmRegs.fields) as GeneralRegister[];
     const first: GeneralRegister[] = ['rip', 'rflags'];

@@ -17,7 +17,7 @@ export interface VcpuStatePart {
   readonly name: string;
   readonly get: { readonly name: string; readonly request: number };
   readonly set: { readonly name: string; readonly request: number };
-  /** Bytes of the structure; 0 when the value of the capability says it. */
+  /** Bytes of the structure; 0 when the value of the capability is the size. */
   readonly size: number;
   /** KVM_CAP_* without which the calls do not exist; always there if undefined. */
   readonly capability?: number;

@@ -20,7 +20,7 @@ export class VcpuStatistics {
   readonly #value = new BigUint64Array(1);
   #closed = false;
 
-  /** Use `KvmVcpu.statistics`. Takes over the descriptor. */
+  /** Use `KvmVcpu.statistics`. The object owns the descriptor from then on. */
   constructor(fd: number) {
     this.#fd = fd;
     try {
@@ -36,7 +36,7 @@ export class VcpuStatistics {
     return [...this.#offsets.keys()];
   }
 
-  /** A counter since the vCPU was made, exact to 2^53; undefined when this kernel does not have it. */
+  /** The value of a counter since the vCPU was made, exact to 2^53; undefined when this kernel does not have it. */
   read(name: string): number | undefined {
     const offset = this.#offsets.get(name);
     if (offset === undefined) return undefined;
@@ -59,7 +59,7 @@ export class VcpuStatistics {
     const each = kvmStatsDescriptor.size + nameBytes;
     const all = this.#bytes(each * head.getUint32(header.num_desc[0], true), first);
     for (let at = 0; at < all.byteLength; at += each) {
-      // A histogram has more than one value.
+      // Histograms, which have more than one value, are left out.
       if (all.getUint16(at + descriptor.size[0], true) !== 1) continue;
       const name = Buffer.from(all.buffer, at + kvmStatsDescriptor.size, nameBytes).toString('latin1');
       this.#offsets.set(name.slice(0, name.indexOf('\0')), data + all.getUint32(at + descriptor.offset[0], true));

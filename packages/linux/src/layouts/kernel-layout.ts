@@ -6,9 +6,9 @@ export interface StructLayout<Field extends string = string> {
   readonly struct: string;
   /** Bytes. */
   readonly size: number;
-  /** Newer headers append fields, and the kernel takes what it is given: the size is one of several. */
+  /** True when newer headers append fields and the kernel accepts every size: this one is one of several. */
   readonly grows?: boolean;
-  /** The processor whose headers have it like this; absent for what all 64-bit little-endian ones have in common. */
+  /** The processor whose headers have this form; absent for a form that all 64-bit little-endian ones share. */
   readonly only?: 'x64';
   /** In C's own notation (`args[0]`, `pagefault.address` are fine), in bytes. */
   readonly fields: Readonly<Record<Field, readonly [offset: number, size: number]>>;
@@ -19,15 +19,15 @@ export interface DefineLayout {
   readonly header: string;
   readonly define: string;
   readonly value: number;
-  /** For an ioctl request: the struct that its number carries the size of. */
+  /** For an ioctl request: the struct whose size is in its number. */
   readonly argument?: string;
-  /** As for a struct. */
+  /** The processor, as for a struct. */
   readonly only?: 'x64';
 }
 
 /**
- * What we say about the kernel's headers. A test compiles a C program against the headers of the machine it runs on and
- * compares: a table that is exported by name `...Layouts` from `@godwit/linux/unstable` is checked.
+ * A layout that this package assumes of the kernel's headers. A test compiles a C program against the headers of its
+ * machine and compares: it checks every table that `@godwit/linux/unstable` exports under a name `...Layouts`.
  */
 export type KernelLayout = StructLayout | DefineLayout;
 

@@ -8,6 +8,9 @@ export const PagemapScan = {
   PM_SCAN_WP_MATCHING: 1,
   PM_SCAN_CHECK_WPASYNC: 2,
   PAGE_IS_WRITTEN: 2,
+  PAGE_IS_PRESENT: 1 << 3,
+  PAGE_IS_SWAPPED: 1 << 4,
+  PAGE_IS_PFNZERO: 1 << 5,
   PAGE_IS_ACCESSED: 1 << 9,
 } as const;
 
@@ -38,6 +41,9 @@ export const pagemapScanLayouts: readonly KernelLayout[] = [
     PM_SCAN_WP_MATCHING: PagemapScan.PM_SCAN_WP_MATCHING,
     PM_SCAN_CHECK_WPASYNC: PagemapScan.PM_SCAN_CHECK_WPASYNC,
     PAGE_IS_WRITTEN: PagemapScan.PAGE_IS_WRITTEN,
+    PAGE_IS_PRESENT: PagemapScan.PAGE_IS_PRESENT,
+    PAGE_IS_SWAPPED: PagemapScan.PAGE_IS_SWAPPED,
+    PAGE_IS_PFNZERO: PagemapScan.PAGE_IS_PFNZERO,
     PAGE_IS_ACCESSED: PagemapScan.PAGE_IS_ACCESSED,
   }),
 ];

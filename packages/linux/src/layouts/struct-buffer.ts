@@ -9,7 +9,7 @@ export class StructBuffer<Field extends string> {
   readonly bytes: Uint8Array;
   readonly #view: DataView;
 
-  /** @param room bytes behind the struct, for a flexible array; or memory to use, which the struct is the beginning of */
+  /** @param room bytes after the struct, for a flexible array; or the memory to use, which begins with the struct */
   constructor(layout: StructLayout<Field>, room: number | Uint8Array = 0) {
     this.layout = layout;
     this.bytes = typeof room === 'number' ? new Uint8Array(layout.size + room) : room;
@@ -22,7 +22,7 @@ export class StructBuffer<Field extends string> {
   /**
    * Writes an integer of the field's size; negative numbers in two's complement.
    *
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT for a value that the field cannot hold: it would be another one there
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for a value that does not fit into the field
    */
   set(field: Field, value: number | bigint): this {
     const [offset, size] = this.layout.fields[field];

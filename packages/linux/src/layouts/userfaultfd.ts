@@ -91,7 +91,7 @@ export const UFFDIO_POISON = struct(HEADER, 'uffdio_poison', 32, {
   updated: [24, 8],
 });
 
-/** It is done or it is not: there is no part of it. */
+/** The request is done completely or not at all. */
 export const UFFDIO_WRITEPROTECT = struct(HEADER, 'uffdio_writeprotect', 24, {
   'range.start': [0, 8],
   'range.len': [8, 8],
@@ -105,7 +105,7 @@ export const UFFDIO_RWPROTECT = struct(HEADER, 'uffdio_rwprotect', 24, {
   mode: [16, 8],
 });
 
-/** What `read` on a userfaultfd gives; which part of the union holds is said by `event`. */
+/** A message that `read` on a userfaultfd returns; `event` says which part of the union is valid. */
 export const UFFD_MSG = struct(HEADER, 'uffd_msg', 32, {
   event: [0, 1],
   'arg.pagefault.flags': [8, 8],
@@ -119,7 +119,7 @@ export const UFFD_MSG = struct(HEADER, 'uffd_msg', 32, {
   'arg.remove.end': [16, 8],
 });
 
-/** ioctl requests; the struct that each carries is named in `userfaultfdLayouts`. */
+/** ioctl requests; `userfaultfdLayouts` has the struct of each. */
 export const UffdRequest = {
   UFFDIO_API: 0xc018aa3f,
   UFFDIO_REGISTER: 0xc020aa00,
@@ -147,8 +147,8 @@ const ARGUMENTS = {
 } as const satisfies Record<keyof typeof UffdRequest, string>;
 
 /**
- * Bits of `uffdio_register.ioctls`: what can be done with the pages of a registered range. They are the last byte of each request's
- * number (`_UFFDIO_...`).
+ * Bits of `uffdio_register.ioctls`: the operations that are possible on the pages of a registered range. A bit's number is the last
+ * byte of the request's number (`_UFFDIO_...`).
  */
 export const UffdRangeOperation = {
   _UFFDIO_WAKE: 2,

@@ -2,7 +2,7 @@ import { Errno } from './errno.js';
 import { OpenFlags, tryOpenFile } from './file-descriptor.js';
 import { SyscallError } from './syscall-error.js';
 
-/** What to do about a device node that is not there, or that we may not open. */
+/** What to do about a device node that does not exist, or that this process may not open. */
 interface Advice {
   readonly missing: string;
   readonly denied: string;

@@ -21,7 +21,7 @@ export function errnoName(errno: number): string {
   return name === undefined || name === '-' ? `errno ${errno}` : name;
 }
 
-/** The numbers that Godwit's own code looks at. */
+/** The numbers that Godwit's own code uses. */
 export const Errno = {
   EPERM: 1,
   ENOENT: 2,

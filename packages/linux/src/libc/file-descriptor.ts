@@ -6,8 +6,8 @@ import { cFunction } from './library.js';
 import { SyscallError } from './syscall-error.js';
 
 /*
- * File descriptors are opened and closed here rather than with `node:fs`: a worker thread closes what it opened with
- * `fs.open` when it ends, and warns about every descriptor that it did not.
+ * File descriptors are opened and closed here rather than with `node:fs`: when it ends, a worker thread closes the descriptors that it
+ * opened with `fs.open`, and warns when one of them was closed elsewhere.
  */
 const cOpen = cFunction<[string, number, number], number>('open', 'int', ['const char *', 'int', 'unsigned int']);
 const cClose = cFunction<[number], number>('close', 'int', ['int']);
@@ -31,7 +31,7 @@ export function openFile(path: string, flags: number = OpenFlags.O_RDWR): number
   throw new SyscallError('open', -result, path);
 }
 
-/** `open(2)` with the result as the kernel gives it: a descriptor or minus errno. */
+/** `open(2)` with the kernel's result: a descriptor or minus errno. */
 export function tryOpenFile(path: string, flags: number = OpenFlags.O_RDWR): number {
   return uninterrupted(() => resultOrNegativeErrno(cOpen(path, flags | OpenFlags.O_CLOEXEC, 0)));
 }
@@ -39,7 +39,7 @@ export function tryOpenFile(path: string, flags: number = OpenFlags.O_RDWR): num
 /**
  * `close(2)`. A call that a signal interrupts has closed the descriptor (Linux; close(2), "Dealing with error returns").
  *
- * @throws SyscallError EBADF when it is not open: somebody has closed a descriptor of somebody else's
+ * @throws SyscallError EBADF when it is not open: some code has closed a descriptor that it does not own
  */
 export function closeFd(fd: number): void {
   closed(resultOrNegativeErrno(cClose(intArgument(DESCRIPTOR, fd))), fd);
@@ -47,7 +47,7 @@ export function closeFd(fd: number): void {
 
 /**
  * `closeFd` on a pool thread: the last descriptor of a device or of an IOMMU's address space unpins memory, or waits for firmware. The
- * number may be somebody else's from the moment of the call on.
+ * number may be another file's from the moment of the call on.
  */
 export async function closeFdAsync(fd: number): Promise<void> {
   closed(await callAsync(cClose, intArgument(DESCRIPTOR, fd)), fd);
@@ -57,7 +57,7 @@ function closed(result: number, fd: number): void {
   if (result < 0 && result !== -Errno.EINTR) throw new SyscallError('close', -result, `file descriptor ${fd}`);
 }
 
-/** A second descriptor of the same open file. */
+/** Makes a second descriptor of the same open file. */
 export function duplicateFd(fd: number): number {
   return check('fcntl F_DUPFD_CLOEXEC', cDup(intArgument(DESCRIPTOR, fd), F_DUPFD_CLOEXEC, 0), `file descriptor ${fd}`);
 }
@@ -76,22 +76,22 @@ export function writeFd(fd: number, buffer: Uint8Array): number {
 }
 
 /**
- * `readFd` on a pool thread (see `callAsync`), for descriptors that make their bytes while we wait: a device's state.
- * Do not close the descriptor before this has resolved: its number may be somebody else's by the time it is read. Made again for as
- * long as a signal interrupts it.
+ * `readFd` on a pool thread (see `callAsync`), for descriptors that make their bytes during the read, as a device's state. Do not
+ * close the descriptor before the promise has resolved: its number may be another file's when it is read. The call is made again while
+ * signals interrupt it.
  */
 export async function readFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
   intArgument(DESCRIPTOR, fd);
   return uninterruptedAsync(() => callAsync(cRead, fd, buffer, buffer.byteLength));
 }
 
-/** `writeFd` on a pool thread; the same rules. */
+/** `writeFd` on a pool thread, with the same rules. */
 export async function writeFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
   intArgument(DESCRIPTOR, fd);
   return uninterruptedAsync(() => callAsync(cWrite, fd, buffer, buffer.byteLength));
 }
 
-/** A new event counter; close-on-exec, and non-blocking unless `flags` says otherwise. */
+/** Makes an event counter, close-on-exec and, unless `flags` is given, non-blocking. */
 export function eventfd(initial = 0, flags: number = EventfdFlags.EFD_NONBLOCK): number {
   return check(
     'eventfd',

@@ -1,14 +1,14 @@
 import { GodwitError, quoted } from '@godwit/core/errors';
 
 /*
- * koffi hands 3.7 to C as 3, and 2^32 + 5 as 5 where C has an `int`: a call would act on another file, or on another range, than
- * the one that was asked for.
+ * koffi passes 3.7 to C as 3, and 2^32 + 5 as 5 where C has an `int`: a call would act on another file or range than the given one.
  */
 
 /**
- * A file descriptor, or any other `int` of C's.
+ * Checks a file descriptor, or any other C `int`.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT unless it is a whole number of 32 bits; minus one goes to the kernel, which says EBADF
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT unless it is a whole number of 32 bits; -1 is passed to the kernel, which returns
+ * EBADF
  */
 export function intArgument(name: string, value: number): number {
   if ((value | 0) === value) return value;
@@ -16,7 +16,7 @@ export function intArgument(name: string, value: number): number {
 }
 
 /**
- * A length, an offset or a count.
+ * Checks a length, an offset or a count.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT unless it is a whole number from 0 to `most`
  */
@@ -26,9 +26,9 @@ export function sizeArgument(name: string, value: number, most = Number.MAX_SAFE
 }
 
 /**
- * The third argument of an ioctl, given as a number.
+ * Checks the third argument of an ioctl, given as a number.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT unless JavaScript has it exactly
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT unless JavaScript represents it exactly
  */
 export function exactArgument(name: string, value: number): number {
   if (Number.isSafeInteger(value)) return value;

@@ -1,12 +1,15 @@
 import { Errno } from './errno.js';
 import { withSignalsHeld } from './signal-mask.js';
 
-/** Signals that come faster than a call can be made (a timer of microseconds) would interrupt it for ever. */
+/**
+ * The number of calls before signals are held back: signals that come faster than a call can be made (a timer of
+ * microseconds) would interrupt it for ever.
+ */
 const MOST_CALLS = 16;
 
 /**
  * Makes a system call again for as long as a signal interrupts it. After a few times this thread's signals are held back
- * meanwhile: KVM_CREATE_VM gives up at its first look at a pending signal, and takes longer than 30 us.
+ * during the call: KVM_CREATE_VM fails when a signal is pending, and takes longer than 30 us.
  *
  * @param call returns the result, or minus errno
  */
@@ -21,7 +24,7 @@ function repeated(call: () => number): number {
   return result;
 }
 
-/** The same for a call on a pool thread, where no timer of ours sends signals. */
+/** Does the same for a call on a pool thread, to which no timer of this package sends signals. */
 export async function uninterruptedAsync(call: () => Promise<number>): Promise<number> {
   for (;;) {
     const result = await call();

@@ -18,11 +18,11 @@ const withInteger = cFunction<[number, number, number | bigint], number>('ioctl'
 ]);
 
 /**
- * `ioctl(2)`. Returns what the kernel returns (0, a file descriptor, a count). Made again for as long as a signal interrupts it.
+ * `ioctl(2)`. Returns what the kernel returns (0, a file descriptor, a count). The call is made again while signals interrupt it.
  *
  * @param name the request's name in its header, for the error: `KVM_CREATE_VM`
- * @throws SyscallError on failure, EAGAIN included; see `tryIoctl`. GodwitError GODWIT_INVALID_ARGUMENT for a number that the kernel
- * would not get as it is
+ * @throws SyscallError on failure, EAGAIN included; see `tryIoctl`. GodwitError GODWIT_INVALID_ARGUMENT for a number that would not
+ * reach the kernel unchanged
  */
 export function ioctl(fd: number, request: number, argument: IoctlArgument = 0, name?: string): number {
   const result = tryIoctl(fd, request, argument);
@@ -36,7 +36,7 @@ export function tryIoctl(fd: number, request: number, argument: IoctlArgument = 
   return result === -Errno.EINTR ? uninterrupted(() => tryIoctlOnce(fd, request, argument)) : result;
 }
 
-/** `tryIoctl` for a request that a signal is to interrupt (KVM_RUN): minus EINTR then. */
+/** `tryIoctl` for a request that a signal is to interrupt (KVM_RUN): returns minus EINTR then. */
 export function tryIoctlOnce(fd: number, request: number, argument: IoctlArgument = 0): number {
   checkArguments(fd, argument);
   return resultOrNegativeErrno(

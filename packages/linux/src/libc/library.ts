@@ -5,7 +5,8 @@ import koffi, { type KoffiFunc } from 'koffi';
  *
  * Only built-in koffi types are used, since named types are registered once per process and two copies of this module
  * (a worker, a test runner) would collide. Variadic C functions (`ioctl`, `open`, `syscall`) are declared with the
- * fixed arguments that we pass: it is the same call on every 64-bit Linux ABI, and koffi is 30% faster with it.
+ * fixed arguments that are passed: the call is the same on every 64-bit Linux ABI, and koffi is 30% faster with this
+ * declaration.
  */
 const thisProcess = koffi.load(null);
 

@@ -72,7 +72,8 @@ export function mmap(request: MapRequest): bigint {
 }
 
 /**
- * Removes a mapping. Every JavaScript view of it becomes a way to crash the process: nobody may touch one afterwards.
+ * Removes a mapping. Any access to a JavaScript view of it crashes the process afterwards: no view may be touched any
+ * more.
  */
 export function munmap(address: bigint, byteLength: number): void {
   check('munmap', cMunmap(address, sizeArgument(LENGTH, byteLength)), `of ${byteLength} bytes`);
@@ -96,19 +97,23 @@ export async function madviseAsync(address: bigint, byteLength: number, advice: 
 }
 
 /**
- * `mincore(2)`: one byte per host page into `residency`, bit 0 set when the page is in memory. Clear for a page that is
- * swapped out as well as for a hole.
+ * `mincore(2)`: one byte per host page into `residency`, bit 0 set when the page is in memory. The bit is clear for a
+ * hole, and also for a page that is swapped out.
  */
 export function mincore(address: bigint, byteLength: number, residency: Uint8Array): void {
   check('mincore', cMincore(address, byteLength, residency), `on ${byteLength} bytes`);
 }
 
-/** Node 20 ends the process (no exception) when an external ArrayBuffer is larger than 4 GiB; we stay far below. */
+/**
+ * Node 20 ends the process (without an exception) when an external ArrayBuffer is larger than 4 GiB; views are much
+ * smaller.
+ */
 const MAX_VIEW_BYTES = 2 ** 32;
 
 /**
- * Memory at an address as bytes, without a copy and without an owner: it must stay mapped for as long as anybody
- * touches the view. Make one per mapping and `subarray` it: V8 counts each as external memory of its full size.
+ * Memory at an address as bytes, without a copy and without an owner: the memory must stay mapped for as long as the
+ * view is used. Make one view per mapping and use its `subarray`: V8 counts each view as external memory of its full
+ * size.
  */
 export function viewOf(address: bigint, byteLength: number): Uint8Array {
   if (!Number.isSafeInteger(byteLength) || byteLength < 0 || byteLength > MAX_VIEW_BYTES) {
@@ -117,7 +122,10 @@ export function viewOf(address: bigint, byteLength: number): Uint8Array {
   return new Uint8Array(koffi.view(address, byteLength));
 }
 
-/** The address of a buffer's first byte. Valid while the buffer is alive: keep a reference until the kernel is done. */
+/**
+ * The address of a buffer's first byte. Valid while the buffer is alive: keep a reference until the kernel has
+ * finished.
+ */
 export function addressOf(buffer: Uint8Array | Uint32Array | BigUint64Array): bigint {
   return koffi.address(buffer);
 }

@@ -10,13 +10,13 @@ export const PollEvents = { POLLIN: 0x1, POLLOUT: 0x4, POLLERR: 0x8, POLLHUP: 0x
 /** bits/poll.h (`struct pollfd`), in bytes. */
 export const POLLFD = { size: 8, fields: { fd: [0, 4], events: [4, 2], revents: [6, 2] } } as const;
 
-/** Descriptors that a thread waits for, in `poll(2)`; made once and waited on again and again. */
+/** Descriptors for which a thread waits in `poll(2)`; the set is made once and used for many waits. */
 export class PollSet {
   readonly #entries: Uint8Array;
   readonly #view: DataView;
   readonly #count: number;
 
-  /** @param fds that are waited for until they can be read; their owners keep them open */
+  /** @param fds the descriptors, each waited for until it can be read; their owners keep them open */
   constructor(fds: readonly number[]) {
     this.#count = fds.length;
     this.#view = new DataView(new ArrayBuffer(fds.length * POLLFD.size));
@@ -28,14 +28,14 @@ export class PollSet {
   }
 
   /**
-   * Waits until one of them can be read or is broken, at most `milliseconds` (-1: for ever). Returns how many, 0 when the time is over,
-   * or minus errno (EINTR when a signal ends the wait).
+   * Waits until a descriptor can be read or is broken, at most `milliseconds` (-1: for ever). Returns the number of such descriptors, 0
+   * when the time is over, or minus errno (EINTR when a signal ends the wait).
    */
   wait(milliseconds: number): number {
     return resultOrNegativeErrno(cPoll(this.#entries, this.#count, milliseconds));
   }
 
-  /** What the last `wait` found of the descriptor at this place: bits of `PollEvents`. */
+  /** The result of the last `wait` for the descriptor at this index: bits of `PollEvents`. */
   found(index: number): number {
     return this.#view.getInt16(index * POLLFD.size + POLLFD.fields.revents[0], true);
   }

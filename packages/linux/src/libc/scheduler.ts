@@ -2,7 +2,7 @@ import { cFunction } from './library.js';
 
 const cSchedYield = cFunction<[], number>('sched_yield', 'int', []);
 
-/** `sched_yield(2)`: lets another thread that is ready have this processor, and comes back at once when there is none. */
+/** `sched_yield(2)`: lets another thread that is ready run on this processor, and returns at once when there is none. */
 export function yieldProcessor(): void {
   cSchedYield();
 }

@@ -1,7 +1,7 @@
 import { cFunction } from './library.js';
 import { SyscallError } from './syscall-error.js';
 
-/** Returns an error number, and leaves `errno` alone (pthread_sigmask(3)). */
+/** Returns an error number, and does not set `errno` (pthread_sigmask(3)). */
 const cSigmask = cFunction<[number, Uint8Array, Uint8Array | null], number>('pthread_sigmask', 'int', [
   'int',
   'void *',
@@ -14,8 +14,8 @@ const SIG_SETMASK = 2;
 const SIGSET_BYTES = 128;
 
 /**
- * Runs `call` with all signals of this thread held back; they are delivered right after it. For calls of microseconds: meanwhile
- * nothing but SIGKILL ends the process.
+ * Runs `call` with all signals of this thread held back; they are delivered right after it. Use it only for calls of
+ * microseconds: meanwhile only SIGKILL ends the process.
  */
 export function withSignalsHeld<T>(call: () => T): T {
   const before = new Uint8Array(SIGSET_BYTES);

@@ -6,8 +6,8 @@ import { cFunction } from './library.js';
 import { addressOf } from './mapping.js';
 
 /*
- * Connected stream sockets, read and written by a thread that blocks in the call: no event loop between the socket and
- * guest memory.
+ * Connected stream sockets, read and written by a thread that blocks in the call, without an event loop between the
+ * socket and guest memory.
  */
 const AF_UNIX = 1;
 const SOCK_STREAM_CLOEXEC = 0o2000001;
@@ -50,7 +50,7 @@ export const SocketNumbers = {
   MSG_WAITALL: 0x100,
   MSG_NOSIGNAL: 0x4000,
 } as const;
-/** linux/uio.h: entries that one call takes. */
+/** linux/uio.h: the most entries of one call. */
 export const UIO_MAXIOV = 1024;
 
 /** bits/types/struct_iovec.h, in bytes. */
@@ -85,7 +85,7 @@ export function setBlocking(fd: number, blocking: boolean): void {
 
 /**
  * `shutdown(2)`: ends one direction or both, and wakes every thread that waits in `recv` or `send` on the socket. Returns
- * false when the peer has gone already (ENOTCONN).
+ * false when the peer is already gone (ENOTCONN).
  */
 export function shutdownSocket(fd: number, how: number): boolean {
   const result = resultOrNegativeErrno(cShutdown(fd, how));
@@ -94,7 +94,7 @@ export function shutdownSocket(fd: number, how: number): boolean {
   return true;
 }
 
-/** Makes the `close` of the last descriptor a reset (TCP): the peer can tell it from a clean end. */
+/** Makes the `close` of the last descriptor a reset (TCP): the peer can distinguish it from a clean end. */
 export function resetOnClose(fd: number): void {
   // struct linger: l_onoff, l_linger (seconds).
   const linger = new Uint8Array(new Int32Array([1, 0]).buffer);
@@ -103,13 +103,13 @@ export function resetOnClose(fd: number): void {
 }
 
 /**
- * Calls that wait for bytes return what they have after this long, or EAGAIN where that is nothing (`SO_RCVTIMEO`, on
- * 64-bit machines a `struct timeval` of two longs, in microseconds). 0 waits for ever.
+ * Limits the time for which calls wait for bytes: after it they return the bytes that have come, or EAGAIN without any
+ * (`SO_RCVTIMEO`, on 64-bit machines a `struct timeval` of two longs, in microseconds). 0 waits for ever.
  */
 export function setReceiveTimeout(fd: number, ms: number): void {
   const { SOL_SOCKET, SO_RCVTIMEO } = SocketNumbers;
   intArgument('a file descriptor', fd);
-  // Rounded up: nothing at all would be to wait for ever.
+  // The time is rounded up, since 0 would mean to wait for ever.
   const microseconds = sizeArgument('a receive timeout, in microseconds,', Math.ceil(ms * 1000));
   const parts = [Math.floor(microseconds / 1e6), microseconds % 1e6];
   const time = new Uint8Array(new BigInt64Array(parts.map(BigInt)).buffer);
@@ -121,7 +121,9 @@ export function receiveFrom(fd: number, into: Uint8Array, most = into.byteLength
   return resultOrNegativeErrno(cRecv(fd, into, Math.min(most, into.byteLength), flags));
 }
 
-/** A list of pieces of memory for one gathering write (`struct iovec[]`); made once and filled again and again. */
+/**
+ * A list of pieces of memory for one gathering write (`struct iovec[]`); the list is made once and filled for each write.
+ */
 export class GatherList {
   readonly #entries = new BigUint64Array(UIO_MAXIOV * 2);
   readonly #header: Uint8Array;
@@ -159,7 +161,7 @@ export class GatherList {
     return resultOrNegativeErrno(cSendmsg(fd, this.#header, SocketNumbers.MSG_NOSIGNAL));
   }
 
-  /** Takes `bytes` that were sent off the list; returns the first piece that is left. */
+  /** Removes `bytes` bytes that were sent from the list; returns the first piece that is left. */
   advance(first: number, bytes: number): number {
     let at = first;
     let left = BigInt(bytes);

@@ -19,8 +19,8 @@ const F_SETPIPE_SZ = 1031;
 export const SpliceFlags = { SPLICE_F_MOVE: 1, SPLICE_F_NONBLOCK: 2, SPLICE_F_MORE: 4 } as const;
 
 /**
- * Puts bytes of a socket into a file through a pipe, which is where the kernel keeps them in between (splice(2)): they never are in
- * memory of this process. Whoever makes it closes it.
+ * Puts bytes of a socket into a file through a pipe, in which the kernel keeps them meanwhile (splice(2)): they are never in memory of
+ * this process. The maker of the pipe closes it.
  */
 export class SplicePipe {
   readonly #read: number;
@@ -39,13 +39,13 @@ export class SplicePipe {
     check('pipe2', cPipe2(new Uint8Array(ends.buffer), OpenFlags.O_CLOEXEC));
     [this.#read, this.#write] = ends as Iterable<number> as [number, number];
     const size = resultOrNegativeErrno(cFcntl(this.#write, F_SETPIPE_SZ, sizeArgument('a size', byteLength)));
-    // One that may not be so large has the size that a pipe has by default.
+    // If a pipe of that size is not allowed, it keeps the default size.
     this.#byteLength = size > 0 ? size : 65_536;
   }
 
   /**
-   * Waits for bytes of the socket, as a `recv` of it would: how many of at most `most` went into `file` at `position`, 0 at the end of the
-   * stream, or minus errno. EAGAIN and EINTR come only before any byte was taken.
+   * Waits for bytes of the socket, as `recv` would. Returns the number of bytes, at most `most`, that went into `file` at `position`, 0 at
+   * the end of the stream, or minus errno. EAGAIN and EINTR come only before any byte was taken.
    */
   move(socket: number, file: number, position: number, most: number): number {
     const { SPLICE_F_MOVE, SPLICE_F_MORE } = SpliceFlags;

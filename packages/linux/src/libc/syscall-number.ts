@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core/errors';
 import { check } from './call.js';
 import { cFunction } from './library.js';
 
-/** System calls that the C library has no function for, or only a recent one. */
+/** System calls for which the C library has no function, or only a recent one. */
 export interface SyscallNumbers {
   readonly gettid: number;
   readonly tgkill: number;
@@ -33,10 +33,10 @@ export function syscallNumbers(): SyscallNumbers {
 
 const cSyscall = cFunction<[number, number], number>('syscall', 'long', ['long', 'long']);
 
-/** linux/userfaultfd.h: only faults taken in user mode; what an unprivileged process may ask for. */
+/** linux/userfaultfd.h: only faults in user mode, which an unprivileged process may ask for. */
 export const UFFD_USER_MODE_ONLY = 1;
 
-/** `userfaultfd(2)`: a new userfaultfd. Close-on-exec and non-blocking, plus `flags`. */
+/** `userfaultfd(2)`: makes a userfaultfd. Close-on-exec and non-blocking, plus `flags`. */
 export function userfaultfd(flags = 0): number {
   return check('userfaultfd', cSyscall(syscallNumbers().userfaultfd, flags | 0o2000000 | 0o4000));
 }

@@ -20,8 +20,8 @@ const cSyscall = cFunction<[number, number, number, number], number>('syscall', 
 export const WAKE_SIGNAL = 40;
 
 /**
- * `struct sigaction` as the C library has it on 64-bit Linux (bits/sigaction.h; musl's is the same). It is not the
- * kernel's own, which has the flags before the mask.
+ * `struct sigaction` as the C library has it on 64-bit Linux (bits/sigaction.h; musl's is the same). The kernel's own
+ * struct differs: it has the flags before the mask.
  */
 export const SIGACTION = {
   size: 152,
@@ -35,12 +35,13 @@ export function getThreadId(): number {
 
 /**
  * Installs a handler that does nothing for `signal`, in the whole process: delivery then interrupts a blocking system
- * call (KVM_RUN returns EINTR) instead of ending the process. Without SA_RESTART, which is the point.
+ * call (KVM_RUN returns EINTR) instead of ending the process. It is installed without SA_RESTART, which would make the
+ * call go on.
  *
  * A JavaScript function cannot be a signal handler, so the handler is the C library's `abs`: it takes an int, touches
  * nothing and returns.
  *
- * @throws RangeError when `signal` is not a real-time signal: all others may have a meaning to Node
+ * @throws RangeError when `signal` is not a real-time signal: Node may use all others
  */
 export function installWakeSignal(signal: number = WAKE_SIGNAL): void {
   if (!Number.isInteger(signal) || signal < 34 || signal > 64) {

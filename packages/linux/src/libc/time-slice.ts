@@ -15,8 +15,8 @@ const cSyscall = cFunction<[number, number, Uint8Array, number], number>('syscal
 
 /**
  * Sets the nice value of the calling thread, and how long it wants to run at a time, in nanoseconds (0.1 to 100 ms). From Linux 6.12 on a
- * thread with a short slice that wakes up runs before one with a longer slice that is running (PREEMPT_SHORT); older kernels take the call
- * and set the nice value alone. Returns 0, or minus errno: EPERM for a nice value that this process may not have.
+ * thread with a short slice that wakes up runs before one with a longer slice that is running (PREEMPT_SHORT); older kernels accept the
+ * call and set only the nice value. Returns 0, or minus errno: EPERM for a nice value that this process may not have.
  */
 export function setTimeSlice(nice: number, sliceNs: number): number {
   const attr = new DataView(new ArrayBuffer(ATTR_BYTES));

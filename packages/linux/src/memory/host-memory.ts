@@ -27,7 +27,7 @@ export function hostMemory(): HostMemory {
 /**
  * Refuses memory that can never fit, before anything is mapped. The rule:
  *
- * 1. A block larger than RLIMIT_FSIZE is always refused: extending its memory file would kill the process (SIGXFSZ).
+ * 1. Unless `files` is false, a block larger than RLIMIT_FSIZE is always refused: extending its memory file would kill the process (SIGXFSZ).
  * 2. All blocks together beyond RLIMIT_AS are always refused: the mapping would fail.
  * 3. All blocks together beyond the host's RAM (or the control group's limit) plus swap are refused unless `overcommit`
  *    says that the guest will leave enough of it untouched.
@@ -39,13 +39,13 @@ export function hostMemory(): HostMemory {
  */
 export function checkFitsHost(
   blockBytes: readonly number[],
-  overcommit: boolean,
+  { overcommit = false, files = true }: { readonly overcommit?: boolean; readonly files?: boolean } = {},
   host: HostMemory = hostMemory(),
 ): void {
   const total = blockBytes.reduce((sum, bytes) => sum + bytes, 0);
   const largest = Math.max(0, ...blockBytes);
   const fileLimit = resourceLimit(ResourceLimit.RLIMIT_FSIZE);
-  if (largest > fileLimit) {
+  if (files && largest > fileLimit) {
     throw outOfMemory(
       `a RAM block of ${mib(largest)} is larger than a file may be (${mib(fileLimit)}); raise \`ulimit -f\``,
     );

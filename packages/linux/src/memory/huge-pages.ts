@@ -25,24 +25,43 @@ export function reservedHugePages(
 
 const SYSFS = '/sys/kernel/mm/transparent_hugepage';
 
+/** What guest memory is made of; see `GuestMemoryOptions.backing`. */
+export type MemoryBacking = 'file' | 'anonymous';
+
+/** The settings of the kernel, and the values with which memory that asks for huge pages gets them. */
+const SETTINGS = {
+  file: {
+    name: 'shmem_enabled',
+    what: 'memory files',
+    turnOn: 'advise',
+    on: ['always', 'within_size', 'advise', 'force'],
+  },
+  anonymous: { name: 'enabled', what: 'anonymous memory', turnOn: 'madvise', on: ['always', 'madvise'] },
+} as const;
+
 /**
- * Why shared memory gets no transparent huge pages on this host, or null when it does (for memory that asks for them).
+ * Why guest memory gets no transparent huge pages on this host, or null when it does (if it asks for them).
  * Source: Documentation/admin-guide/mm/transhuge.rst.
  */
-export function transparentHugePagesObstacle(read: (path: string) => string = readSetting): string | null {
-  const bySize = selected(read(`${SYSFS}/hugepages-2048kB/shmem_enabled`));
-  if (bySize === 'always' || bySize === 'within_size' || bySize === 'advise') return null;
-  const all = selected(read(`${SYSFS}/shmem_enabled`));
-  if (all === '') return 'the kernel has no transparent huge pages for shared memory';
-  // Before Linux 6.12 there is no setting by size; with one, only `inherit` follows the general setting.
+export function transparentHugePagesObstacle(
+  backing: MemoryBacking = 'file',
+  read: (path: string) => string = readSetting,
+): string | null {
+  const { name, what, turnOn } = SETTINGS[backing];
+  const on: readonly string[] = SETTINGS[backing].on;
+  const bySize = selected(read(`${SYSFS}/hugepages-2048kB/${name}`));
+  if (on.includes(bySize)) return null;
+  const all = selected(read(`${SYSFS}/${name}`));
+  if (all === '') return `the kernel has no transparent huge pages for ${what}`;
+  // Kernels before 6.8 (anonymous memory) and 6.12 (files) have no setting by size; with one, only `inherit` follows the general setting.
   const follows = bySize === '' || bySize === 'inherit';
-  if (follows && all !== 'never' && all !== 'deny') return null;
-  return `they are turned off for shared memory; \`echo advise | sudo tee ${SYSFS}/shmem_enabled\` turns them on`;
+  if (follows && on.includes(all)) return null;
+  return `they are turned off for ${what}; \`echo ${turnOn} | sudo tee ${SYSFS}/${name}\` turns them on`;
 }
 
 /** @throws GodwitError GODWIT_UNSUPPORTED with what to do */
-export function requireTransparentHugePages(): void {
-  const obstacle = transparentHugePagesObstacle();
+export function requireTransparentHugePages(backing: MemoryBacking): void {
+  const obstacle = transparentHugePagesObstacle(backing);
   if (obstacle !== null) throw new GodwitError('GODWIT_UNSUPPORTED', `no transparent huge pages: ${obstacle}`);
 }
 

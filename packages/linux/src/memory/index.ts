@@ -1,7 +1,7 @@
 /** `@godwit/linux/memory`: guest memory alone: for threads, which must start quickly. */
 export type { BlockPlacement } from './block-layout.js';
 export { type HostMemory, hostMemory } from './host-memory.js';
-export { type HugePages, transparentHugePagesObstacle } from './huge-pages.js';
+export { type HugePages, type MemoryBacking, transparentHugePagesObstacle } from './huge-pages.js';
 export {
   attachGuestMemory,
   type BlockAttachment,

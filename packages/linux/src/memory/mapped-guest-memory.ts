@@ -1,7 +1,9 @@
 import { fstatSync } from 'node:fs';
-import { assertMayChange, checkOptions, GodwitError, type GuestMemory, type MissingMemory } from '@godwit/core/pages';
+import { GodwitError, quoted } from '@godwit/core/errors';
+import { assertMayChange, checkOptions, type GuestMemory, type MissingMemory } from '@godwit/core/pages';
 import {
   closeFd,
+  Errno,
   ftruncate,
   HOST_PAGE_SIZE,
   MapFlags,
@@ -11,16 +13,20 @@ import {
   mmap,
   munmap,
   Protection,
+  SyscallError,
 } from '../libc/index.js';
 import { type BlockPlacement, checkBlockLayout } from './block-layout.js';
 import { checkFitsHost } from './host-memory.js';
 import {
   type HugePages,
+  type MemoryBacking,
   requireTransparentHugePages,
   reservedHugePages,
   TRANSPARENT_HUGE_PAGE_BYTES,
+  transparentHugePagesObstacle,
 } from './huge-pages.js';
 import { type BlockBacking, MappedRamBlock } from './mapped-ram-block.js';
+import { probePagemapScan } from './pagemap-scan-support.js';
 
 /** Options of `createGuestMemory`. */
 export interface GuestMemoryOptions {
@@ -29,6 +35,17 @@ export interface GuestMemoryOptions {
   readonly blocks: readonly BlockPlacement[];
   /** Default: pages of the host's ordinary size. */
   readonly hugePages?: HugePages;
+  /**
+   * What the memory is made of.
+   *
+   * - `file` (the default): a memory file for each block, which other processes can map too.
+   * - `anonymous`: memory of this process alone. Most hosts give it transparent huge pages, which they do not give to memory files, and
+   *   fresh memory is filled in about half the time then. It cannot be `shared`, nor handed over to another process, and there are no
+   *   reserved huge pages of it. Needs Linux 6.7 (PAGEMAP_SCAN), to tell holes.
+   * - `auto`: anonymous memory in transparent huge pages where the host has both and no other option stands against it, else files. One
+   *   touched byte then takes 2 MiB from the host.
+   */
+  readonly backing?: MemoryBacking | 'auto';
   /** Allow more memory than the host's RAM and swap: the guest is sparse. Default false. See `checkFitsHost`. */
   readonly overcommit?: boolean;
 }
@@ -40,8 +57,10 @@ export interface BlockAttachment extends BlockPlacement {
    * file is mapped once more.
    */
   readonly hostAddress?: bigint;
-  /** The memory file; stays its owner's. Without it, holes cannot be seen or made. */
+  /** The memory file; stays its owner's. Without it, holes cannot be seen or made, unless the memory is anonymous. */
   readonly fd?: number;
+  /** What is mapped at `hostAddress` is anonymous memory, all of the block. */
+  readonly anonymous?: true | undefined;
   /** Where the block starts in the memory file, in bytes: a multiple of the host's page size. Default 0. */
   readonly fileOffset?: number;
   /** Which parts are pinned (`MappedRamBlock.pins`); without it, what is pinned in other threads is not known. */
@@ -54,7 +73,7 @@ export interface GuestMemoryAttachment {
   readonly blocks: readonly BlockAttachment[];
 }
 
-/** Guest memory on memory files, mapped into this process. Made by `createGuestMemory` or `attachGuestMemory`. */
+/** Guest memory on memory files, or anonymous, mapped into this process. Made by `createGuestMemory` or `attachGuestMemory`. */
 export class MappedGuestMemory implements GuestMemory {
   readonly pageSize: number;
   readonly blocks: readonly MappedRamBlock[];
@@ -80,14 +99,9 @@ export class MappedGuestMemory implements GuestMemory {
     this.#missing = missing;
   }
 
-  /** Bytes that the host has given to this memory so far (blocks without a memory file not counted). */
+  /** Bytes that the host has given to this memory so far (blocks that were attached by address alone not counted). */
   allocatedBytes(): number {
-    let bytes = 0;
-    for (const { fd } of this.blocks) {
-      // st_blocks is in units of 512 bytes: stat(2).
-      if (fd !== null) bytes += fstatSync(fd).blocks * 512;
-    }
-    return bytes;
+    return this.blocks.reduce((bytes, block) => bytes + block.allocatedBytes(), 0);
   }
 
   /**
@@ -98,10 +112,12 @@ export class MappedGuestMemory implements GuestMemory {
   attachment(): GuestMemoryAttachment {
     for (const block of this.blocks) block.requireOpen();
     const blocks = this.blocks.map((block) => {
-      const { id, guestPhysicalAddress, byteLength, hostAddress, fd, fileOffset, pins, shared, readOnly } = block;
+      const { id, guestPhysicalAddress, byteLength, hostAddress, fd, fileOffset, pins, shared, readOnly, anonymous } =
+        block;
       return {
         ...{ id, guestPhysicalAddress, byteLength, hostAddress, pins },
         ...(fd === null ? {} : { fd }),
+        ...(anonymous && { anonymous }),
         ...(fileOffset === 0 ? {} : { fileOffset }),
         ...(shared && { shared }),
         ...(readOnly && { readOnly }),
@@ -123,8 +139,8 @@ export class MappedGuestMemory implements GuestMemory {
 }
 
 /**
- * Makes memory for a guest: one memory file (memfd) per block, mapped shared and without reservation, all holes. The
- * mappings are not inherited by forked children (whose writes nobody would track).
+ * Makes memory for a guest: one memory file (memfd) per block, mapped shared, or anonymous memory (`backing`); without reservation, all
+ * holes. The mappings are not inherited by forked children (whose writes nobody would track).
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory
  * that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
@@ -139,16 +155,23 @@ export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemor
     pageSize: true,
     blocks: true,
     hugePages: true,
+    backing: true,
     overcommit: true,
   });
   const pageSize = options.pageSize ?? HOST_PAGE_SIZE;
   checkBlockLayout(pageSize, options.blocks);
+  const { backing, hugePages } = kindOf(options);
+  if (backing === 'anonymous') checkAnonymous(options);
   checkFitsHost(
     options.blocks.map((block) => block.byteLength),
-    options.overcommit ?? false,
+    { overcommit: options.overcommit ?? false, files: backing === 'file' },
   );
-  if (options.hugePages === 'transparent') requireTransparentHugePages();
-  return build(pageSize, options.blocks, (block) => createBacking(block, options.hugePages));
+  if (hugePages === 'transparent') requireTransparentHugePages(backing);
+  return build(pageSize, options.blocks, (block) =>
+    backing === 'anonymous'
+      ? { ...mapAnonymous(block.byteLength, hugePages), fd: null, anonymous: true, ownsFd: false }
+      : createBacking(block, hugePages),
+  );
 }
 
 /**
@@ -168,6 +191,51 @@ export function attachGuestMemory(attachment: GuestMemoryAttachment): MappedGues
   const pageSize = attachment.pageSize ?? HOST_PAGE_SIZE;
   checkBlockLayout(pageSize, attachment.blocks);
   return build(pageSize, attachment.blocks, attachBacking);
+}
+
+/** What the memory is made of, with `auto` decided. */
+function kindOf({ backing = 'file', hugePages, blocks }: GuestMemoryOptions): {
+  readonly backing: MemoryBacking;
+  readonly hugePages: HugePages | undefined;
+} {
+  if (backing === 'file' || backing === 'anonymous') return { backing, hugePages };
+  if (backing !== 'auto') {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `backing must be 'file', 'anonymous' or 'auto', got ${quoted(backing)}`,
+    );
+  }
+  const isFile = reservedHugePages(hugePages) !== null || blocks.some((block) => block.shared);
+  if (isFile || transparentHugePagesObstacle('anonymous') !== null || !hasPagemapScan()) {
+    return { backing: 'file', hugePages };
+  }
+  return { backing: 'anonymous', hugePages: 'transparent' };
+}
+
+function hasPagemapScan(): boolean {
+  try {
+    probePagemapScan();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function checkAnonymous({ hugePages, blocks }: GuestMemoryOptions): void {
+  if (reservedHugePages(hugePages) !== null) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `reserved huge pages (${hugePages}) come as memory files; leave out backing: 'anonymous', or use hugePages: 'transparent'`,
+    );
+  }
+  const shared = blocks.find((block) => block.shared);
+  if (shared !== undefined) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `RAM block ${shared.id} cannot be shared: no other process can map anonymous memory; leave out backing: 'anonymous'`,
+    );
+  }
+  probePagemapScan();
 }
 
 function build<B extends BlockPlacement>(
@@ -227,7 +295,14 @@ function attachBacking(block: BlockAttachment): BlockBacking {
       `RAM block ${block.id} starts in its memory file at a multiple of ${HOST_PAGE_SIZE} bytes, got ${fileOffset}`,
     );
   }
-  const place = { fd, fileOffset, ownsFd: false, ...pins };
+  const { anonymous } = block;
+  if (anonymous && (fd !== null || block.hostAddress === undefined)) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `RAM block ${block.id} is anonymous memory, which is attached by its address and has no file`,
+    );
+  }
+  const place = { fd, fileOffset, ownsFd: false, anonymous, ...pins };
   if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, ...place };
   if (fd === null) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `RAM block ${block.id} is attached by its address or its file`);
@@ -245,6 +320,7 @@ function attachBacking(block: BlockAttachment): BlockBacking {
 type Mapping = Required<Pick<BlockBacking, 'hostAddress' | 'reservation'>>;
 
 const SHARED = MapFlags.MAP_SHARED | MapFlags.MAP_NORESERVE;
+const ANONYMOUS = MapFlags.MAP_PRIVATE | MapFlags.MAP_ANONYMOUS | MapFlags.MAP_NORESERVE;
 
 function mapShared(fd: number, byteLength: number, flags: number = SHARED, offset = 0): Mapping {
   const hostAddress = mmap({ fd, byteLength, flags, offset });
@@ -252,21 +328,40 @@ function mapShared(fd: number, byteLength: number, flags: number = SHARED, offse
   return { hostAddress, reservation: { address: hostAddress, byteLength } };
 }
 
-/** Maps at a multiple of 2 MiB, so that a huge page of the file is one of the mapping (and of KVM's) as well. */
-function mapAligned(fd: number, byteLength: number): Mapping {
+function mapAnonymous(byteLength: number, hugePages: HugePages | undefined): Mapping {
+  const mapping = mapAligned(null, byteLength);
+  // Where the host gives huge pages unasked, an embedder that wants none gets none.
+  if (hugePages === undefined) tryMadvise(mapping.hostAddress, byteLength, MemoryAdvice.MADV_NOHUGEPAGE);
+  return mapping;
+}
+
+/** Advice that a kernel without transparent huge pages does not know (EINVAL). */
+function tryMadvise(address: bigint, byteLength: number, advice: number): void {
+  try {
+    madvise(address, byteLength, advice);
+  } catch (error) {
+    if (!(error instanceof SyscallError && error.errno === Errno.EINVAL)) throw error;
+  }
+}
+
+/**
+ * Maps at a multiple of 2 MiB, so that a huge page of the file is one of the mapping (and of KVM's) as well. Without a file, anonymous memory.
+ */
+function mapAligned(fd: number | null, byteLength: number): Mapping {
   const unit = TRANSPARENT_HUGE_PAGE_BYTES;
   const reservedBytes = byteLength + unit;
   const address = mmap({
     byteLength: reservedBytes,
     protection: Protection.PROT_NONE,
-    flags: MapFlags.MAP_PRIVATE | MapFlags.MAP_ANONYMOUS | MapFlags.MAP_NORESERVE,
+    flags: ANONYMOUS,
   });
   try {
     const past = Number(address % BigInt(unit));
     const hostAddress = address + BigInt(past === 0 ? 0 : unit - past);
-    mmap({ fd, byteLength, flags: SHARED | MapFlags.MAP_FIXED, address: hostAddress });
+    const kind = fd === null ? { flags: ANONYMOUS | MapFlags.MAP_FIXED } : { fd, flags: SHARED | MapFlags.MAP_FIXED };
+    mmap({ ...kind, byteLength, address: hostAddress });
     madvise(hostAddress, byteLength, MemoryAdvice.MADV_DONTFORK);
-    madvise(hostAddress, byteLength, MemoryAdvice.MADV_HUGEPAGE);
+    tryMadvise(hostAddress, byteLength, MemoryAdvice.MADV_HUGEPAGE);
     return { hostAddress, reservation: { address, byteLength: reservedBytes } };
   } catch (error) {
     munmap(address, reservedBytes);

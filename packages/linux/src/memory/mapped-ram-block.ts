@@ -7,7 +7,8 @@ import {
   RAM_WINDOW_BYTES,
   type RamBlock,
 } from '@godwit/core/pages';
-import { closeFd, HOST_PAGE_SIZE, munmap, punchHole, viewOf } from '../libc/index.js';
+import { closeFd, HOST_PAGE_SIZE, MemoryAdvice, madvise, munmap, punchHole, viewOf } from '../libc/index.js';
+import { anonymousExtents } from './anonymous-extent.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';
 import { fileIdentity } from './file-identity.js';
@@ -17,8 +18,10 @@ import { blockClosed, blockOpened, blockWithIdentity, pinnedBytes, unlessPinnedE
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
   readonly hostAddress: bigint;
-  /** The memory file; null when only the address is known. */
+  /** The memory file; null for anonymous memory, and when only the address is known. */
   readonly fd: number | null;
+  /** The mapping is private anonymous memory: no file is behind it. */
+  readonly anonymous?: true | undefined;
   /** Where the block starts in the file, in bytes. Default 0. */
   readonly fileOffset?: number;
   /** Address range to unmap on close; absent when somebody else owns the mapping. */
@@ -31,7 +34,7 @@ export interface BlockBacking {
   readonly pins?: SharedArrayBuffer;
 }
 
-/** A RAM block that is a shared mapping of a memory file. */
+/** A RAM block that is a shared mapping of a memory file, or anonymous memory of this process. */
 export class MappedRamBlock implements RamBlock {
   readonly id: string;
   readonly guestPhysicalAddress: number;
@@ -72,7 +75,10 @@ export class MappedRamBlock implements RamBlock {
     blockOpened(this);
   }
 
-  /** The memory file behind the block (`fileOffset` is page 0); null when it was attached by address alone, and after `close`. */
+  /**
+   * The memory file behind the block (`fileOffset` is page 0); null for anonymous memory, when it was attached by address alone, and after
+   * `close`.
+   */
   get fd(): number | null {
     return this.#closed ? null : this.#backing.fd;
   }
@@ -92,6 +98,11 @@ export class MappedRamBlock implements RamBlock {
     this.#shared = shared;
   }
 
+  /** The block is anonymous memory: only this process can map it, and no file names it. */
+  get anonymous(): true | undefined {
+    return this.#backing.anonymous;
+  }
+
   /** Which parts are pinned, for other threads that see this memory. */
   get pins(): SharedArrayBuffer {
     return this.#pins.storage;
@@ -99,7 +110,7 @@ export class MappedRamBlock implements RamBlock {
 
   /**
    * `bootId/device:inode+offset` of the memory file: the same for every block over this memory, in any process of this host,
-   * whichever way the file got there. Undefined when the block was attached by address alone, and after `close`.
+   * whichever way the file got there. Undefined for anonymous memory, when the block was attached by address alone, and after `close`.
    */
   get identity(): string | undefined {
     return this.#closed ? undefined : this.#identity;
@@ -129,25 +140,22 @@ export class MappedRamBlock implements RamBlock {
   }
 
   /**
-   * The pages with memory behind them, found with SEEK_DATA and mincore: nothing is read, nothing is allocated, and
-   * swapped-out pages count. The cost is bounded by the range. Rounded outwards to pages. Without a memory file every
-   * page counts as populated.
+   * The pages with memory behind them: nothing is read, nothing is allocated, and swapped-out pages count. A memory file is asked by
+   * SEEK_DATA and mincore, anonymous memory by PAGEMAP_SCAN. The cost is bounded by the range. Rounded outwards to pages. Of a block that
+   * was attached by address alone every page counts as populated.
    */
   *populated(
     range: PageRun = { firstPage: 0, pageCount: this.byteLength / this.#pageSize },
   ): IterableIterator<PageRun> {
     const { end } = this.#checkRange(range);
-    if (this.fd === null) {
+    if (this.fd === null && this.anonymous === undefined) {
       if (range.pageCount > 0) yield { firstPage: range.firstPage, pageCount: range.pageCount };
       return;
     }
     const pageSize = this.#pageSize;
     let pending: { firstPage: number; pageCount: number } | null = null;
     const { fileOffset } = this;
-    const [from, limit] = [fileOffset + range.firstPage * pageSize, fileOffset + end * pageSize];
-    // Where the file's first byte would be mapped.
-    const fileAddress = this.hostAddress - BigInt(fileOffset);
-    for (const extent of dataExtents(() => this.#file(), fileAddress, from, limit)) {
+    for (const extent of this.#extents(fileOffset + range.firstPage * pageSize, fileOffset + end * pageSize)) {
       const first = Math.floor((extent.start - fileOffset) / pageSize);
       const stop = Math.min(Math.ceil((extent.end - fileOffset) / pageSize), end);
       // Extents may touch, and share a page that is larger than the host's: one run for the caller.
@@ -162,8 +170,8 @@ export class MappedRamBlock implements RamBlock {
   }
 
   /**
-   * Gives the pages' memory back to the host (FALLOC_FL_PUNCH_HOLE); they read as zero afterwards, through every
-   * mapping of the file. Not seen by `PagemapTracker`.
+   * Gives the pages' memory back to the host (FALLOC_FL_PUNCH_HOLE, or MADV_DONTNEED for anonymous memory); they read as zero
+   * afterwards, through every mapping. Not seen by `PagemapTracker`.
    *
    * @returns false, and nothing is discarded, while pages of the range are pinned (`pin`), or while the kernel has memory of
    * this process pinned for somebody who has not said what (io_uring's fixed buffers): VmPin in /proc/self/status
@@ -172,11 +180,20 @@ export class MappedRamBlock implements RamBlock {
   discard(range: PageRun): boolean {
     this.#checkRange(range);
     if (range.pageCount === 0) return true;
-    const fd = this.#file();
     const [offset, byteLength] = [range.firstPage * this.#pageSize, range.pageCount * this.#pageSize];
+    const punch = this.#puncher(offset, byteLength);
     if (pinnedBytes() > 0) return false;
-    const punch = () => punchHole(fd, this.fileOffset + offset, byteLength);
     return unlessPinnedElsewhere(this, offset, byteLength, () => this.#pins.unlessPinned(offset, byteLength, punch));
+  }
+
+  /** Bytes that the host has given to this block so far; 0 where it was attached by address alone, and after `close`. */
+  allocatedBytes(): number {
+    // st_blocks is in units of 512 bytes: stat(2).
+    if (this.fd !== null) return fstatSync(this.fd).blocks * 512;
+    if (!this.anonymous || this.#closed) return 0;
+    let bytes = 0;
+    for (const { start, end } of this.#extents(0, this.byteLength)) bytes += end - start;
+    return bytes;
   }
 
   /**
@@ -235,6 +252,20 @@ export class MappedRamBlock implements RamBlock {
     const { reservation, ownsFd, fd } = this.#backing;
     if (reservation !== undefined) munmap(reservation.address, reservation.byteLength);
     if (ownsFd && fd !== null) closeFd(fd);
+  }
+
+  /** The parts with contents between two offsets in the memory file; of anonymous memory, in the block. */
+  #extents(from: number, limit: number): Iterable<{ readonly start: number; readonly end: number }> {
+    if (this.anonymous) return anonymousExtents(this.hostAddress, from, limit, () => this.requireOpen());
+    // Where the file's first byte would be mapped.
+    return dataExtents(() => this.#file(), this.hostAddress - BigInt(this.fileOffset), from, limit);
+  }
+
+  #puncher(offset: number, byteLength: number): () => void {
+    const address = this.hostAddress + BigInt(offset);
+    if (this.anonymous) return () => madvise(address, byteLength, MemoryAdvice.MADV_DONTNEED);
+    const fd = this.#file();
+    return () => punchHole(fd, this.fileOffset + offset, byteLength);
   }
 
   #window(index: number): Uint8Array {

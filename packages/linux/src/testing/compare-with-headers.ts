@@ -4,13 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { KernelLayout, StructLayout } from '../layouts/kernel-layout.js';
 
-/** Some of the C library's headers say more with this. */
+/** Some of the C library's headers define more with `_GNU_SOURCE`. */
 const PREAMBLE = '#define _GNU_SOURCE\n#include <stddef.h>\n#include <sys/ioctl.h>\n';
 
 export interface Comparison {
   /** Sizes, offsets and numbers that were compared. */
   readonly checked: number;
-  /** Where the compiler says something else, in words. */
+  /** The differences from the compiler's answers, in words. */
   readonly wrong: readonly string[];
   /** Names (`struct kvm_regs`, `KVM_RUN`, `<linux/kvm.h>`) that the headers do not have. */
   readonly missing: readonly string[];
@@ -19,7 +19,7 @@ export interface Comparison {
 /** This machine's compiler, and Debian's for arm64 (`gcc-aarch64-linux-gnu`, whose headers are in `linux-libc-dev-arm64-cross`). */
 const COMPILERS = { host: 'cc', arm64: 'aarch64-linux-gnu-gcc' } as const;
 
-/** The compiler's name where there is one: that of this machine, or one that compiles against the headers of arm64. */
+/** The name of the compiler, of this machine or for arm64, or null when there is none. */
 export function findCompiler(target: keyof typeof COMPILERS = 'host'): string | null {
   const compiler = COMPILERS[target];
   try {
@@ -39,8 +39,8 @@ export function nameOf(layout: KernelLayout): string {
 }
 
 /**
- * Compiles a C program against the machine's headers (those in `includeFolder` first, which may be the kernel's own) and compares what it says with
- * what the tables say.
+ * Compiles a C program against the machine's headers (those in `includeFolder` first, which may be the kernel's own) and compares its
+ * answers with the tables.
  */
 export function compareWithHeaders(
   compiler: string,
@@ -92,7 +92,7 @@ interface CCompiler {
 
 type Question = readonly [expression: string, expected: number];
 
-/** What to ask the compiler about a layout, and the answer that we expect. */
+/** The questions to the compiler about a layout, and the expected answers. */
 function questions(layout: KernelLayout): Question[] {
   if (!isStruct(layout)) return [[layout.define, layout.value]];
   const type = `struct ${layout.struct}`;
@@ -104,8 +104,8 @@ function questions(layout: KernelLayout): Question[] {
 }
 
 /**
- * Has the compiler write each number into its assembly, where it is read from: nothing is run, so that it may be a compiler for another
- * processor.
+ * Makes the compiler write each number into its assembly, from which it is read: no program is run, so that the compiler may be one for
+ * another processor.
  */
 function compile(cc: CCompiler, include: string, asked: readonly Question[]): Map<string, number> {
   const source = join(cc.folder, 'layouts.c');

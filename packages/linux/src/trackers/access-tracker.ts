@@ -13,23 +13,23 @@ import {
 } from './pagemap-walk.js';
 import { trackerFailed } from './tracker-error.js';
 
-/** Address ranges per step: a step reads and protects so much, in about a millisecond, and the event loop turns between steps. */
+/** Bytes of address space that one step reads and protects, in about a millisecond; the event loop runs between steps. */
 const STEP_BYTES = 2 ** 26;
 
 /**
- * Sees which pages of guest memory are read or written through this process's own mapping, by whomever: KVM's vCPUs, JavaScript, system calls.
- * A guest's working set, that is, for an order in which its pages are sent or loaded (the hottest first), and for how much memory it needs.
- * Read-write protection by userfaultfd (RWP, Linux 7.3) notes the first access to a page in the page table; PAGEMAP_SCAN reads it.
+ * Reports which pages of guest memory are read or written through this process's own mapping, by KVM's vCPUs, JavaScript or system calls.
+ * This is a guest's working set, which gives an order in which to send or load pages (the hottest first), and the memory that the guest
+ * needs. Read-write protection by userfaultfd (RWP, Linux 7.3) notes the first access to a page in the page table; PAGEMAP_SCAN reads it.
  *
  * **It is no dirty log, and no `DirtyTracker`.** A sample reads and then protects again, in two system calls: an access between them is not
- * seen, and neither is one through pages that the kernel holds already (vhost, io_uring, reads with O_DIRECT). A page that is not seen is a
- * page in another place of an order; a dirty log that misses one loses it. Writes are not told from reads.
+ * seen, and neither is one through pages that the kernel holds already (vhost, io_uring, reads with O_DIRECT). A page that is not seen only
+ * gets another place in an order, while a dirty log that misses a page loses it. Writes are not distinguished from reads.
  *
  * The kernel has one bit of a page table entry for RWP and for the write protection of a `PagemapTracker`: only one of the two can have a
- * range. KVM's dirty log and rings go with it.
+ * range. KVM's dirty log and rings can be used together with this class.
  *
- * The first access to a page after each sample takes a fault of about a microsecond. Pages that nobody has mapped yet are not protected: a
- * sample reports them once they are. `discard` and other holes take the protection of their pages with them.
+ * The first access to a page after each sample takes a fault of about a microsecond. Pages that are not mapped yet are not protected: a
+ * sample reports them once they are mapped. Pages that become holes, by `discard` or otherwise, lose their protection.
  *
  * @example
  * const accesses = AccessTracker.forMemory(memory);
@@ -55,7 +55,7 @@ export class AccessTracker {
   }
 
   /**
-   * Registers all ranges and protects what is mapped of them. Takes 1 to 2 ms per GiB that is mapped.
+   * Registers all ranges and protects their mapped pages. Takes 1 to 2 ms per GiB that is mapped.
    *
    * @throws GodwitError GODWIT_UNSUPPORTED where the kernel has no RWP, or where a `PagemapTracker` has the range; GODWIT_PERMISSION (see
    * `SharedUserfaultfd.join`); GODWIT_TRACKER_FAILED when a range cannot be registered (not mapped, or another userfaultfd has it)
@@ -76,7 +76,8 @@ export class AccessTracker {
   /**
    * ORs in every page that was read or written since the last sample, or since `start`, and protects them again.
    *
-   * @throws GodwitError GODWIT_INVALID_STATE when it does not run, or a sample is under way; GODWIT_TRACKER_FAILED when the kernel refuses
+   * @throws GodwitError GODWIT_INVALID_STATE when the tracker is not started, or a sample is under way; GODWIT_TRACKER_FAILED when the
+   * kernel refuses
    */
   async sample(into: DirtyBitmaps): Promise<void> {
     try {
@@ -91,7 +92,7 @@ export class AccessTracker {
     }
   }
 
-  /** Takes the protection away. Idempotent. */
+  /** Removes the protection. Idempotent. */
   async stop(): Promise<void> {
     const active = this.#active;
     if (active === null) return;

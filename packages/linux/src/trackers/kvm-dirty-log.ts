@@ -8,20 +8,20 @@ import { checkSlots, openSlotLog, readSlotLog, reportSlot, type SlotLog } from '
 import { trackerFailed } from './tracker-error.js';
 
 /**
- * - `manual`: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. A harvest only reads; pages are write-protected again by `rearmPages`, just
- *   before they are read. Both are cheaper, and a page written twice before it is sent is sent once.
+ * - `manual`: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. A harvest only reads; pages are write-protected again by `rearmPages`, just before
+ *   they are read. Both take less time, and a page that is written twice before it is sent is sent once.
  * - `get-and-clear`: every harvest write-protects what it reports. For kernels before 5.0.
  */
 export type KvmDirtyLogMode = 'manual' | 'get-and-clear';
 
 /** Options of a `KvmDirtyLogTracker`. */
 export interface KvmDirtyLogOptions {
-  /** File descriptor of the VM (KVM_CREATE_VM). Stays the caller's. */
+  /** File descriptor of the VM (KVM_CREATE_VM). The caller goes on to own it. */
   readonly vmFd: number;
   readonly slots: readonly KvmSlot[];
   /**
-   * Turns KVM_MEM_LOG_DIRTY_PAGES of all these slots on or off, with KVM_SET_USER_MEMORY_REGION. Must not resolve
-   * before that has happened: KVM write-protects the slots in that call.
+   * Turns KVM_MEM_LOG_DIRTY_PAGES of all these slots on or off, with KVM_SET_USER_MEMORY_REGION. The promise must not resolve before
+   * the call: KVM write-protects the slots in it.
    */
   readonly setLogging: (on: boolean) => void | Promise<void>;
   /** Default: `manual` where the kernel has it. */
@@ -31,8 +31,8 @@ export interface KvmDirtyLogOptions {
 /**
  * KVM's dirty log: which pages the guest's vCPUs (and KVM's own devices) have written.
  *
- * In `manual` mode the bit of a page is cleared in the kernel just before the page is read, and no other page's is: a write
- * before the clearing is in what is read, and one after it faults and sets the bit again.
+ * In `manual` mode the bit of a page, and of no other page, is cleared in the kernel just before the page is read: the read includes a
+ * write from before the clearing, and a later write faults and sets the bit again.
  */
 export class KvmDirtyLogTracker implements DirtyTracker {
   readonly name = 'kvm';
@@ -48,8 +48,8 @@ export class KvmDirtyLogTracker implements DirtyTracker {
   #logging = false;
 
   /**
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT for slots that make no sense, GODWIT_UNSUPPORTED when `mode` asks for
-   * `manual` and the kernel lacks it
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for impossible slots, GODWIT_UNSUPPORTED when `mode` asks for `manual` and the kernel
+   * lacks it
    */
   constructor(options: KvmDirtyLogOptions) {
     checkSlots(options.slots);
@@ -77,7 +77,8 @@ export class KvmDirtyLogTracker implements DirtyTracker {
     if (this.#logging) throw new GodwitError('GODWIT_INVALID_STATE', 'KVM dirty logging is on already');
     this.#refuseRings();
     try {
-      // Before logging goes on. Never with KVM_DIRTY_LOG_INITIALLY_SET: our log begins empty, round 1 is all of RAM.
+      // The mode is set before logging is turned on. KVM_DIRTY_LOG_INITIALLY_SET is not used: the log begins empty, since round 1 has
+      // all of RAM.
       this.#setManual(this.mode === 'manual');
       this.#logging = true;
       await this.#setLogging(true);
@@ -107,7 +108,10 @@ export class KvmDirtyLogTracker implements DirtyTracker {
     }
   }
 
-  /** KVM says ENXIO whether the slot logs or not; of a VM without rings it says ENOENT while logging is off. */
+  /**
+   * Refuses a VM with rings: KVM then returns ENXIO whether or not the slot logs; for a VM without rings it returns ENOENT while
+   * logging is off.
+   */
   #refuseRings(): void {
     const [log] = this.#logs;
     if (log === undefined || tryIoctl(this.#vmFd, Kvm.KVM_GET_DIRTY_LOG, log.get.bytes) !== -Errno.ENXIO) return;

@@ -9,35 +9,38 @@ import { Reaping } from './ring/reaping.js';
 import { checkSlots, openSlotLog, readSlotLog, reportSlot, type SlotLog } from './slot-log.js';
 import { trackerFailed } from './tracker-error.js';
 
-/** What a `KvmDirtyRingTracker` needs of its VM. */
+/** Options of a `KvmDirtyRingTracker`. */
 export interface KvmDirtyRingOptions {
-  /** File descriptor of the VM, which stays the caller's. */
+  /** File descriptor of the VM, which the caller goes on to own. */
   readonly vmFd: number;
-  /** File descriptors of all its vCPUs, in any order: statistics are in this one. They stay the caller's, and open until `stop`. */
+  /**
+   * File descriptors of all its vCPUs, in any order, which is also that of statistics. The caller owns them, and keeps them open until
+   * `stop`.
+   */
   readonly vcpuFds: readonly number[];
-  /** What `enableDirtyRings` returned, before the vCPUs were made. */
+  /** The result of `enableDirtyRings`, which was called before the vCPUs were made. */
   readonly rings: DirtyRings;
   readonly slots: readonly KvmSlot[];
   /**
-   * Turns KVM_MEM_LOG_DIRTY_PAGES of all these slots on or off, with KVM_SET_USER_MEMORY_REGION. Must not resolve before that has
-   * happened: KVM write-protects the slots in that call.
+   * Turns KVM_MEM_LOG_DIRTY_PAGES of all these slots on or off, with KVM_SET_USER_MEMORY_REGION. The promise must not resolve before the
+   * call: KVM write-protects the slots in it.
    */
   readonly setLogging: (on: boolean) => void | Promise<void>;
   /**
-   * A ring is reaped between harvests as soon as it has this many entries. Early costs the guest faults, since a page is write-protected
-   * again each time; late costs it exits with a full ring. Default: half a ring.
+   * A ring is reaped between harvests as soon as it has this many entries. A lower limit costs the guest more faults, since a page is
+   * write-protected again each time; a higher one costs it exits with a full ring. Default: half a ring.
    */
   readonly softLimit?: number;
 }
 
 /**
- * KVM's dirty rings: which pages the guest's vCPUs have written, in a ring for each vCPU. Its cost grows with what is dirty, not with how
- * large the guest is, and it knows which vCPU has written how much.
+ * KVM's dirty rings: which pages the guest's vCPUs have written, in a ring for each vCPU. The time of a harvest grows with the number of
+ * dirty pages and not with the size of the guest, and the rings show how much each vCPU has written.
  *
- * A thread of its own reaps the rings, between harvests and for them. A harvest has re-armed each page that it reports: it was
- * write-protected again before the harvest ends, and so before anybody reads it.
+ * A thread of its own reaps the rings, between harvests and for them. A harvest has re-armed each page that it reports: the page was
+ * write-protected again before the harvest ends, and so before it is read.
  *
- * One for each VM, for as long as it lives: KVM does not say where in a ring it is. vCPUs answer KVM_EXIT_DIRTY_RING_FULL with
+ * A VM has one tracker for its whole life, since KVM does not report its place in a ring. vCPUs answer KVM_EXIT_DIRTY_RING_FULL with
  * `DirtyRingCalls.ringFull`.
  *
  * ```ts
@@ -50,7 +53,7 @@ export class KvmDirtyRingTracker implements DirtyTracker {
   readonly name = 'kvm-ring';
   readonly blindSpots =
     'writes by this process itself (VMM, emulated devices, system calls into guest memory) and DMA by assigned devices';
-  /** For the threads of the vCPUs. */
+  /** The calls that the threads of the vCPUs make. */
   readonly calls: DirtyRingCalls;
   readonly softLimit: number;
   readonly #options: KvmDirtyRingOptions;
@@ -62,14 +65,14 @@ export class KvmDirtyRingTracker implements DirtyTracker {
   readonly #logs: readonly SlotLog[];
   #started = false;
   #reaping: Reaping | undefined;
-  /** Writes that nobody knows of since the last harvest. */
+  /** The error by which writes since the last harvest were lost. */
   #lost: Error | undefined;
   #anew: Promise<void> | undefined;
   #harvesting: Promise<void> | undefined;
   #before: { readonly atMs: number; readonly collected: readonly number[]; readonly full: readonly number[] };
   #vcpus: readonly VcpuDirtying[] = [];
 
-  /** @throws GodwitError GODWIT_INVALID_ARGUMENT for slots, or a soft limit, that make no sense */
+  /** @throws GodwitError GODWIT_INVALID_ARGUMENT for impossible slots or an impossible soft limit */
   constructor(options: KvmDirtyRingOptions) {
     checkSlots(options.slots);
     const { entries, withBitmap } = options.rings;
@@ -99,8 +102,9 @@ export class KvmDirtyRingTracker implements DirtyTracker {
   }
 
   /**
-   * Pages that each vCPU has logged so far, modulo 2^32, those that wait in its ring included: what `MigratableVm.vcpuWrites` wants, as
-   * differences. A page counts again when it is written again after it was re-armed, and whenever KVM emulates a write to it.
+   * Pages that each vCPU has logged so far, modulo 2^32, those that wait in its ring included. Their differences suit
+   * `MigratableVm.vcpuWrites`. A page counts again when it is written again after it was re-armed, and whenever KVM emulates a write to
+   * it.
    */
   logged(): readonly number[] {
     return this.waiting().map((waiting, i) => (Atomics.load(this.#collected, i) + waiting) >>> 0);
@@ -129,11 +133,11 @@ export class KvmDirtyRingTracker implements DirtyTracker {
   }
 
   /**
-   * Has the thread reap all rings, and takes what it has found since the last harvest. Takes about 0.1 ms, and 20 ns a dirty page on that
-   * thread.
+   * Makes the thread reap all rings, and takes the pages that it has found since the last harvest. Takes about 0.1 ms, and 20 ns a dirty
+   * page on that thread.
    *
-   * @throws GodwitError GODWIT_TRACKER_FAILED once after the thread has failed, since KVM has overrun a ring, say: logging has begun anew
-   * by then, and the next harvest has all that is written from now on
+   * @throws GodwitError GODWIT_TRACKER_FAILED once after the thread has failed, for example since KVM has overrun a ring: logging was
+   * started anew by then, and the next harvest has all writes from now on
    */
   async harvest(into: DirtyBitmaps): Promise<void> {
     if (!this.#started) throw new GodwitError('GODWIT_INVALID_STATE', 'the dirty rings are not in use');
@@ -169,7 +173,7 @@ export class KvmDirtyRingTracker implements DirtyTracker {
       set = this.#sets[reaped ?? 0] as readonly DirtyBitmap[];
     } catch (error) {
       await this.#anew;
-      // It is lost for good when logging could not begin anew.
+      // The error stays when logging could not be started anew.
       if (this.#reaping !== undefined) this.#lost = undefined;
       throw trackerFailed(this.name, 'reap the rings', error);
     }
@@ -198,7 +202,7 @@ export class KvmDirtyRingTracker implements DirtyTracker {
     await setLogging(true);
   }
 
-  /** Logging first: whatever is left in the rings is reaped, so that they are empty when it begins again. */
+  /** Logging is turned off first: then the rest of the rings is reaped, so that they are empty when logging begins again. */
   async #end(): Promise<void> {
     const reaping = this.#reaping;
     this.#reaping = undefined;
@@ -209,7 +213,7 @@ export class KvmDirtyRingTracker implements DirtyTracker {
     }
   }
 
-  /** Begins anew at once, since a vCPU whose ring is full cannot run, and not only at the next harvest. */
+  /** Starts logging anew at once and not only at the next harvest, since a vCPU whose ring is full cannot run. */
   #fail(error: Error): void {
     this.#lost ??= error;
     if (!this.#started || this.#anew !== undefined) return;
@@ -228,7 +232,7 @@ export class KvmDirtyRingTracker implements DirtyTracker {
     }
   }
 
-  /** A ring that KVM does not have would be mapped all the same, and end this process when it is touched. */
+  /** Checks that KVM has the rings: a ring that does not exist would be mapped nevertheless, and end this process when it is touched. */
   #checkRings(): void {
     try {
       ioctl(this.#options.vmFd, KvmDirtyRing.KVM_RESET_DIRTY_RINGS, 0, 'KVM_RESET_DIRTY_RINGS');

@@ -3,7 +3,7 @@ import { KVM_CLEAR_DIRTY_LOG, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-lo
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { addressOf, ioctl } from '../libc/index.js';
 
-/** A KVM memory slot, and the pages of a RAM block that it shows to the guest. Pages are the host's (4 KiB on x86). */
+/** A KVM memory slot, and the pages of a RAM block that it maps into the guest. Pages are the host's (4 KiB on x86). */
 export interface KvmSlot {
   /** The number given to KVM_SET_USER_MEMORY_REGION. */
   readonly slot: number;
@@ -13,7 +13,7 @@ export interface KvmSlot {
   readonly pageCount: number;
 }
 
-/** What a thread needs to re-arm pages. */
+/** The parts with which a thread re-arms pages. */
 export interface KvmRearmOptions {
   /** File descriptor of the VM. */
   readonly vmFd: number;
@@ -27,9 +27,8 @@ export const kvmRearmModule: string = import.meta.url;
 const UNIT_PAGES = 64;
 
 /**
- * Makes the function that write-protects pages again (KVM_CLEAR_DIRTY_LOG), on any thread. It clears the bits of exactly the pages that
- * it is given: with those of others a page that another thread has read already would be protected after a write to it, and the write
- * would be lost.
+ * Makes the function that write-protects pages again (KVM_CLEAR_DIRTY_LOG), on any thread. It clears the bits of exactly the given
+ * pages: if it cleared those of a page that another thread has already read, a write to that page in between would be lost.
  */
 export function kvmRearm({ vmFd, slots }: KvmRearmOptions): Rearm {
   const clear = new StructBuffer(KVM_CLEAR_DIRTY_LOG);
@@ -43,7 +42,7 @@ export function kvmRearm({ vmFd, slots }: KvmRearmOptions): Rearm {
       if (from >= to) continue;
       const count = Math.ceil((to - from) / UNIT_PAGES) * 2;
       if (mask.length < count) {
-        // Off the heap, whose objects move.
+        // The array has its own buffer outside V8's heap, whose objects move.
         mask = new Uint32Array(new ArrayBuffer(count * 4));
         address = addressOf(mask);
       }
@@ -67,7 +66,7 @@ export function kvmRearm({ vmFd, slots }: KvmRearmOptions): Rearm {
   };
 }
 
-/** How another thread makes the same function. */
+/** The recipe with which another thread makes the same function. */
 export function kvmRearmRecipe(options: KvmRearmOptions): ThreadRecipe & { readonly options: KvmRearmOptions } {
   return { module: kvmRearmModule, make: 'kvmRearm', options };
 }

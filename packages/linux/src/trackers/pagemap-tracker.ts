@@ -7,30 +7,30 @@ import { bitmapOf, joinRanges, type PagemapTrackerOptions, PagemapWalk, rangesOf
 import { trackerFailed } from './tracker-error.js';
 
 /**
- * Address ranges per system call. A scan takes 0.5 ms (nothing dirty) to 4.3 ms (all of it) per GiB, the first write
- * protection 8 to 12 ms: either way a call is done in about a millisecond, and the event loop turns between them.
+ * Address ranges per system call. A scan takes 0.5 ms (nothing dirty) to 4.3 ms (all of it) per GiB, the first write protection
+ * 8 to 12 ms: in both cases a call takes about a millisecond, and the event loop runs between calls.
  */
 const SCAN_BYTES = 2 ** 28;
 const ARM_BYTES = 2 ** 26;
 
 /**
- * Sees every write that goes through this process's own mapping of guest memory, whoever makes it: JavaScript, system
- * calls into it (`read`, `recv`), other threads, KVM's vCPUs. Asynchronous write protection by userfaultfd notes the
- * first write to a page in the page table, PAGEMAP_SCAN reads and re-protects in one atomic step (both Linux 6.7).
+ * Sees every write through this process's own mapping of guest memory, by JavaScript, system calls (`read`, `recv`), other
+ * threads or KVM's vCPUs. Asynchronous write protection by userfaultfd notes the first write to a page in the page table, and
+ * PAGEMAP_SCAN reads and re-protects in one atomic step (both Linux 6.7).
  *
  * A harvest is exact: no write is lost, and only written pages are reported. Pages are write-protected in page tables,
  * holes included, so that `start` on a sparse guest allocates page tables for all of it (2 MiB per GiB). The first
  * write to a page after each harvest takes a fault of about a microsecond.
  *
- * A system call that has taken hold of a page's memory before the page was re-armed, and writes after it, takes no fault: a
- * read with O_DIRECT, io_uring's reads and receives, vhost. A device model that makes such calls marks what they have written:
+ * A system call that has pinned a page's memory before the page was re-armed, and writes after that, takes no fault: a read with
+ * O_DIRECT, io_uring's reads and receives, vhost. A device model that makes such calls marks the bytes that they have written:
  *
  * ```ts
  * const { bytesRead } = await disk.read(ram.view(offset, length), 0, length, position); // a file that was opened with O_DIRECT
  * tracker.mark(0, offset, bytesRead);
  * ```
  *
- * Its `pause` resolves when none is in flight any more, and all are marked.
+ * Its `pause` resolves when no such call is in flight any more, and all are marked.
  *
  * @example
  * const trackers = [PagemapTracker.forMemory(memory)];
@@ -57,15 +57,15 @@ export class PagemapTracker implements DirtyTracker {
     });
   }
 
-  /** For device models in other threads: its `storage` goes there. */
+  /** The marks, whose `storage` is passed to device models in other threads. */
   get marks(): WriteMarks {
     this.#marks ??= new WriteMarks(this.#walk);
     return this.#marks;
   }
 
   /**
-   * `length` bytes at `offset` of a block were written in a way that this tracker does not see (`blindSpots`). To be called once
-   * they are in guest memory.
+   * Marks `length` bytes at `offset` of a block, which were written in a way that this tracker does not see (`blindSpots`). To
+   * be called once they are in guest memory.
    */
   mark(blockIndex: number, offset: number, length: number): void {
     if (this.#active !== null) this.marks.mark(blockIndex, offset, length);
@@ -107,7 +107,7 @@ export class PagemapTracker implements DirtyTracker {
     if (active === null) return;
     this.#active = null;
     this.#marks?.end();
-    // The protection goes with the registration, or with the descriptor when nobody else uses it.
+    // The protection ends with the registration, or with the descriptor when it has no other user.
     active.ranges.leave();
     closeFd(active.pagemap);
   }

@@ -18,20 +18,20 @@ export interface TrackedRange {
   readonly firstPage: number;
 }
 
-/** What is tracked: options of a `PagemapTracker` and of an `AccessTracker`. */
+/** Options of a `PagemapTracker` and of an `AccessTracker`. */
 export interface PagemapTrackerOptions {
   readonly ranges: readonly TrackedRange[];
   /** Bytes per page of the bitmaps. Default: the host's page size; else a multiple of it. */
   readonly pageSize?: number;
 }
 
-/** What a walk asks PAGEMAP_SCAN: flags and a category of linux/fs.h. */
+/** The flags and the category of linux/fs.h that a walk passes to PAGEMAP_SCAN. */
 export interface WalkQuestion {
   readonly flags: number;
   readonly category: number;
 }
 
-/** Room for this many runs of pages per call; with more, the kernel stops and is called again. */
+/** The number of runs of pages per call; if there are more, the kernel stops and is called again. */
 const REGIONS = 4096;
 
 /** The mappings of all blocks of a guest's memory. */
@@ -46,7 +46,7 @@ export function rangesOf(memory: MappedGuestMemory): PagemapTrackerOptions {
 }
 
 /**
- * Walks the page tables of ranges of this process by PAGEMAP_SCAN, piece by piece, and lets the event loop turn between the pieces. One
+ * Walks the page tables of ranges of this process by PAGEMAP_SCAN, piece by piece, and lets the event loop run between the pieces. Only one
  * walk at a time.
  */
 export class PagemapWalk {
@@ -58,7 +58,7 @@ export class PagemapWalk {
   #busy = false;
 
   /**
-   * @param tracker whose walk it is, for messages
+   * @param tracker the tracker's name, for messages
    * @throws GodwitError GODWIT_INVALID_ARGUMENT for ranges or page sizes that are no whole pages
    */
   constructor(tracker: string, { ranges, pageSize }: PagemapTrackerOptions, { flags, category }: WalkQuestion) {
@@ -86,7 +86,7 @@ export class PagemapWalk {
       .set('return_mask', category);
   }
 
-  /** Pages of each block, as far as the ranges say. */
+  /** The number of pages of each block, as far as the ranges reach. */
   get pageCounts(): readonly number[] {
     const counts: number[] = [];
     for (const { blockIndex, firstPage, byteLength } of this.ranges) {
@@ -97,8 +97,7 @@ export class PagemapWalk {
   }
 
   /**
-   * Calls `step` for each piece of at most `pieceBytes` of the ranges, in order; an event loop that was kept for a millisecond turns in
-   * between.
+   * Calls `step` for each piece of at most `pieceBytes` of the ranges, in order; the event loop runs in between after each millisecond.
    *
    * @throws GodwitError GODWIT_INVALID_STATE when another walk is under way
    */
@@ -124,14 +123,14 @@ export class PagemapWalk {
   }
 
   /**
-   * Reads `length` bytes of a range, and sets the bits of the pages that are found; without a bitmap, nothing is reported to anybody. It is
-   * done when the walk has reached the end, not before. Returns the runs of pages that were found.
+   * Reads `length` bytes of a range, and sets the bits of the pages that are found; without a bitmap nothing is reported. The walk has
+   * always reached the end when it returns. Returns the runs of pages that were found.
    *
    * @param pagemap a descriptor of /proc/self/pagemap
    */
   scan(pagemap: number, range: TrackedRange, offset: number, length: number, into: DirtyBitmap | null): number {
     const argument = this.#argument;
-    // Without a vector the kernel only does what the flags say.
+    // Without a vector the kernel only carries out the flags.
     if (into === null) argument.set('vec', 0).set('vec_len', 0);
     else argument.set('vec', addressOf(this.#regions)).set('vec_len', REGIONS);
     // Addresses are below 2^53: exact as numbers.
@@ -164,7 +163,7 @@ export class PagemapWalk {
   }
 }
 
-/** The bitmap of the block that a range is of; `null` for none. */
+/** The bitmap of a range's block; `null` without bitmaps. */
 export function bitmapOf(into: DirtyBitmaps | null, range: TrackedRange): DirtyBitmap | null {
   return into?.at(range.blockIndex) ?? null;
 }
@@ -172,7 +171,7 @@ export function bitmapOf(into: DirtyBitmaps | null, range: TrackedRange): DirtyB
 /** Continuous work after which timers and I/O get their turn, in milliseconds. */
 const LONGEST_TURN_MS = 1;
 
-/** Lets the event loop turn when a job has kept it for `LONGEST_TURN_MS`. */
+/** Lets the event loop run when a job has blocked it for `LONGEST_TURN_MS`. */
 class EventLoopPause {
   #since = performance.now();
 
@@ -184,7 +183,7 @@ class EventLoopPause {
   }
 }
 
-/** Registers a tracker's ranges. Throws `GODWIT_TRACKER_FAILED`; what the host lacks keeps its own code. */
+/** Registers a tracker's ranges. Throws `GODWIT_TRACKER_FAILED`; an error for a feature that the host lacks keeps its code. */
 export function joinRanges(tracker: string, ranges: readonly TrackedRange[], use: RangeUse): SharedUserfaultfd {
   try {
     return SharedUserfaultfd.join(ranges, use);

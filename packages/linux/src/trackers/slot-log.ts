@@ -9,7 +9,8 @@ import { trackerFailed } from './tracker-error.js';
 export interface SlotLog {
   readonly place: KvmSlot;
   /**
-   * In `manual` mode it has all bits that were not cleared, so that reading it again into here loses nothing.
+   * In `manual` mode KVM's log has all bits that were not cleared, so that reading it again into this bitmap loses
+   * nothing.
    */
   readonly bitmap: DirtyBitmap;
   readonly get: StructBuffer<'slot' | 'dirty_bitmap'>;
@@ -31,7 +32,7 @@ export function readSlotLog({ place, bitmap, get }: SlotLog, vmFd: number, track
   bitmap.maskTail();
 }
 
-/** @throws GodwitError GODWIT_INVALID_ARGUMENT for slots that make no sense */
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT for impossible slots */
 export function checkSlots(slots: readonly KvmSlot[]): void {
   for (const { slot, firstPage, pageCount } of slots) {
     if (Number.isSafeInteger(firstPage) && firstPage >= 0 && Number.isSafeInteger(pageCount) && pageCount > 0) continue;
@@ -42,7 +43,7 @@ export function checkSlots(slots: readonly KvmSlot[]): void {
 /**
  * ORs the bits of a slot's pages into the bitmap of its block.
  *
- * @param sparse of a bitmap with a summary, whose chunks without bits cost nothing then
+ * @param sparse whether the bitmap has a summary, by which chunks without bits are skipped
  */
 export function reportSlot(place: KvmSlot, bitmap: DirtyBitmap, into: DirtyBitmap, sparse = false): void {
   if (place.firstPage + place.pageCount > into.pageCount) {

@@ -5,7 +5,7 @@ import { Errno, readFd, SyscallError } from '../libc/index.js';
 const TWO_32 = 2 ** 32;
 const { fields } = UFFD_MSG;
 
-/** What a userfaultfd reports. Addresses and lengths are in bytes. */
+/** An event that a userfaultfd reports. Addresses and lengths are in bytes. */
 export type UserfaultEvent =
   /** A thread waits for a page. `thread`: its id, with `UFFD_FEATURE_THREAD_ID`, else 0. */
   | {
@@ -23,7 +23,7 @@ export type UserfaultEvent =
   | { readonly type: 'unmap'; readonly start: number; readonly end: number };
 
 /**
- * Reads what a userfaultfd reports, many messages in a call, into memory that is made once: `read`, then `address(i)` and the like for a
+ * Reads the messages of a userfaultfd, many in one call, into memory that is made once: `read`, then `address(i)` and the like for a
  * page fault, or `event(i)`, which makes an object, for anything.
  *
  * @example
@@ -43,9 +43,10 @@ export class FaultMessages {
   }
 
   /**
-   * Takes the messages that are there, and returns how many: 0 when there is none. The descriptor is non-blocking: wait with `PollSet`.
+   * Reads the messages that are there, and returns their number: 0 when there is none. The descriptor is non-blocking: wait with
+   * `PollSet`.
    *
-   * @throws SyscallError for a descriptor that is closed or none of these
+   * @throws SyscallError for a descriptor that is closed or no userfaultfd
    */
   read(): number {
     const bytes = readFd(this.#fd, this.#bytes);

@@ -20,13 +20,13 @@ export interface OpenedUserfaultfd {
 }
 
 /**
- * Opens one through /dev/userfaultfd, else by the system call, else (unprivileged) for user mode only. `wanted` features are turned on
- * where the kernel has them.
+ * Opens a userfaultfd through /dev/userfaultfd, else by the system call, else (unprivileged) for user mode only. `wanted` features are
+ * turned on where the kernel has them.
  *
  * @throws SyscallError GODWIT_UNSUPPORTED when the kernel lacks userfaultfd or one of the `required` features
  */
 export function openUserfaultfd(required: number, wanted = 0): OpenedUserfaultfd {
-  // A userfaultfd is asked once: what the kernel has is asked of another one.
+  // A userfaultfd can be asked only once, so the kernel's features are asked of another one.
   const optional = (wanted & ~required) === 0 ? 0 : wanted & availableFeatures();
   const opened = openDescriptor();
   const features = required | optional;
@@ -39,7 +39,7 @@ export function openUserfaultfd(required: number, wanted = 0): OpenedUserfaultfd
   }
 }
 
-/** What `availableFeatures` has found: the kernel stays the same. */
+/** The result of `availableFeatures`, which never changes. */
 let available: number | undefined;
 
 /** Bits of `UFFD_FEATURE_...` that this kernel has. Throws like `openUserfaultfd`. */

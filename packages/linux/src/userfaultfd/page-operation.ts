@@ -3,14 +3,14 @@ import { Errno, tryIoctl } from '../libc/index.js';
 
 const TWO_32 = 2 ** 32;
 
-/** Where a request has its numbers, in bytes. */
+/** The offsets of a request's numbers, in bytes. */
 interface Places {
   readonly start: number;
   readonly length: number;
   readonly mode: number;
-  /** Bytes done, or minus errno; undefined for a request that has no part of it done. */
+  /** The bytes that were done, or minus errno; undefined for a request that is done completely or not at all. */
   readonly result: number | undefined;
-  /** Where the bytes come from; undefined for a request without. */
+  /** The source address of the bytes; undefined for a request without one. */
   readonly source: number | undefined;
 }
 
@@ -18,15 +18,15 @@ type Field = `${string}start` | `${string}len` | string;
 
 /**
  * One request of a userfaultfd on pages (UFFDIO_COPY, ...) with its argument, which is made once: a call allocates nothing. Addresses are
- * numbers, since those of user space are below 2^47 (2^56 for who asks for more).
+ * numbers, since those of user space are below 2^47 (2^56 for a process that asks for more).
  *
- * The kernel stops at a page that it cannot do, and at any page while the mapping is being changed. It is asked again for as long as it
- * gets further, so that the bytes done are all those in front of the page that `errno` is about.
+ * The kernel stops at a page that it cannot do, and at any page while the mapping is being changed. The request is repeated as long as it
+ * makes progress, so that all bytes before the page to which `errno` refers are done.
  */
 export class PageOperation {
   /** The request's name in its header. */
   readonly name: string;
-  /** Why the last `run` stopped before the end; 0 when it did all. */
+  /** The errno with which the last `run` stopped before the end; 0 when it did all. */
   errno = 0;
   readonly #request: number;
   readonly #bytes: Uint8Array;
@@ -36,7 +36,7 @@ export class PageOperation {
   constructor(name: string, request: number, { size, fields }: StructLayout<Field>) {
     this.name = name;
     this.#request = request;
-    // From an ArrayBuffer: the engine may move the bytes of a small typed array that has none yet.
+    // The view has an ArrayBuffer: V8 may move the bytes of a small typed array that has none yet.
     this.#words = new DataView(new ArrayBuffer(size));
     this.#bytes = new Uint8Array(this.#words.buffer);
     const at = (...names: readonly string[]): number | undefined => {
@@ -52,7 +52,7 @@ export class PageOperation {
     };
   }
 
-  /** Bytes done, from `start` on; all of them unless `errno` says why not. */
+  /** Runs the request; returns the bytes that were done, from `start` on: all of them unless `errno` is set. */
   run(fd: number, start: number, byteLength: number, mode = 0, source = 0): number {
     const { result: resultAt, source: sourceAt, mode: modeAt } = this.#places;
     this.errno = 0;
@@ -65,7 +65,7 @@ export class PageOperation {
       const result = tryIoctl(fd, this.#request, this.#bytes);
       if (result >= 0) return byteLength;
       const further = resultAt === undefined ? 0 : this.#signed(resultAt);
-      // EAGAIN with bytes done: another page stopped it, and the next call says why.
+      // EAGAIN after some bytes: a page stopped the request, and the next call returns the reason.
       if (result === -Errno.EAGAIN && further > 0 && done + further < byteLength) {
         done += further;
         continue;

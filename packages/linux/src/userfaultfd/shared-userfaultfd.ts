@@ -25,7 +25,7 @@ const MODES: Readonly<Record<RangeUse, number>> = {
   accesses: Uffd.UFFDIO_REGISTER_MODE_RWP,
 };
 
-/** What a use cannot do without. */
+/** The features that a use requires. */
 const REQUIRED: Readonly<Record<RangeUse, number>> = {
   missing: Uffd.UFFD_FEATURE_MISSING_SHMEM,
   asynchronous: Uffd.UFFD_FEATURE_WP_ASYNC | Uffd.UFFD_FEATURE_WP_UNPOPULATED,
@@ -33,7 +33,7 @@ const REQUIRED: Readonly<Record<RangeUse, number>> = {
   accesses: Uffd.UFFD_FEATURE_RWP | Uffd.UFFD_FEATURE_RWP_ASYNC,
 };
 
-/** What a descriptor has for those that join later. No feature whose events somebody would have to read. */
+/** The features that a descriptor has for later users: none of those whose events would have to be read. */
 const WANTED =
   REQUIRED.missing |
   REQUIRED.accesses |
@@ -43,11 +43,11 @@ const WANTED =
   Uffd.UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
   Uffd.UFFD_FEATURE_WP_UNPOPULATED;
 
-/** A descriptor and those who use ranges of it. */
+/** A descriptor and the users of its ranges. */
 interface Shared {
   readonly uffd: Userfaultfd;
   readonly users: Set<SharedUserfaultfd>;
-  /** Users, and those who were, that have not left yet. */
+  /** Present users, and former ones that have not left yet. */
   readonly holders: Set<SharedUserfaultfd>;
 }
 
@@ -55,10 +55,12 @@ interface Shared {
 const descriptors = new Set<Shared>();
 
 /**
- * A range of memory belongs to at most one userfaultfd, and several want one: the pagemap tracker, and the thread that serves missing
+ * A range of memory belongs to at most one userfaultfd, but has several users: the pagemap tracker, and the thread that serves missing
  * pages. `join` gives them the same descriptor, and each range has the modes of all that use it, until they `leave`.
  *
- * Synchronous protection goes with nothing else, and protection against writes not with that against any access. It knows the users of its own thread; where another thread, or another library, has a userfaultfd on the range, `join` fails with EBUSY.
+ * Synchronous protection cannot be combined with any other use, nor protection against writes with protection against all accesses. The
+ * class knows the users of its own thread; where another thread, or another library, has a userfaultfd on the range, `join` fails with
+ * EBUSY.
  *
  * @example
  * const serving = SharedUserfaultfd.join(memory.blocks.map(({ hostAddress: address, byteLength }) => ({ address, byteLength })), 'missing');
@@ -83,9 +85,9 @@ export class SharedUserfaultfd {
   /**
    * Registers the ranges for this use, with the descriptor that has them already, or with a new one.
    *
-   * @throws GodwitError GODWIT_UNSUPPORTED when the kernel lacks a feature or permission, or when the use does not go with one that
-   * is there (synchronous with anything, asynchronous write protection with accesses); GODWIT_INVALID_STATE when a range is used so already; SyscallError EBUSY when
-   * it belongs to a userfaultfd that is not shared
+   * @throws GodwitError GODWIT_UNSUPPORTED when the kernel lacks a feature or permission, or when the use cannot be combined with a present
+   * one (synchronous with anything, asynchronous write protection with accesses); GODWIT_INVALID_STATE when a range already has this use;
+   * SyscallError EBUSY when it belongs to a userfaultfd that is not shared
    */
   static join(ranges: readonly AddressRange[], use: RangeUse): SharedUserfaultfd {
     const shared = descriptorFor(ranges, use);
@@ -102,9 +104,9 @@ export class SharedUserfaultfd {
   }
 
   /**
-   * Takes the ranges out of this use: whoever waits for a page of them goes on. The descriptor stays open until `leave`, for threads that
-   * still hold it. After `missing`, no page may be missing, or those that are were poisoned: they would read as zeros. A tracker that goes on
-   * then finds every page written once: the kernel forgets the protection with the registration. Idempotent.
+   * Ends this use of the ranges: threads that wait for a page of them go on. The descriptor stays open until `leave`, for threads that
+   * still use it. After `missing`, no page may be missing unless it was poisoned: it would read as zeros. A tracker that goes on then finds
+   * every page written once, since the kernel removes the protection with the registration. Idempotent.
    */
   unregister(): void {
     const { users, uffd } = this.#shared;
@@ -112,20 +114,20 @@ export class SharedUserfaultfd {
     if (users.size === 0) descriptors.delete(this.#shared);
     for (const { address, byteLength, mode } of this.#pieces()) {
       if (mode === 0) {
-        // A range that could not be registered in the first place is none to take out.
+        // A range that could not be registered need not be unregistered.
         tryUnregister(uffd, address, byteLength);
-        // The kernel does this by itself only where the range was registered for missing pages.
+        // The kernel wakes the threads itself only where the range was registered for missing pages.
         if (this.#use === 'synchronous') uffd.wake(Number(address), byteLength);
       } else if (this.#use === 'missing') {
-        // The kernel adds modes to a range, and takes none away.
+        // The kernel only adds modes to a range: to remove one, the range is unregistered and registered again.
         tryUnregister(uffd, address, byteLength);
         uffd.register(address, byteLength, mode);
       }
-      // What is left of asynchronous protection concerns nobody: the kernel lifts it at the first write.
+      // A failure is ignored: the kernel lifts the rest of an asynchronous protection at the first write.
     }
   }
 
-  /** `unregister`, and closes the descriptor when this was the last that had it. Idempotent. */
+  /** `unregister`, and closes the descriptor when this was its last user. Idempotent. */
   leave(): void {
     this.unregister();
     const { holders, uffd } = this.#shared;
@@ -133,7 +135,7 @@ export class SharedUserfaultfd {
     if (holders.size === 0) uffd.close();
   }
 
-  /** The ranges of this user, cut where those of others begin and end, with the modes of all users. */
+  /** The ranges of this user, cut where the ranges of other users begin and end, with the modes of all users. */
   *#pieces(): Iterable<AddressRange & { readonly mode: number }> {
     const all = [...this.#shared.users];
     const borders = all.flatMap((user) => user.#ranges.flatMap((range) => [range.address, endOf(range)]));
@@ -154,7 +156,7 @@ export class SharedUserfaultfd {
     return this.#ranges.some((mine) => ranges.some((other) => overlap(mine, other)));
   }
 
-  /** Why a further use of these ranges does not go with this one; undefined when it does. */
+  /** The error when a further use of these ranges cannot be combined with this one; undefined when it can. */
   objection(ranges: readonly AddressRange[], use: RangeUse): GodwitError | undefined {
     if (!this.covers(ranges)) return undefined;
     if (use === this.#use) {
@@ -198,10 +200,10 @@ function descriptorFor(ranges: readonly AddressRange[], use: RangeUse): Shared {
   return shared;
 }
 
-/** Uses whose faults somebody handles; with the others the kernel does it all. */
+/** The uses whose faults a thread handles; the kernel handles those of the others. */
 const HANDLED: ReadonlySet<RangeUse> = new Set<RangeUse>(['missing', 'synchronous']);
 
-/** When a use of a range is over, in words. */
+/** The end of a use of a range, in words. */
 const UNTIL: Readonly<Record<RangeUse, string>> = {
   missing: 'all its pages are there',
   asynchronous: 'the pagemap tracker is stopped',
@@ -210,8 +212,8 @@ const UNTIL: Readonly<Record<RangeUse, string>> = {
 };
 
 /**
- * Whether two different uses can have one range. Synchronous protection goes with nothing, and the kernel has one bit of a page table
- * entry for protection against writing and for that against any access.
+ * Whether two different uses can have one range. Synchronous protection cannot be combined with any other use, and the kernel has one bit
+ * of a page table entry for both protection against writing and protection against any access.
  */
 function goTogether(one: RangeUse, other: RangeUse): boolean {
   if (one === 'synchronous' || other === 'synchronous') return false;
@@ -240,7 +242,7 @@ function tryUnregister(uffd: Userfaultfd, address: bigint, byteLength: number): 
   try {
     uffd.unregister(address, byteLength);
   } catch {
-    // It was not registered.
+    // The range was not registered.
   }
 }
 

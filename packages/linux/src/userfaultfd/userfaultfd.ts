@@ -18,7 +18,7 @@ import { PageOperation } from './page-operation.js';
 
 /** How pages are put in. */
 export interface PutOptions {
-  /** Leave whoever waits for these pages asleep, until `wake`. Default false. */
+  /** Do not wake the threads that wait for these pages; `wake` does so later. Default false. */
   readonly keepAsleep?: boolean;
   /** `copy` and `proceed`: map the pages write-protected, so that the first write is noticed. Default false. */
   readonly writeProtected?: boolean;
@@ -49,11 +49,11 @@ export interface PutOptions {
 export class Userfaultfd {
   readonly fd: number;
   /**
-   * True when the process may not handle faults that the kernel takes on its behalf (KVM's included). No matter for
-   * asynchronous write protection, which handles nothing; fatal for post-copy.
+   * True when the process may not handle faults that the kernel takes on its behalf (KVM's included). This does not matter for asynchronous
+   * write protection, which handles no fault, but makes post-copy impossible.
    */
   readonly userModeOnly: boolean;
-  /** Bits of `UFFD_FEATURE_...` that are on; 0 for one that was attached. */
+  /** Bits of `UFFD_FEATURE_...` that are on; 0 for an attached one. */
   readonly features: number;
   readonly #owned: boolean;
   #closed = false;
@@ -97,10 +97,10 @@ export class Userfaultfd {
   }
 
   /**
-   * Adds a range, or changes the modes of one that is in.
+   * Adds a range, or changes the modes of a registered one.
    *
    * @param mode bits of `UFFDIO_REGISTER_MODE_...`
-   * @returns what can be done with its pages: bits `1 << UffdRangeOperation...`
+   * @returns the operations that are possible on its pages: bits `1 << UffdRangeOperation...`
    * @throws SyscallError EBUSY when another userfaultfd has the range, EINVAL where nothing is mapped or where the memory is of a kind that
    * the mode does not work with
    */
@@ -113,13 +113,13 @@ export class Userfaultfd {
     const result = tryIoctl(this.fd, UffdRequest.UFFDIO_REGISTER, argument.bytes);
     if (result < 0)
       throw new SyscallError('UFFDIO_REGISTER', -result, rangeText(address, byteLength), adviceFor(-result));
-    // _UFFDIO_API, bit 63, is never set here: this is below 2^53.
+    // _UFFDIO_API, bit 63, is never set for a range, so that the value is below 2^53.
     return argument.get('ioctls');
   }
 
   /**
-   * Takes a range out; its write protection goes with it. Whoever waits for a page of it goes on, and **finds zeros** where the page is
-   * missing: make sure that none is.
+   * Unregisters a range, which also loses its write protection. Threads that wait for a page of it go on, and **read zeros** where the page
+   * is missing: make sure that none is missing.
    */
   unregister(address: bigint, byteLength: number): void {
     this.#requireOpen();
@@ -128,14 +128,14 @@ export class Userfaultfd {
     if (result < 0) throw new SyscallError('UFFDIO_UNREGISTER', -result, rangeText(address, byteLength));
   }
 
-  /** Why the last operation on pages did not do all; 0 when it did. */
+  /** The errno with which the last operation on pages stopped; 0 when it did all. */
   get errno(): number {
     return this.#last.errno;
   }
 
   /**
    * Puts copies of `byteLength` bytes at `from` (any address of this process, no page of it missing) where pages are missing. Each page
-   * appears whole, once it is complete, and whoever waits for it goes on.
+   * appears as a whole once it is complete, and threads that wait for it go on.
    */
   copy(to: number, from: number, byteLength: number, options?: PutOptions): number {
     const mode =
@@ -162,8 +162,8 @@ export class Userfaultfd {
   }
 
   /**
-   * Marks missing pages as pages that will never come: a thread that touches one gets SIGBUS, a vCPU an error of KVM_RUN, and nobody
-   * zeros. Linux 6.6.
+   * Marks missing pages as pages that will never come: a thread that touches one gets SIGBUS, a vCPU an error of KVM_RUN, and no access
+   * reads zeros. Linux 6.6.
    */
   poison(address: number, byteLength: number, options?: Pick<PutOptions, 'keepAsleep'>): number {
     const mode = options?.keepAsleep === true ? Uffd.UFFDIO_POISON_MODE_DONTWAKE : 0;
@@ -196,21 +196,19 @@ export class Userfaultfd {
     return this.#run(this.#protectAccess, address, byteLength, Uffd.UFFDIO_RWPROTECT_MODE_RWP);
   }
 
-  /** Lets those go on that wait for these pages: they look again, and wait again where a page is still missing. */
+  /** Wakes the threads that wait for these pages: they try again, and wait again where a page is still missing. */
   wake(address: number, byteLength: number): number {
     return this.#run(this.#wake, address, byteLength);
   }
 
-  /** The error of the last operation on pages, which did not do all: what was asked, how much was done, and why it stopped. */
+  /** The error of the last operation on pages, which did not do all: its request, how much was done, and why it stopped. */
   failure(): SyscallError {
     const { start, byteLength, done } = this.#asked;
     const asked = `${rangeText(start, byteLength)}, stopped after ${done} bytes,`;
     return new SyscallError(this.#last.name, this.errno, asked, adviceFor(this.errno));
   }
 
-  /**
-   * Closing unregisters whatever is still registered, with what `unregister` says about missing pages. Idempotent.
-   */
+  /** Closes the userfaultfd, which unregisters all ranges; see `unregister` for missing pages. Idempotent. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

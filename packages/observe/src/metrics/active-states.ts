@@ -1,6 +1,6 @@
 import type { Labels, MetricSink } from './metric-list.js';
 
-/** How many migrations are in which state, of all that one sink measures. */
+/** Counts the migrations of one sink by their state. */
 export class ActiveStates {
   readonly #sink: MetricSink;
   readonly #counts = new Map<string, number>();
@@ -9,7 +9,10 @@ export class ActiveStates {
     this.#sink = sink;
   }
 
-  /** A migration goes from a state to another; `undefined` is before and after all states. */
+  /**
+   * Counts a migration's step from one state to another; `undefined` stands for the time before the first state and
+   * after the last.
+   */
   enter(from: string | undefined, to: string | undefined, labels: Labels): void {
     if (from !== undefined) this.#change({ ...labels, state: from }, -1);
     if (to !== undefined) this.#change({ ...labels, state: to }, 1);

@@ -8,7 +8,7 @@ export class DestinationMeter {
   readonly #labels: Labels;
   readonly #active: ActiveStates;
   readonly #now: () => number;
-  /** From the source's hello on: a destination may wait for days. */
+  /** When the source's hello came; the time before it does not count, since a destination may wait for days. */
   #startedAt: number | undefined;
   #state = 'none';
   readonly #counted = new Map<string, number>();
@@ -63,7 +63,7 @@ export class DestinationMeter {
     }
   }
 
-  /** Nobody watches any more. */
+  /** The watching has ended. */
   end(): void {
     if (this.#over) return;
     this.#over = true;

@@ -5,7 +5,7 @@ export interface MetricDefinition {
   /** As an OpenTelemetry instrument. */
   readonly opentelemetry: string;
   readonly kind: 'counter' | 'gauge' | 'histogram';
-  /** UCUM, as OpenTelemetry has it: `s`, `By`, `By/s`, `{page}`, `1`. */
+  /** The unit in UCUM, which OpenTelemetry uses: `s`, `By`, `By/s`, `{page}`, `1`. */
   readonly unit: string;
   readonly labels: readonly string[];
   readonly help: string;
@@ -18,8 +18,8 @@ const TERM_BUCKETS = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1
 const DURATION_BUCKETS = [0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14_400];
 
 /**
- * All metrics. Each has the label `role`, `source` or `destination`, and those of `WatchOptions.labels`; what a role does not know it does
- * not report.
+ * All metrics. Each has the label `role`, `source` or `destination`, and those of `WatchOptions.labels`; a role reports only what it
+ * knows.
  */
 export const METRICS = {
   started: {
@@ -142,7 +142,7 @@ export const METRICS = {
 export type MetricName = keyof typeof METRICS;
 export type Labels = Readonly<Record<string, string>>;
 
-/** Where measurements go. A counter adds, a gauge is set, a histogram records. */
+/** Takes measurements: `add` for a counter, `set` for a gauge, `record` for a histogram. */
 export interface MetricSink {
   add(metric: MetricName, value: number, labels: Labels): void;
   set(metric: MetricName, value: number, labels: Labels): void;

@@ -12,7 +12,7 @@ import type { Watched } from '../observe.js';
 
 /**
  * One migration as spans: `godwit.migration`, and in it one for each phase (`godwit.phase`, by the state's name) and one for each round
- * (`godwit.round`), which is a part of its phase. They begin and end with the events.
+ * (`godwit.round`), which is a part of its phase. The spans begin and end with the migration's events.
  */
 export class MigrationSpans {
   readonly #tracer: Tracer;
@@ -26,7 +26,7 @@ export class MigrationSpans {
   constructor(tracer: Tracer, id: string | undefined, attributes: Attributes) {
     this.#tracer = tracer;
     const known = id === undefined ? {} : { 'godwit.migration.id': id };
-    // Whatever is active where the migration was begun is its parent.
+    // The parent is the span that is active at this moment.
     this.#migration = tracer.startSpan('godwit.migration', { attributes: { ...attributes, ...known } });
     this.#inMigration = trace.setSpan(context.active(), this.#migration);
     this.#inPhase = this.#inMigration;
@@ -83,7 +83,7 @@ export class MigrationSpans {
     }
   }
 
-  /** Ends what is open; nothing is told after it. */
+  /** Ends all open spans; later events are ignored. */
   end(): void {
     if (this.#over) return;
     this.#over = true;
@@ -93,7 +93,7 @@ export class MigrationSpans {
   }
 
   #enter(state: string): void {
-    // A round does not outlive its phase.
+    // A round ends with its phase at the latest.
     this.#round?.end();
     this.#round = undefined;
     this.#phase?.end();

@@ -10,7 +10,7 @@ export class SourceMeter {
   readonly #now: () => number;
   readonly #startedAt: number;
   #state = 'none';
-  /** What was counted so far of what the events have as totals. */
+  /** For each total that the events have, the part that was counted so far. */
   readonly #counted = new Map<string, number>();
   #over = false;
 
@@ -66,7 +66,7 @@ export class SourceMeter {
     }
   }
 
-  /** Nobody watches any more: it is not among those under way. */
+  /** The watching has ended: the migration no longer counts as active. */
   end(): void {
     if (this.#over) return;
     this.#over = true;
@@ -92,7 +92,10 @@ export class SourceMeter {
     this.#sink.set('throttle', progress.throttle, labels);
   }
 
-  /** Totals may only grow: what a lost connection had not written is never taken back. */
+  /**
+   * A counter may only grow. When a connection is lost, a total may fall by what was not written; the counter is then
+   * left as it is.
+   */
   #countTotals({ pages, wireBytes, savedBytes }: Pick<Progress, 'pages' | 'wireBytes' | 'savedBytes'>): void {
     this.#count('wireBytes', wireBytes);
     this.#count('savedBytes', savedBytes);
@@ -147,7 +150,7 @@ export class SourceMeter {
   }
 }
 
-/** `roundTripMs` is the term `roundTrip`: a metric's unit is in its name already. */
+/** `roundTripMs` becomes the term `roundTrip`, since the metric's name has the unit already. */
 function termName(term: string): string {
   return term.replace(/Ms$/, '');
 }

@@ -7,14 +7,15 @@ import { SourceMeter } from './source-meter.js';
 
 export interface WatchOptions {
   /**
-   * More labels of this migration's measurements, with the same names for all of one registry: `{ vm: 'web-7' }`. Keep their values few.
+   * Further labels of this migration's measurements; their names are the same for all migrations of one registry: `{ vm: 'web-7' }`.
+   * Keep their values few.
    */
   readonly labels?: Labels;
   /** Milliseconds of a monotonic clock. Default: `performance.now`. */
   readonly now?: () => number;
 }
 
-/** Ends the watching: the migration goes on. What was counted stays. */
+/** Ends the watching. The migration goes on, and the counts stay. */
 export interface Watching {
   unsubscribe(): void;
 }

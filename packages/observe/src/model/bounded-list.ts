@@ -1,7 +1,7 @@
-/** A list with a bounded number of items, and what a viewer that has an older version of it needs to have this one. */
+/** A list with a bounded number of items, and what brings a viewer's older version of the list up to date. */
 export abstract class BoundedList<T> {
   protected items: T[] = [];
-  /** Changes when items that were there already have changed their places. */
+  /** Changes when older items have moved to other indices. */
   revision = 0;
 
   get all(): readonly T[] {
@@ -12,8 +12,8 @@ export abstract class BoundedList<T> {
 }
 
 /**
- * Keeps the first item and the last ones, and thins out what is between: when it is full, every second item of the older half goes. What
- * is long ago is coarse, what is new is whole.
+ * Keeps the first item and the last ones, and thins out the items between: when the list is full, every second item of the older half is
+ * removed. So old items are sparse, and new ones complete.
  */
 export class ThinnedList<T> extends BoundedList<T> {
   readonly #most: number;
@@ -34,7 +34,7 @@ export class ThinnedList<T> extends BoundedList<T> {
   }
 }
 
-/** Keeps the last items. Some more go at once when it is full, so that it changes rarely. */
+/** Keeps the last items. When the list is full, several items are removed at once, so that this happens rarely. */
 export class LastItems<T> extends BoundedList<T> {
   readonly #most: number;
   dropped = 0;

@@ -4,7 +4,7 @@ import type { DestinationModel, FaultsModel, Known, PageCounts, PlainError, Stat
 import { known, plainError, shortened } from './plain.js';
 import { StateHistory } from './role-states.js';
 
-/** What usually follows what; a state that is not here is shown all the same. */
+/** The states that usually follow each state; a state that is not listed is shown too. */
 const NEXT: Readonly<Record<IncomingState, readonly IncomingState[]>> = {
   none: ['setup', 'failed'],
   setup: ['active', 'failed'],
@@ -20,7 +20,7 @@ const NEXT: Readonly<Record<IncomingState, readonly IncomingState[]>> = {
 /** The states of a destination. */
 export const DESTINATION_MACHINE: StateMachine = { states: Object.keys(NEXT), next: NEXT };
 
-/** What is known of the destination's side: folded from its events, and from `status()` where there is one. */
+/** Folds the destination's events, and `status()` if there is one, into its part of the model. */
 export class DestinationSide {
   readonly #states = new StateHistory(DESTINATION_MACHINE, 'none');
   #ownership = 'receiving';
@@ -94,7 +94,7 @@ export class DestinationSide {
     return destinationLine(event);
   }
 
-  /** Takes the present status. */
+  /** Takes the current status. */
   status(status: IncomingStatus, atMs: number): void {
     this.#states.enter(status.state, atMs);
     this.#ownership = status.ownership;

@@ -17,7 +17,7 @@ const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
   resumeMs: 'starting the vCPUs',
 };
 
-/** The line of the log for an event of the source; `undefined` for those that come all the time. */
+/** The line of the log for an event of the source; `undefined` for frequent events, which are not logged. */
 export function sourceLine(event: MigrationEvent): Line | undefined {
   switch (event.type) {
     case 'status':
@@ -86,7 +86,7 @@ export function sourceLine(event: MigrationEvent): Line | undefined {
   }
 }
 
-/** The line of the log for an event of the destination; `undefined` for those that come all the time. */
+/** The line of the log for an event of the destination; `undefined` for frequent events, which are not logged. */
 export function destinationLine(event: IncomingEvent): Line | undefined {
   switch (event.type) {
     case 'status':
@@ -130,7 +130,7 @@ function stateLine(state: string, previous: string): Line {
   return state === 'failed' ? bad(text) : state === 'completed' ? good(text) : info(text);
 }
 
-/** An event of a later version of the engine is named, and nothing is known of it. */
+/** The line for an event of a later version of the engine: only its name. */
 function unknown(event: { readonly type: string }): Line {
   return info(event.type);
 }

@@ -7,8 +7,8 @@ type States = Readonly<Record<string, { readonly final: boolean; readonly mayRun
 const FOLLOWING: ReadonlySet<string> = new Set(['postcopy-active', 'postcopy-paused', 'postcopy-recover']);
 
 /**
- * Which side owns the guest, by what each of them says; `undefined` where a side is not watched. `sourceState`: by post-copy it alone tells
- * of a source that the destination runs the guest, whose pages are still owed.
+ * Which side owns the guest, from the ownership that each side reports; `undefined` for a side that is not watched. By post-copy, only
+ * `sourceState` tells that the destination runs the guest while the source still owes pages.
  */
 export function guestPlace(
   source: string | undefined,

@@ -1,43 +1,43 @@
 /**
- * A migration as data for a viewer: plain JSON, of bounded size however long the migration is. What is not known is `null`; so is a
- * number that is not finite, such as the end of an interval that has none. Names of states are strings: a state that a viewer does not
- * know is shown by its name.
+ * A migration as data for a viewer: plain JSON, of bounded size however long the migration is. An unknown value is `null`; so is a
+ * number that is not finite, such as the end of an open interval. Names of states are strings: a state that a viewer does not know is
+ * shown by its name.
  */
 
-/** Most rounds that a model has; of more, older ones are thinned out. */
+/** Most rounds that a model has; beyond that, older rounds are thinned out. */
 export const MOST_ROUNDS = 200;
-/** Most points of the curves; of more, neighbours are averaged. */
+/** Most points of a curve; beyond that, neighbouring points are averaged. */
 export const MOST_SAMPLES = 600;
-/** Most entries of the log; of more, the oldest are dropped. */
+/** Most entries of the log; beyond that, the oldest are dropped. */
 export const MOST_LOG_ENTRIES = 300;
 
 /** A number that may be unknown or infinite. */
 export type Known = number | null;
-/** An interval that has the value in nine cases of ten; `null` where its end is infinite. */
+/** An interval that contains the value in nine cases of ten; an infinite end is `null`. */
 export type KnownRange = readonly [low: Known, high: Known];
 
 /** Which side owns the guest: at most one of them may run it. */
 export type GuestPlace =
-  /** It runs at the source, or is paused there by its user. */
+  /** The guest runs at the source, or its user has paused it there. */
   | 'source'
-  /** It runs at the destination, or is paused there by its user. */
+  /** The guest runs at the destination, or its user has paused it there. */
   | 'destination'
-  /** It is paused for the switchover. */
+  /** The guest is paused for the switchover. */
   | 'between'
-  /** The two sides could not settle it. */
+  /** The two sides could not settle which of them owns the guest. */
   | 'unknown';
 
 export interface MigrationModel {
   /** The form of this object. */
   readonly format: 'godwit-migration/1';
   readonly title: string;
-  /** `recording`: made from the frames of a recorded migration, which tell less than the engine does. */
+  /** `recording`: made from the frames of a recorded migration, which hold less than the engine's events. */
   readonly origin: 'live' | 'recording';
   /** When the migration began, in ISO 8601. */
   readonly startedAt: string;
-  /** Since the migration began, until now or until its end. */
+  /** Milliseconds from the migration's beginning until now or until its end. */
   readonly elapsedMs: number;
-  /** Nothing changes any more. */
+  /** Whether the migration is over: the model no longer changes. */
   readonly over: boolean;
   readonly guest: GuestPlace;
   readonly source: SourceModel | null;
@@ -47,20 +47,20 @@ export interface MigrationModel {
   readonly log: Log;
 }
 
-/** The states of a role as data: all that are known, in order, and the legal steps between them. */
+/** The states of a role as data: all known states, in order, and the legal steps between them. */
 export interface StateMachine {
   readonly states: readonly string[];
-  /** For each state the states that may follow. Empty where that is not known. */
+  /** For each state, the states that may follow; empty if they are not known. */
   readonly next: Readonly<Record<string, readonly string[]>>;
 }
 
-/** What is known of one state so far. */
+/** The visits to one state so far. */
 export interface StateVisit {
   readonly state: string;
   readonly times: number;
-  /** Milliseconds in it, all visits together, without the present one. */
+  /** Milliseconds in this state, over all visits except a current one. */
   readonly totalMs: number;
-  /** When it was entered last. */
+  /** When the state was entered last. */
   readonly enteredMs: number;
 }
 
@@ -102,7 +102,7 @@ export interface SourceModel {
   readonly error: PlainError | null;
 }
 
-/** `Progress` of `@godwit/core`, in JSON, without what is told elsewhere. */
+/** `Progress` of `@godwit/core`, in JSON, without what other parts of the model have. */
 export interface ProgressModel {
   readonly round: number;
   readonly roundPagesSent: number;
@@ -122,9 +122,9 @@ export interface ProgressModel {
 
 export interface TrackerModel {
   readonly name: string;
-  /** False when it may report pages that were not written. */
+  /** False if the tracker may report pages that were not written. */
   readonly exact: boolean;
-  /** Which writers it cannot see, in words. */
+  /** The writers that the tracker cannot see, in words. */
   readonly blindSpots: string | null;
 }
 
@@ -145,7 +145,7 @@ export interface TermModel {
   readonly actualMs: Known;
 }
 
-/** What is known of a migration that has ended well. */
+/** The summary of a migration that has succeeded. */
 export interface SummaryModel {
   readonly totalMs: number;
   readonly downtimeMs: Known;
@@ -160,7 +160,7 @@ export interface SummaryModel {
   readonly savedBytes: number;
   readonly attempts: number;
   readonly runState: string | null;
-  /** By post-copy: the pages that followed the guest, in how many milliseconds, and how often the link was lost meanwhile. */
+  /** By post-copy: the pages that followed the guest, how many milliseconds they took, and how often the link was lost meanwhile. */
   readonly postcopy: { readonly pages: number; readonly ms: number; readonly lostLinks: number } | null;
 }
 
@@ -173,13 +173,13 @@ export interface DestinationModel {
   readonly pages: PageCounts;
   readonly wireBytes: number;
   readonly faults: FaultsModel | null;
-  /** Once the guest runs here. Milliseconds. */
+  /** Milliseconds; known once the guest runs here. */
   readonly loadMs: Known;
   readonly resumeMs: Known;
   readonly error: PlainError | null;
 }
 
-/** How page faults go of a guest that runs before its memory is whole: `FaultStatus` of `@godwit/core`, in JSON. */
+/** The page faults of a guest that runs before its memory is complete: `FaultStatus` of `@godwit/core`, in JSON. */
 export interface FaultsModel {
   readonly pagesMissing: number;
   readonly pagesTotal: number;
@@ -191,17 +191,17 @@ export interface FaultsModel {
   /** Element n counts the faults that took 2^n to 2^(n+1) us. */
   readonly latencyDistribution: readonly number[];
   readonly worstLatencyUs: number;
-  /** The longest time that a thread has waited for pages in all, and how many threads have waited. */
+  /** The longest total time that one thread has waited for pages, and the number of threads that have waited. */
   readonly worstBlockedUs: number;
   readonly blockedThreads: number;
   readonly remainingMs: Known;
 }
 
-/** Curves over the time, a column for each: all columns have the same length. Rates are in bytes per second. */
+/** Curves over time, one column each; all columns have the same length. Rates are in bytes per second. */
 export interface Samples {
   readonly atMs: readonly number[];
   readonly wire: readonly Known[];
-  /** The link's own rate, as learned. */
+  /** The estimated rate of the link itself. */
   readonly link: readonly Known[];
   /** The bandwidth limit; `null` where there is none. */
   readonly limit: readonly Known[];
@@ -214,7 +214,7 @@ export interface Samples {
 export interface Rounds {
   /** All rounds that have ended. */
   readonly count: number;
-  /** Those that are kept, oldest first. */
+  /** The rounds that are kept, oldest first. */
   readonly kept: readonly RoundModel[];
 }
 
@@ -222,7 +222,7 @@ export interface Rounds {
 export interface RoundModel {
   readonly round: number;
   readonly phase: string;
-  /** When it ended, since the migration began. */
+  /** When the round ended, in milliseconds since the migration began. */
   readonly atMs: number;
   readonly dirtyPages: number;
   readonly deferredPages: number;
@@ -242,7 +242,7 @@ export interface RoundModel {
   readonly dirtyPagesPerSecond: Known;
   readonly predictedDowntimeMs: Known;
   readonly predictedDowntimeRangeMs: KnownRange | null;
-  /** What each tracker has reported at the harvest after the round, by name, in pages and in pages per second. */
+  /** Each tracker's report at the harvest after the round, by the tracker's name, in pages and in pages per second. */
   readonly trackers: readonly TrackerReport[];
   readonly action: string | null;
   readonly reason: string | null;
@@ -256,7 +256,7 @@ export interface TrackerReport {
 }
 
 export interface Log {
-  /** Older entries that are not kept. */
+  /** The number of older entries that were dropped. */
   readonly dropped: number;
   readonly entries: readonly LogEntry[];
 }

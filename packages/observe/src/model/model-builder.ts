@@ -13,7 +13,9 @@ import {
 import { SampleSeries } from './sample-series.js';
 import { SourceSide } from './source-model.js';
 
-/** Folds the events of a migration, from either side or both, into a model of bounded size. Knows no clock: each event comes with its time. */
+/**
+ * Folds the events of a migration, from either side or both, into a model of bounded size. It has no clock: each event comes with its time.
+ */
 export class ModelBuilder {
   readonly #title: string;
   /** When the migration began: milliseconds since 1970. */
@@ -26,7 +28,7 @@ export class ModelBuilder {
   #latestMs = 0;
   #overAtMs: number | undefined;
 
-  /** `title` is the heading. */
+  /** `title` is the heading of the page. */
   constructor(title: string) {
     this.#title = title;
   }
@@ -44,41 +46,41 @@ export class ModelBuilder {
     this.#destination ??= new DestinationSide();
   }
 
-  /** Nothing changes any more. */
+  /** Whether the migration is over: the model no longer changes. */
   get over(): boolean {
     return (this.#source?.over ?? true) && (this.#destination?.over ?? true);
   }
 
-  /** An event of the source, `atMs` after the migration began. */
+  /** Takes an event of the source, `atMs` after the migration began. */
   source(event: MigrationEvent, atMs: number): void {
     this.watchSource();
     this.#took('source', this.#source?.take(event, atMs), atMs);
   }
 
-  /** An event of the destination, on the same clock. */
+  /** Takes an event of the destination, on the same clock. */
   destination(event: IncomingEvent, atMs: number): void {
     this.watchDestination();
     this.#took('destination', this.#destination?.take(event, atMs), atMs);
   }
 
-  /** The present status of either side. Of a migration that is over, only what its last events did not say is taken. */
+  /** Takes the current status of both sides. Once the migration is over, it adds only what the last events did not say. */
   status(source: MigrationStatus | undefined, destination: IncomingStatus | undefined, atMs: number): void {
     if (source !== undefined) this.#source?.status(source, atMs);
     if (destination !== undefined) this.#destination?.status(destination, atMs);
     this.passed(atMs);
   }
 
-  /** It is so late now. */
+  /** Sets the elapsed time. */
   passed(atMs: number): void {
     this.#latestMs = Math.max(this.#latestMs, atMs);
   }
 
-  /** The limits in force, where no status says them. */
+  /** Sets the limits in force, for a migration without a status. */
   limits(limits: { readonly downtimeLimitMs?: number; readonly bandwidthLimit?: number }): void {
     this.#source?.limits(limits);
   }
 
-  /** All but the lists. */
+  /** The model without its lists. */
   head(): Omit<MigrationModel, 'rounds' | 'log' | 'samples'> {
     return {
       format: 'godwit-migration/1',

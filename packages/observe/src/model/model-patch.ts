@@ -1,12 +1,12 @@
 import type { LogEntry, MigrationModel, RoundModel, Samples } from './migration-model.js';
 
-/** The part of a list from an index on: what a viewer has from there on is replaced. */
+/** The part of a list from an index on; it replaces the viewer's items from that index on. */
 export interface ListPatch<T> {
   readonly from: number;
   readonly items: readonly T[];
 }
 
-/** What has changed in a model since the last patch. A first patch is the whole of it: all of its lists are from 0 on. */
+/** What has changed in a model since the last patch. The first patch is the whole model: all of its lists start at 0. */
 export interface ModelPatch {
   readonly head: Omit<MigrationModel, 'rounds' | 'log' | 'samples'>;
   readonly roundCount: number;

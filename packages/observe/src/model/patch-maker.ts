@@ -1,7 +1,7 @@
 import type { ModelBuilder } from './model-builder.js';
 import type { ModelPatch } from './model-patch.js';
 
-/** Makes the patches for viewers that had all the patches before. */
+/** Makes the patches for viewers that have received all earlier patches. */
 export class PatchMaker {
   readonly #builder: ModelBuilder;
   #rounds = { revision: 0, length: 0 };
@@ -12,12 +12,12 @@ export class PatchMaker {
     this.#builder = builder;
   }
 
-  /** The whole model, for a viewer that has nothing. What the others have is not changed by it. */
+  /** The whole model, for a new viewer. The next patch for the other viewers stays as it is. */
   whole(): ModelPatch {
     return this.#patch(0, 0, 0);
   }
 
-  /** What has changed since the last call. */
+  /** The changes since the last call. */
   next(): ModelPatch {
     const { rounds, log, samples } = this.#builder;
     const since = (before: { revision: number; length: number }, revision: number) =>

@@ -1,10 +1,10 @@
 import type { GodwitError } from '@godwit/core';
 import type { Known, KnownRange, PlainError } from './migration-model.js';
 
-/** Longest text that a model takes from elsewhere: reasons and messages of peers, policies and devices. */
+/** Longest text that a model takes from outside: reasons and messages of peers, policies and devices. */
 const MOST_TEXT = 500;
 
-/** JSON has no infinity: what is not finite is not known. */
+/** The number for JSON, which has no infinity: `null` if it is not finite. */
 export function known(value: number | undefined): Known {
   return value !== undefined && Number.isFinite(value) ? value : null;
 }

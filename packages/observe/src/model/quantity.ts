@@ -5,7 +5,7 @@ const UNKNOWN = '–';
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const RATE_UNITS = ['B/s', 'KiB/s', 'MiB/s', 'GiB/s', 'TiB/s'];
 
-/** Made once: a number's own `toLocaleString` makes one at each call. */
+/** Made once, since `toLocaleString` makes a new formatter at each call. */
 const COUNT = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 
 /** `1.23 GiB`: three digits. */
@@ -40,7 +40,7 @@ export function usText(microseconds: number): string {
   return microseconds < 1000 ? `${Math.round(microseconds)} µs` : msText(microseconds / 1000);
 }
 
-/** `80 to 120 ms`, in the unit of the upper end; an end that is not known is left open. */
+/** `80 to 120 ms`, in the unit of the upper end; an unknown end is left open. */
 export function rangeText(range: readonly [Quantity, Quantity] | null): string {
   if (range === null) return UNKNOWN;
   const [low, high] = range;
@@ -66,7 +66,7 @@ function scaled(value: number, step: number, units: readonly string[]): string {
   return `${unit === 0 ? Math.round(amount) : digits(amount)} ${units[unit]}`;
 }
 
-/** Three digits that matter. */
+/** Three significant digits. */
 function digits(value: number): string {
   if (value === 0) return '0';
   if (value < 9.995) return value.toFixed(2);

@@ -1,10 +1,10 @@
 import type { RoleStates, StateMachine, StateStep, StateVisit } from './migration-model.js';
 
-/** Most steps of the path that are kept: the first ones, and the last. */
+/** Most steps of the path that are kept: the first `FIRST_STEPS` and the last ones. */
 const MOST_STEPS = 200;
 const FIRST_STEPS = 20;
 
-/** Which states a role has been in, and for how long. Bounded by the number of states, whatever their order. */
+/** The states that a role has been in, and for how long. Its size is bounded by the number of states. */
 export class StateHistory {
   readonly #machine: StateMachine;
   readonly #visits = new Map<string, { times: number; totalMs: number; enteredMs: number }>();
@@ -20,7 +20,7 @@ export class StateHistory {
     return this.#state;
   }
 
-  /** The role is in this state since `atMs`; nothing happens when it was known to be. */
+  /** The role has been in this state since `atMs`; does nothing if that was the last known state. */
   enter(state: string, atMs: number): void {
     if (state === this.#state && this.#path.length > 0) return;
     const before = this.#visits.get(this.#state);

@@ -1,6 +1,6 @@
 import type { Known, Samples } from './migration-model.js';
 
-/** One moment of all curves. */
+/** The values of all curves at one moment. */
 export type Sample = { readonly [Column in keyof Samples]: Samples[Column][number] };
 
 type Columns = { [Column in keyof Samples]: Known[] };
@@ -8,21 +8,21 @@ type Columns = { [Column in keyof Samples]: Known[] };
 /** Samples that are closer than this to each other are averaged, in milliseconds. */
 const FIRST_STEP_MS = 50;
 
-/** Curves of which the average over a time says what was there; of the others the last value does. */
+/** Curves whose merged points have the average value; those of the other curves have the last value. */
 const AVERAGED: ReadonlySet<keyof Samples> = new Set<keyof Samples>(['wire', 'dirty']);
 
 /**
- * Curves with a bounded number of points. When they are full, neighbours are merged in pairs, and points are twice as far from each other
- * from then on: the whole migration is always there, as fine as there is room for.
+ * Curves with a bounded number of points. When they are full, neighbouring points are merged in pairs, and new points are twice as far
+ * apart from then on. So the curves always show the whole migration, as finely as the bound allows.
  */
 export class SampleSeries {
   readonly #most: number;
   #stepMs = FIRST_STEP_MS;
   #columns: Columns = noColumns();
-  /** The first sample of the last point, and how many known values each of its averages is of. */
+  /** The time of the last point's first sample, and the number of known values in each of the point's averages. */
   #lastFromMs = 0;
   #inLast: Partial<Record<keyof Samples, number>> = {};
-  /** Changes when points other than the last one have changed. */
+  /** Changes when any point except the last has changed. */
   revision = 0;
 
   constructor(most: number) {
@@ -34,7 +34,7 @@ export class SampleSeries {
   }
 
   get columns(): Samples {
-    // The times are numbers: no sample is without one.
+    // `atMs` has numbers only, since every sample has a time.
     return this.#columns as unknown as Samples;
   }
 
@@ -48,7 +48,7 @@ export class SampleSeries {
     const at = this.length - 1;
     const lastMs = at < 0 ? Number.NEGATIVE_INFINITY : (this.#columns.atMs[at] as number);
     if (sample.atMs < lastMs) return;
-    // The first point stays what it is: the curves begin where the migration does.
+    // The first point is never merged: the curves begin where the migration begins.
     if (at > 0 && sample.atMs - this.#lastFromMs < this.#stepMs) {
       this.#intoLast(at, sample);
       return;

@@ -24,7 +24,7 @@ import { known, knownRange, plainError, shortened } from './plain.js';
 import { StateHistory } from './role-states.js';
 import type { Sample } from './sample-series.js';
 
-/** Most trackers that a model has of one VM. */
+/** Most trackers in the model of one VM. */
 const MOST_TRACKERS = 16;
 
 /** The states of a source, as the engine has them. */
@@ -33,7 +33,7 @@ export const SOURCE_MACHINE: StateMachine = {
   next: MIGRATION_TRANSITIONS,
 };
 
-/** The terms of the downtime, in the order in which they pass. */
+/** The terms of the downtime, in the order in which they occur. */
 const TERMS: readonly (keyof DowntimeTerms)[] = [
   'pauseMs',
   'harvestMs',
@@ -44,13 +44,13 @@ const TERMS: readonly (keyof DowntimeTerms)[] = [
   'resumeMs',
 ];
 
-/** Where the parts of a model go that both roles share. */
+/** The parts of a model that both roles share. */
 export interface SharedParts {
   readonly round: (round: RoundModel) => void;
   readonly sample: (sample: Sample) => void;
 }
 
-/** What is known of the source's side: folded from its events, and from `status()` where there is one. */
+/** Folds the source's events, and `status()` if there is one, into its part of the model. */
 export class SourceSide {
   readonly id: string | undefined;
   readonly #shared: SharedParts;
@@ -127,7 +127,7 @@ export class SourceSide {
     return sourceLine(event);
   }
 
-  /** Takes the present status: what the page shows is what `status()` says. */
+  /** Takes the current status, which the page shows. */
   status(status: MigrationStatus, atMs: number): void {
     this.#states.enter(status.state, atMs);
     this.#ownership = status.ownership;
@@ -138,7 +138,7 @@ export class SourceSide {
     this.#progressed(status.progress, atMs);
   }
 
-  /** The limits in force, where they are known from elsewhere than `status()`. */
+  /** Sets the limits in force, where `status()` does not give them. */
   limits({
     downtimeLimitMs,
     bandwidthLimit,
@@ -184,7 +184,7 @@ export class SourceSide {
   #round(round: RoundRecord, atMs: number): void {
     this.#last = round;
     this.#lastRound = round.round;
-    // The last round has no harvest after it.
+    // No harvest follows the last round.
     if (round.trackers.length > 0) {
       this.#trackers = round.trackers
         .slice(0, MOST_TRACKERS)
@@ -224,7 +224,7 @@ function actualTerm({ predictedMs, rangeMs, actualMs }: DowntimeTerm) {
   return { predictedMs: known(predictedMs), rangeMs: knownRange(rangeMs), actualMs: known(actualMs) };
 }
 
-/** Those that are known in their order, then those of a later version of the engine. */
+/** The known terms in their order, then those of a later version of the engine. */
 function termsOf<T>(names: readonly string[], value: (term: keyof DowntimeTerms) => T): ({ term: string } & T)[] {
   const others = names.filter((name) => !(TERMS as readonly string[]).includes(name)) as (keyof DowntimeTerms)[];
   return [...TERMS, ...others].map((term) => ({ term, ...value(term) }));
@@ -278,7 +278,7 @@ function summaryModel(summary: MigrationSummary): SummaryModel {
 
 function roundModel(round: RoundRecord, atMs: number): RoundModel {
   const { decision, prediction: _, predictionRange: __, trackers, ...figures } = round;
-  // The time over which the trackers have reported: the harvest's own where it can be told.
+  // The time that the trackers' reports cover: that of the harvest where the round's numbers give it.
   const { newlyDirtyPages, dirtyPagesPerSecond, deferredPages, totalMs } = round;
   const exact = newlyDirtyPages > 0 && dirtyPagesPerSecond > 0 && deferredPages === 0;
   const seconds = exact ? newlyDirtyPages / dirtyPagesPerSecond : totalMs / 1000;

@@ -18,15 +18,15 @@ export interface ChartData {
 }
 
 export interface ChartOptions {
-  /** The id of the element that it is put into. */
+  /** The id of the element that the chart is put into. */
   readonly into: string;
-  /** What it shows, for those who do not see it. */
+  /** What the chart shows, for screen readers. */
   readonly label: string;
-  /** What is written while there is nothing to draw. */
+  /** The text that stands there while there is nothing to draw. */
   readonly empty: string;
   readonly valueText: (value: Known) => string;
   readonly xText: (value: number) => string;
-  /** Distances of the marks at the left that read well in its unit. */
+  /** The distances of the vertical axis's marks that read well in its unit. */
   readonly steps?: readonly number[];
   readonly logarithmic?: boolean;
 }
@@ -36,8 +36,8 @@ const HEIGHT = 210;
 export const BINARY_STEPS: readonly number[] = Array.from({ length: 45 }, (_, power) => 2 ** power);
 
 /**
- * A chart with a legend that has the values: of the last point, or of the one under the pointer. With the keyboard the arrow keys go from
- * point to point, and a screen reader hears the values.
+ * A chart with a legend that has the values of the last point, or of the point under the pointer. The arrow keys go from point to point,
+ * and a screen reader reads out the values.
  */
 export class Chart {
   readonly #options: ChartOptions;
@@ -47,7 +47,7 @@ export class Chart {
   readonly #spoken = element('p', { class: 'unseen', role: 'status' });
   #plot: UPlot | undefined;
   #data: ChartData = { x: [], curves: [] };
-  /** The names and kinds that the plot was made for. */
+  /** The names and kinds of the curves that the plot was made for. */
   #shape = '';
   #at: number | undefined;
 
@@ -165,7 +165,7 @@ export class Chart {
     return color === 'wire' ? { ...shared, fill: colorOf('soft') } : shared;
   }
 
-  /** Bars are as wide as their distance: half of one at each end. */
+  /** A bar is as wide as the distance between bars, so that the range needs half a bar more at each end. */
   #xRange(low: number, high: number): [number, number] {
     if (this.#data.curves.some(({ kind }) => kind === 'bars')) return [low - 0.6, Math.max(high, low + 3) + 0.6];
     return [low, Math.max(high, low + 1)];

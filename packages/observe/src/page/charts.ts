@@ -50,8 +50,8 @@ export class ChartsView {
       { name: 'Limit', color: 'limit', kind: 'dashed', values: samples.limit },
       { name: 'Dirty', color: 'dirty', values: samples.dirty },
     ];
-    // The first is always there; the others where something is known of them. A link that is far faster than its limit is left out of
-    // the picture, which it would flatten.
+    // The first curve is always shown, the others where their values are known. The rate of a link that is far faster than its limit
+    // is left out, since it would flatten the other curves.
     const most = Math.max(...samples.wire.map(orZero), ...samples.dirty.map(orZero), ...samples.limit.map(orZero));
     const shown = curves.filter(({ name, values }, index) => {
       if (index === 0) return true;
@@ -73,7 +73,7 @@ export class ChartsView {
 
   #showRounds({ rounds: { kept }, source }: MigrationModel): void {
     const pageSize = source?.pageSize ?? 4096;
-    // A logarithm has no zero: what is nothing is not drawn.
+    // A logarithmic scale has no zero, so that zeros are not drawn.
     const bytes = (pages: Known) => (pages === null || pages === 0 ? null : pages * pageSize);
     const sent = (phase: string) => kept.map((round) => (round.phase === phase ? bytes(round.dirtyPages) : null));
     const curves: Curve[] = [
@@ -98,7 +98,7 @@ export class ChartsView {
         values: reporting.map((round) => reportOf(round, name)),
       }),
     );
-    // A report is about the time before it: the first one begins with the migration.
+    // A report covers the time before it; that of the first one begins with the migration.
     this.#trackers.show({
       x: [...(reporting.length > 0 ? [0] : []), ...seconds(reporting.map(({ atMs }) => atMs))],
       curves: curves.map((curve) => ({ ...curve, values: [...curve.values.slice(0, 1), ...curve.values] })),

@@ -1,7 +1,10 @@
 /** The colours of curves, as the style sheet has them for the light or the dark page. */
 export type ColorName = 'wire' | 'link' | 'limit' | 'dirty' | 'guest' | 'muted' | 'line' | 'soft';
 
-/** Colours for curves that have no meaning of their own: told apart by any eye, and by their order. */
+/**
+ * Colours for curves without a colour of their own; colour-blind readers can tell them apart too, and their order is
+ * fixed.
+ */
 const CYCLE: readonly ColorName[] = ['dirty', 'wire', 'guest', 'link'];
 
 export function colorOf(name: ColorName): string {

@@ -5,7 +5,7 @@ import { kindWords } from './words.js';
 
 const NOT_WATCHED = 'The destination is in another process: its own page shows it.';
 
-/** The destination's side: what has come, and how page faults go of a guest that runs before its memory is whole. */
+/** The destination's side: what has arrived, and the page faults of a guest that runs before its memory is complete. */
 export class DestinationView {
   readonly #box = byId('destination');
   #shown = '';
@@ -69,7 +69,7 @@ function faultsPart(faults: FaultsModel): HTMLElement {
   return element('div', {}, element('h3', {}, 'Memory that follows'), progress, factList(rows), histogram(faults));
 }
 
-/** How long faults have taken: a row for each power of two that there was. */
+/** The durations of faults: a row for each power of two that occurred. */
 function histogram({ latencyDistribution, faults }: FaultsModel): HTMLElement {
   const most = Math.max(...latencyDistribution, 1);
   const rows = latencyDistribution.flatMap((count, power) => {

@@ -1,4 +1,4 @@
-/** What an element may have inside. */
+/** What an element may contain. */
 export type Child = Node | string;
 
 /** Makes an element: attributes as in HTML, `class` too. Text becomes text, never markup. */
@@ -13,19 +13,21 @@ export function element<K extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
-/** An element of the page that is there from the beginning. */
+/** An element of the page's own markup. */
 export function byId(id: string): HTMLElement {
   const found = document.getElementById(id);
   if (found === null) throw new Error(`the page has no element "${id}"`);
   return found;
 }
 
-/** Sets the text where it is another: a screen reader tells of each change, and a selection stays. */
+/**
+ * Sets the text only if it differs: a screen reader reads out every change, and a change loses the user's selection.
+ */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** A table that can be scrolled sideways where it is too narrow, by keyboard too. */
+/** A table that can be scrolled sideways where the page is too narrow, by keyboard too. */
 export function scrolled(label: string, table: HTMLTableElement): HTMLElement {
   return element('div', { class: 'scroll', role: 'region', tabindex: '0', 'aria-label': label }, table);
 }

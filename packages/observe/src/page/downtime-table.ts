@@ -5,7 +5,7 @@ import { termWords } from './words.js';
 
 const NO_PREDICTION = 'There is no prediction yet: the first round has not ended.';
 
-/** The terms of the downtime, each with its prediction, its interval, and what it then was. */
+/** The terms of the downtime, each with its prediction, its interval and its actual value. */
 export class DowntimeTable {
   readonly #box = byId('terms');
   #shown = '';
@@ -38,14 +38,14 @@ function termTable({ terms, predictedMs, predictedRangeMs, actualMs }: DowntimeM
   return made;
 }
 
-/** What the two bars of a row are. */
+/** The legend of the two bars of a row. */
 function keyOfBars(): HTMLElement {
   const predicted = element('span', { class: 'swatch bars color-link' });
   const actual = element('span', { class: 'swatch bars color-guest' });
   return element('span', { class: 'key' }, predicted, 'predicted ', actual, 'actual');
 }
 
-/** A row of the table; without `most` it is the sum, which has no bars. */
+/** A row of the table; without `most` it is the row of the sum, which has no bars. */
 function termRow({ term, predictedMs, rangeMs, actualMs }: TermModel, most: number | undefined): HTMLTableRowElement {
   const late = actualMs !== null && rangeMs !== null && rangeMs[1] !== null && actualMs > rangeMs[1];
   const bars = element('td', { class: 'bars', 'aria-hidden': 'true' });

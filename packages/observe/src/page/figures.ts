@@ -9,7 +9,7 @@ interface Figure {
   readonly note: string;
 }
 
-/** The figures that matter most, each with a line of what it means. */
+/** The most important figures, each with a line that explains it. */
 export class FiguresView {
   readonly #list = byId('figures');
   readonly #shown = new Map<

@@ -23,7 +23,7 @@ class HostCard {
   }
 }
 
-/** The two hosts, what goes from one to the other, and who owns the guest. */
+/** The two hosts, the traffic between them, and who owns the guest. */
 export class HostsView {
   readonly #source = new HostCard('Source');
   readonly #destination = new HostCard('Destination');

@@ -2,7 +2,10 @@ import type { LogEntry, MigrationModel } from '../model/migration-model.js';
 import { countText } from '../model/quantity.js';
 import { byId, element, setText } from './dom.js';
 
-/** The log, newest first. Entries are added to what is there, so that a reader's place and selection stay. */
+/**
+ * The log, newest first. New entries are added to those on the page, so that the reader's scroll position and selection
+ * stay.
+ */
 export class LogView {
   readonly #list = element('ol', { class: 'log' });
   readonly #box = element(
@@ -11,7 +14,7 @@ export class LogView {
     this.#list,
   );
   readonly #note = element('p', { class: 'note' });
-  /** The number of the newest entry that is shown, counted from the first that there was. */
+  /** The number of the newest entry that is shown, counted from the migration's first entry. */
   #newest = 0;
 
   constructor() {
@@ -20,7 +23,7 @@ export class LogView {
 
   show({ log: { dropped, entries } }: MigrationModel): void {
     const newest = dropped + entries.length;
-    // Another program, after a connection was lost.
+    // The log is shorter than before: another program serves the page since the connection was lost.
     if (newest < this.#newest) {
       this.#list.replaceChildren();
       this.#newest = 0;

@@ -9,7 +9,7 @@ if (saved !== null) {
   view.show(JSON.parse(saved.textContent ?? 'null') as MigrationModel);
 } else {
   let model: MigrationModel | undefined;
-  // A browser connects again by itself, and gets the whole model then.
+  // The browser reconnects by itself, and then gets the whole model.
   const events = new EventSource('/events');
   events.addEventListener('open', () => {
     view.feed = 'live';

@@ -8,7 +8,7 @@ const MOST_ROWS = 50;
 interface Column {
   readonly name: string;
   readonly cell: (round: RoundModel) => Child;
-  /** False where a round does not have it: a column that no round has is left out. */
+  /** False if this round has no such value; a column without any value is left out. */
   readonly known?: (round: RoundModel) => boolean;
 }
 
@@ -31,7 +31,7 @@ const COLUMNS: readonly Column[] = [
   { name: 'Decision', cell: decisionOf, known: ({ action }) => action !== null },
 ];
 
-/** The rounds as a table: what the chart shows, for those who read numbers, and why each ended as it did. */
+/** The rounds as a table: the values that the chart shows, and why each round ended as it did. */
 export class RoundTable {
   readonly #box = element('div');
   readonly #note = element('p', { class: 'note' });

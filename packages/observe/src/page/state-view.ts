@@ -3,10 +3,10 @@ import { msText } from '../model/quantity.js';
 import { byId, element, setText } from './dom.js';
 import { stateTone, stateWords } from './words.js';
 
-/** Steps of the path that are shown: the last ones. */
+/** The number of the path's last steps that are shown. */
 const MOST_SHOWN_STEPS = 30;
 
-/** The states of both sides: all that there are, which were visited and for how long, the present one, and those that may follow. */
+/** The states of both sides: all states, which were visited and for how long, the current one, and those that may follow. */
 export class StatesView {
   readonly #source = new MachineView('Source');
   readonly #destination = new MachineView('Destination');
@@ -37,7 +37,7 @@ class MachineView {
     if (states === undefined) return;
     const { state: now, machine, visits, path } = states;
     const next = machine.next[now] ?? [];
-    // What a later version of the engine calls its states is not in the machine.
+    // States of a later version of the engine are not in the machine.
     const others = visits.map(({ state }) => state).filter((state) => !machine.states.includes(state));
     for (const state of [...machine.states, ...others]) {
       const { chip, time } = this.#chips.get(state) ?? this.#add(state);

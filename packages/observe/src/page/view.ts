@@ -10,10 +10,10 @@ import { RoundTable } from './round-table.js';
 import { StatesView } from './state-view.js';
 import { stateTone, stateWords, wholeState } from './words.js';
 
-/** Where the data of the page come from, and whether they still do. */
+/** Where the page's data come from, and whether they still arrive. */
 export type Feed = 'connecting' | 'live' | 'lost' | 'saved';
 
-/** The whole page: shows a model, as often as there is a newer one. */
+/** The whole page: shows a model, and each newer one. */
 export class MigrationView {
   readonly #parts: readonly { show(model: MigrationModel): void }[] = [
     new HostsView(),
@@ -31,7 +31,7 @@ export class MigrationView {
 
   show(model: MigrationModel): void {
     this.#model = model;
-    // Several changes before the browser draws are drawn once.
+    // Several changes before the browser's next frame are drawn together.
     if (this.#waiting) return;
     this.#waiting = true;
     requestAnimationFrame(() => {
@@ -58,7 +58,7 @@ export class MigrationView {
     alert.hidden = error === null;
     setText(alert, error === null ? '' : `${error.code}: ${error.message}`);
     byId('destination-panel').hidden = model.destination === null;
-    // What the engine alone knows is in no recording.
+    // A recording does not have what only the engine knows.
     for (const id of ['downtime-panel', 'trackers-panel', 'terms-panel']) {
       byId(id).hidden = model.origin === 'recording';
     }

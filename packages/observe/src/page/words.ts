@@ -1,6 +1,6 @@
 import type { GuestPlace, MigrationModel } from '../model/migration-model.js';
 
-/** What the states mean, for people. A state that is not here is shown by its name alone. */
+/** What the states mean, for people. A state that is not listed is shown by its name alone. */
 const STATE_WORDS: Readonly<Record<string, string>> = {
   none: 'not begun',
   setup: 'the two sides agree on what moves',

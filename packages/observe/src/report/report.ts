@@ -1,13 +1,13 @@
 import type { MigrationModel } from '../model/migration-model.js';
 import { PAGE_MODULES, pageCss, pageHtml, pageModule, uplot } from '../serve/assets.js';
 
-/** What is inside may run, and reaches nobody. */
+/** The file's own scripts and styles may run, and nothing may be loaded or sent. */
 const POLICY =
   "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">";
 
 /**
- * One HTML file that shows a migration, with its data and all that draws it inside: it needs no network and no server. What it shows may
- * come from a peer; it is data there, never markup.
+ * One HTML file that shows a migration. It contains the data and the code that draws them, and needs no network and no server. The data
+ * may come from a peer; the page treats them as text, never as markup.
  *
  * @example
  * await writeFile('migration.html', report(observation.model()));
@@ -19,7 +19,7 @@ export function report(model: MigrationModel): string {
   return replaced(replaced(pageHtml(), 'style', `${POLICY}\n${style}`), 'script', `${data}\n${script}`);
 }
 
-/** The modules of the page in one scope: they import each other only, and no name is in two of them. */
+/** The modules of the page in one scope. This works since the modules import only each other, and no two of them use the same name. */
 export function pageScript(): string {
   return PAGE_MODULES.map((path) => withoutModules(pageModule(path))).join('');
 }
@@ -31,12 +31,12 @@ function withoutModules(source: string): string {
     .replace(/^export (?=(?:async )?function|const|let|class)/gm, '');
 }
 
-/** JSON that ends no script element: `<` can be written otherwise in any string. */
+/** JSON that cannot end a script element: each `<`, which is always within a string, is written as an escape. */
 function embedded(json: string): string {
   return json.replace(/</g, '\\u003c');
 }
 
-/** Replaces what stands between the comments `NAME` and `/NAME`. */
+/** Replaces the text between the comments `NAME` and `/NAME`. */
 function replaced(html: string, name: string, by: string): string {
   const [from, to] = [`<!--${name}-->`, `<!--/${name}-->`];
   return html.slice(0, html.indexOf(from)) + by + html.slice(html.indexOf(to) + to.length);

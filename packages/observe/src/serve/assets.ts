@@ -1,15 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-/** A file that the page consists of. */
+/** A file of the page. */
 export interface Asset {
   readonly contentType: string;
   readonly body: string;
 }
 
 /**
- * The modules of the page, each after those that it imports. A browser gets them one by one, as they were compiled; a report has all of
- * them in one scope, in this order.
+ * The modules of the page, each after those that it imports. A browser loads the compiled modules one by one; a report has all of them
+ * in one scope, in this order.
  */
 export const PAGE_MODULES = [
   'model/quantity.js',
@@ -33,7 +33,7 @@ export const PAGE_MODULES = [
 const JAVASCRIPT = 'text/javascript; charset=utf-8';
 const CSS = 'text/css; charset=utf-8';
 
-/** The page as it is served, by the path of each file. Read when it is first asked for. */
+/** The files of the served page, by path. They are read at the first call. */
 export function servedAssets(): ReadonlyMap<string, Asset> {
   served ??= new Map([
     ['/', { contentType: 'text/html; charset=utf-8', body: pageHtml() }],
@@ -52,7 +52,7 @@ export function pageHtml(): string {
   return source('page.html');
 }
 
-/** Its style sheet: what is narrow comes last, since it overrules the rest. */
+/** The page's style sheet; the rules for narrow screens come last, since they override the others. */
 export function pageCss(): string {
   return ['base.css', 'panels.css', 'narrow.css'].map(source).join('');
 }
@@ -69,7 +69,7 @@ export function uplot(name: string): string {
   return `/*\n${licence}\n*/\n${readFileSync(resolve(`uplot/dist/${name}`), 'utf8')}`;
 }
 
-/** What is not compiled is read from where it was written. */
+/** Reads a file that is not compiled, from the source folder. */
 function source(name: string): string {
   return readFileSync(new URL(`../../src/page/${name}`, import.meta.url), 'utf8');
 }

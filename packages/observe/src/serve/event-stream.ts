@@ -3,22 +3,23 @@ import type { ModelBuilder } from '../model/model-builder.js';
 import type { ModelPatch } from '../model/model-patch.js';
 import { PatchMaker } from '../model/patch-maker.js';
 
-/** How often viewers are told what has changed, in milliseconds. */
+/** How often changes are sent to viewers, in milliseconds. */
 const TICK_MS = 200;
-/** Something is written at least this often, so that both ends notice a connection that is dead. */
+/** Something is written at least this often, so that both ends notice a dead connection. */
 const KEEPALIVE_MS = 15_000;
 /** Most viewers at a time. */
 const MOST_VIEWERS = 64;
 
 /**
- * The viewers of one page, by server-sent events: each gets the whole model first, then what has changed. Whoever reads slowly skips
- * changes and gets the whole model once there is room, so that nothing piles up. There is a timer while there are viewers.
+ * The viewers of one page, by server-sent events: each gets the whole model first, then what has changed. A slow viewer skips
+ * changes and gets the whole model once it has read the earlier data, so that nothing piles up. A timer runs only while there are
+ * viewers.
  */
 export class EventStream {
   readonly #patches: PatchMaker;
   readonly #poll: () => void;
   readonly #viewers = new Set<ServerResponse>();
-  /** Viewers that have missed a change, since they had not read what was before it. */
+  /** Viewers that have missed a change, since they had not yet read the one before. */
   readonly #behind = new Set<ServerResponse>();
   #timer: NodeJS.Timeout | undefined;
   #last = '';

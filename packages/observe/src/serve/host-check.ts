@@ -2,8 +2,8 @@ import { isIP } from 'node:net';
 
 /**
  * Whether a request for this `Host` may be answered. A page on the web can have its own name resolve to this host (DNS rebinding), and its
- * scripts would then read what is served here; but they cannot have another name in the header than their own. So an IP address is
- * right, `localhost` is, and names that were allowed.
+ * scripts would then read what is served here. The browser sends that page's name in the header, and scripts cannot change it. So IP
+ * addresses, `localhost` and allowed names are accepted.
  */
 export function mayAsk(host: string | undefined, allowed: readonly string[]): boolean {
   if (host === undefined) return false;

@@ -9,17 +9,17 @@ import { EventStream } from './event-stream.js';
 import { mayAsk } from './host-check.js';
 
 export interface ServeOptions {
-  /** Default 0: one that is free. */
+  /** Default 0: any free port. */
   readonly port?: number;
-  /** The address to listen at. Default `127.0.0.1`: nobody but this host. */
+  /** The address to listen at. Default `127.0.0.1`, which only this host reaches. */
   readonly host?: string;
-  /** Names under which the page may be asked for, beside `localhost` and IP addresses: that of a proxy, say. Default: none. */
+  /** Host names by which the page may be requested, beside `localhost` and IP addresses: that of a proxy, for example. Default: none. */
   readonly allowedHosts?: readonly string[];
   /** What is served as `/metrics`: a `Registry` of prom-client. Default: nothing. */
   readonly metrics?: { readonly contentType: string; metrics(): Promise<string> };
 }
 
-/** Nothing but the page's own files; nobody may frame it, and its scripts reach nobody else. */
+/** The page may load only its own files, may not be framed, and its scripts may connect only to this server. */
 const HEADERS = {
   'Content-Security-Policy':
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -33,11 +33,11 @@ const HEADERS = {
 const MOST_CONNECTIONS = 256;
 
 /**
- * The live page of one migration, over HTTP: `/` is the page, `/events` what it shows, `/model.json` the same once, `/report.html` a report
- * of now, and `/metrics` what `ServeOptions.metrics` has.
+ * The live page of one migration, over HTTP: `/` is the page, `/events` the stream of its data, `/model.json` the current data,
+ * `/report.html` a report of the current state, and `/metrics` the output of `ServeOptions.metrics`.
  *
  * - It is read-only: GET and HEAD, and no request changes anything.
- * - A `Host` that is a name nobody has allowed is refused (421), against DNS rebinding.
+ * - A `Host` with a name that is not allowed is refused (421), against DNS rebinding.
  * - `close` ends every connection and timer.
  */
 export class PageServer {
@@ -88,7 +88,7 @@ export class PageServer {
       server.listen({ port, host });
       await once(server, 'listening');
     } catch (error) {
-      // A server that has never listened has a timer all the same.
+      // A server that never listened has a timer too, which `close` ends.
       server.close(() => {});
       const message = `the page cannot be served at ${host}, port ${port}: ${(error as Error).message}; choose another port, or 0 for one that is free`;
       throw new GodwitError('GODWIT_SYSCALL', message, { cause: error });
@@ -96,12 +96,12 @@ export class PageServer {
     return new PageServer(server, builder, poll, options, onClose);
   }
 
-  /** How many look at it now. */
+  /** The number of current viewers. */
   get viewers(): number {
     return this.#events.viewers;
   }
 
-  /** Ends every connection, and resolves when nothing of it is open any more. */
+  /** Ends every connection; resolves when all of them are closed. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;

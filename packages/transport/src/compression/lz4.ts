@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { type Compression, GodwitError } from '@godwit/core';
 import type * as Lz4 from 'lz4-napi';
 
-/** What lz4-napi puts before a block: the length of what it was made of, a little-endian 32-bit number. */
+/** The bytes that lz4-napi puts before a block: the length of the uncompressed data, a little-endian 32-bit number. */
 const PREFIX_BYTES = 4;
 
 /** Measured on a mixture of text, pointers and noise; noise takes a tenth of it. */
@@ -11,7 +11,7 @@ const EXPECTED_MS_PER_MIB = 2;
 let loaded: typeof Lz4 | undefined;
 
 /**
- * LZ4 for pages: little gain for little time. On libuv's threads, so that the event loop stays free.
+ * LZ4 for pages: less gain than Zstandard for less time. It runs on libuv's threads, so that the event loop stays free.
  *
  * The code comes with the package `lz4-napi`. Throws `GODWIT_UNSUPPORTED` on a machine for which it has no binary.
  *
@@ -30,7 +30,8 @@ export function lz4(): Compression {
       return block.subarray(PREFIX_BYTES);
     },
     async decompress(bytes, byteLength) {
-      // The length that we know, not one that a peer says: as much is allocated, and a block that holds more is refused.
+      // The prefix is the expected length and not one from the peer: as many bytes are allocated, and a block with more
+      // is refused.
       const block = new Uint8Array(PREFIX_BYTES + bytes.length);
       new DataView(block.buffer).setUint32(0, byteLength, true);
       block.set(bytes, PREFIX_BYTES);
@@ -39,7 +40,7 @@ export function lz4(): Compression {
   };
 }
 
-/** Not before it is asked for: whoever does not compress need not have a binary that loads. */
+/** The binary is loaded only when `lz4` is called: an embedder that does not use it need not have one that loads. */
 function load(): typeof Lz4 {
   try {
     loaded ??= createRequire(import.meta.url)('lz4-napi') as typeof Lz4;

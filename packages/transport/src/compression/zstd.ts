@@ -11,7 +11,7 @@ export interface ZstdOptions {
 const ZSTD_c_compressionLevel = 100;
 const ZSTD_d_windowLogMax = 100;
 
-/** A decompressor must hold a window of what came before: 8 MiB, twice what a frame's pages may have. */
+/** The largest window of earlier output that a decompressor keeps: 8 MiB, twice the most bytes of pages in a frame. */
 const LARGEST_WINDOW_LOG = 23;
 
 /** Measured at level 1 on a mixture of text, pointers and noise. */
@@ -19,7 +19,7 @@ const EXPECTED_MS_PER_MIB = 3;
 
 type Callback = (error: Error | null, result: Uint8Array) => void;
 
-/** What Node has from 22.15 and 23.8 on; the types of Node 20 do not know it. */
+/** The part of `node:zlib` that exists from Node 22.15 and 23.8 on; the types of Node 20 do not have it. */
 interface Zstd {
   zstdCompress(bytes: Uint8Array, options: object, callback: Callback): void;
   zstdDecompress(bytes: Uint8Array, options: object, callback: Callback): void;
@@ -31,9 +31,9 @@ const node = zlib as unknown as Partial<Zstd>;
 export const zstdAvailable: boolean = node.zstdCompress !== undefined && node.zstdDecompress !== undefined;
 
 /**
- * Zstandard for pages: more gain than LZ4 for more time. On libuv's threads, so that the event loop stays free.
+ * Zstandard for pages: more gain than LZ4 for more time. It runs on libuv's threads, so that the event loop stays free.
  *
- * Throws `GODWIT_UNSUPPORTED` where Node does not have it (`zstdAvailable`).
+ * Throws `GODWIT_UNSUPPORTED` where Node has no zstd (`zstdAvailable`).
  *
  * @example
  * const encodings = [delta(), zstdAvailable ? zstd({ level: 3 }) : lz4()];
@@ -83,7 +83,7 @@ export function zstd(options: ZstdOptions = {}): Compression {
   };
 }
 
-/** ZSTD_COMPRESSBOUND of zstd.h, rounded up: all of the output comes in one piece. */
+/** ZSTD_COMPRESSBOUND of zstd.h, rounded up: with this much room all of the output comes in one piece. */
 function outputBound(bytes: number): number {
   return bytes + (bytes >>> 8) + 1024;
 }

@@ -6,9 +6,11 @@ import { ChunkReceiver } from '../stream/chunk-receiver.js';
 import { GatherWriter } from './gather-writer.js';
 import { LastWords } from './last-words.js';
 
-/** A child whose pipes have ended is about to exit, and its code is worth waiting for; milliseconds. */
+/**
+ * How long the stream waits for the exit code of a child whose pipes have ended, which is about to exit. Milliseconds.
+ */
 const EXIT_GRACE_MS = 250;
-/** From the polite signal to the other; milliseconds. */
+/** The time from SIGTERM to SIGKILL. Milliseconds. */
 const KILL_MS = 1_000;
 
 /** The standard input and output of a child process as a byte stream. */
@@ -50,7 +52,7 @@ export class ChildStream implements ByteStream {
       clearTimeout(this.#timer);
       process.removeListener('exit', this.#onProcessExit);
     });
-    // All pipes are at their end too: nothing more comes, on standard error either.
+    // At `close` all pipes have ended: nothing more comes, on standard error either.
     child.once('close', () => this.#settle());
   }
 
@@ -80,7 +82,7 @@ export class ChildStream implements ByteStream {
     this.#kill();
   }
 
-  /** A pipe broke. The child has probably ended: what it said and its exit code are better words than EPIPE. */
+  /** Handles a broken pipe. The child has probably ended: its messages and its exit code explain more than EPIPE. */
   #broken(error: Error): void {
     this.#failing ??= error;
     this.#settleSoon();
@@ -92,7 +94,9 @@ export class ChildStream implements ByteStream {
     this.#timer = setTimeout(() => this.#settle(), EXIT_GRACE_MS);
   }
 
-  /** Tells readers and writers how it ended. Without an exit, the child has only closed one of its pipes. */
+  /**
+   * Ends the pending reads and writes with the outcome. Without an exit, the child has only closed one of its pipes.
+   */
   #settle(): void {
     if (this.#told || this.#aborted) return;
     const exit = this.#exit;
@@ -125,7 +129,7 @@ export class ChildStream implements ByteStream {
     return new GodwitError('GODWIT_LINK_LOST', message, this.#failing && { cause: this.#failing });
   }
 
-  /** Both directions have ended: the child has a while to do the same, and keeps no process alive meanwhile. */
+  /** Once both directions have ended, gives the child some time to exit; the child keeps no process alive meanwhile. */
   #endIfOver(): void {
     if (!this.#outputEnded || !this.#writer.ended || this.#exit !== undefined || this.#ended) return;
     this.#ended = true;
@@ -156,7 +160,7 @@ export class ChildStream implements ByteStream {
       if (this.#group) process.kill(-pid, signal);
       else this.#child.kill(signal);
     } catch {
-      // It has ended meanwhile.
+      // The child has exited meanwhile.
     }
   }
 }

@@ -14,8 +14,9 @@ export interface ExecOptions {
   /** Default: this process's own. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /**
-   * Makes the command a process group of its own, so that everything it starts ends with it. A program that asks for a
-   * password on the terminal (`ssh`) cannot do so then; with `false` it can, and only itself is ended. Default: true.
+   * Makes the command a process group of its own, so that everything it starts ends with it. A program in such a group
+   * cannot ask for a password on the terminal (`ssh`); with `false` it can, and only the program itself is ended.
+   * Default: true.
    */
   readonly processGroup?: boolean;
   /** How long a command may go on after both directions have ended, in milliseconds. Default: 5 000. */
@@ -33,10 +34,10 @@ const EXEC_OPTIONS: Readonly<Record<keyof ExecOptions, true>> = {
 
 /**
  * A command whose standard input and output are the stream: `exec('ssh host godwit-receive')`. Text goes to `sh -c`. Each
- * `connect` starts it once. What it says on standard error, its last 4 KiB, is in the error when it fails, with its exit
- * code. It is never left behind: dropped streams kill it, and so does the end of this process.
+ * `connect` starts it once. When the command fails, the error has its exit code and the last 4 KiB of its standard error.
+ * The command never outlives its use: dropped streams kill it, and so does the end of this process.
  *
- * The other side is `stdio()`. There is nothing to listen on.
+ * The other side uses `stdio()`. This transport cannot listen.
  *
  * @example
  * migrate(vm, connectTo(exec('ssh vm-host my-vmm --receive'))); // at the other end: `stdio()`
@@ -82,7 +83,7 @@ function started(child: ChildProcess, shown: string): Promise<void> {
     child.once('error', (error: NodeJS.ErrnoException) => {
       const hint = error.code === 'ENOENT' ? ': there is no such program in PATH, or no such working directory' : '';
       const message = `cannot start "${shown}": ${error.message}${hint}`;
-      // A program that is not there will not be there the next time; processes or memory that are short may be.
+      // A program that does not exist will not exist the next time either; a shortage of processes or memory may pass.
       const retry = error.code !== 'ENOENT' && mayPass(error);
       reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry }));
     });

@@ -11,14 +11,14 @@ export class GatherWriter {
   #ended = false;
   #failure: GodwitError | undefined;
 
-  /** `onError` is told what the target reports; it decides when to `fail`, and with which words. */
+  /** `onError` is called with the target's errors; it decides when to call `fail`, and with which error. */
   constructor(target: Writable, peer: string, onError: (error: Error) => void) {
     this.#target = target;
     this.#peer = peer;
     target.on('error', onError);
   }
 
-  /** Everything was written, and the end too; or nothing can be written any more. */
+  /** True when everything was written and the direction was ended, or when nothing can be written any more. */
   get ended(): boolean {
     return this.#ended || this.#failure !== undefined;
   }
@@ -49,7 +49,7 @@ export class GatherWriter {
     });
   }
 
-  /** Never rejects. */
+  /** Ends the direction after everything that was written. Never rejects. */
   end(): Promise<void> {
     this.#ending ??= new Promise((resolve) => {
       const over = (): void => {
@@ -65,7 +65,10 @@ export class GatherWriter {
     return this.#ending;
   }
 
-  /** Rejects what is pending and whatever comes. The target must be destroyed first: its chunks are given back. */
+  /**
+   * Rejects the pending writes and all later ones. The target must be destroyed first, since this gives the borrowed
+   * chunks back.
+   */
   fail(error: GodwitError): void {
     this.#failure = error;
     for (const reject of this.#writing) reject(error);

@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream';
 
-/** What is kept of a child's standard error, in bytes; the end of it says why it failed. */
+/** The number of bytes that are kept of the end of a child's standard error, which says why the child failed. */
 const KEPT_BYTES = 4096;
 
-/** Reads a child's standard error, so that it never blocks, and keeps the end. */
+/** Reads a child's standard error, so that the child never blocks on it, and keeps its end. */
 export class LastWords {
   readonly #source: Readable;
   #kept = Buffer.alloc(0);
@@ -24,7 +24,7 @@ export class LastWords {
     return this.#dropped ? `...${text}` : text;
   }
 
-  /** Reading on keeps no process alive. */
+  /** From now on the reading does not keep the process alive. */
   unref(): void {
     (this.#source as Readable & { unref?(): void }).unref?.();
   }

@@ -15,10 +15,11 @@ const STDOUT = 1;
 let taken = false;
 
 /**
- * Standard input and output of this process as the one stream: for a program that `exec` of another one starts, or that
- * stands in a pipeline. Both `connect` and `accept` give it, once; there are no page channels beside it.
+ * Standard input and output of this process as the one stream: for a program that another program starts by `exec`, or
+ * that is part of a pipeline. Both `connect` and `accept` resolve with this stream, once; there are no page channels
+ * beside it.
  *
- * Nobody else may read standard input or write standard output from then on: `console.log` would end up in the middle
+ * No other code may read standard input or write standard output from then on: `console.log` would end up in the middle
  * of a guest's memory. Messages belong on standard error. A terminal is refused.
  *
  * @example
@@ -48,7 +49,7 @@ function take(): ByteStream {
   return new StdioStream(process.stdin, openOutput());
 }
 
-/** Not `process.stdout`: that can neither be ended nor written without blocking. */
+/** Opens descriptor 1 as a stream: `process.stdout` can neither be ended nor written without blocking. */
 function openOutput(): Writable {
   const stat = fstatSync(STDOUT);
   if (stat.isFIFO() || stat.isSocket()) return new net.Socket({ fd: STDOUT, readable: false, writable: true });
@@ -113,13 +114,13 @@ class StdioStream implements ByteStream {
     if (!this.#inputEnded) this.#receiver.fail(lost);
   }
 
-  /** libuv never closes descriptors 0 to 2, but a pipe's reader waits for the end. */
+  /** Closes descriptor 1: libuv never closes descriptors 0 to 2, but the reader of a pipe waits for its end. */
   #closeOutput(): void {
     if (!this.#outputOpen) return;
     this.#outputOpen = false;
     this.#output.destroy();
     closeSync(STDOUT);
-    // Descriptor 1 must not become the next file that somebody opens: the system gives the lowest free one.
+    // Descriptor 1 must stay in use: the system would otherwise give it to the next file that is opened.
     openSync('/dev/null', 'w');
   }
 }

@@ -4,12 +4,12 @@ import { CHECKSUM_BYTES, CHECKSUM_MARK, checksumObject, crc32 } from './checksum
 import { byteLength } from './detach.js';
 import { checkedHead } from './frame-head.js';
 
-/** Payloads are copied and sent in pieces of this size. There are two of them: one is filled while the other is sent. */
+/** Payloads are copied and sent in pieces of this size. There are two buffers: one is filled while the other is sent. */
 const STAGING_BYTES = 256 * 1024;
 
 interface Stage {
   readonly bytes: Uint8Array;
-  /** Settles when the carrier is done with it. */
+  /** Settles when the carrier is done with the buffer. */
   sent: Promise<unknown>;
 }
 
@@ -20,8 +20,8 @@ interface Handed {
 }
 
 /**
- * Writes frames with their checksums. A payload is guest memory that changes at any time: it is copied, and the very copy
- * that the checksum is of is sent.
+ * Writes frames with their checksums. A payload is guest memory that may change at any time: it is copied, and the copy
+ * is both summed and sent.
  */
 export class CheckedWriter {
   readonly #stream: ByteStream;
@@ -33,17 +33,17 @@ export class CheckedWriter {
   /** Frames that are not yet handed to the carrier as a whole. */
   #queued = 0;
   #last: Promise<unknown> = Promise.resolve();
-  /** Why nothing more can be written: a frame was cut in the middle, or the stream is closed or dropped. */
+  /** The reason why nothing more can be written: a frame was cut in the middle, or the stream is closed or dropped. */
   #broken: GodwitError | undefined;
 
-  /** `sum`: where a direction stands that goes on; `undefined` for one that begins. */
+  /** `sum`: the checksum so far of a direction that is continued; `undefined` for one that begins. */
   constructor(stream: ByteStream, sum: number | undefined) {
     this.#stream = stream;
     this.#sum = sum ?? 0;
     this.#fresh = sum === undefined;
   }
 
-  /** Of what was written so far; `undefined` before the first frame. No write may be pending. */
+  /** The checksum of what was written so far; `undefined` before the first frame. No write may be pending. */
   get sum(): number | undefined {
     return this.#fresh ? undefined : this.#sum;
   }
@@ -53,7 +53,7 @@ export class CheckedWriter {
     if (this.#broken !== undefined) throw this.#broken;
     const payloadBytes = payload === undefined ? undefined : byteLength(payload);
     if (this.#queued === 0 && !payloadBytes) {
-      // No await before the bytes are handed over: overlapping calls keep their order.
+      // Nothing is awaited before the bytes are handed over, so that overlapping calls keep their order.
       const head = this.#head(header, payloadBytes);
       await this.#stream.write(head);
       return byteLength(head);
@@ -69,7 +69,7 @@ export class CheckedWriter {
     return handed.bytes;
   }
 
-  /** Resolves when everything is with the carrier. Nothing more can be written. */
+  /** Resolves when the carrier has taken everything. Nothing more can be written after the call. */
   async end(): Promise<void> {
     const closed = new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.#stream.peer} is closed for writing`);
     const last = this.#last;
@@ -139,7 +139,7 @@ export class CheckedWriter {
     return { bytes, sent: Promise.all(sent) };
   }
 
-  /** The other buffer, once the carrier is done with what was in it. */
+  /** Resolves with the other buffer, once the carrier is done with its contents. */
   async #nextStage(): Promise<Stage> {
     this.#stages ??= [emptyStage(), emptyStage()];
     this.#stage = 1 - this.#stage;

@@ -7,28 +7,31 @@ export const INT32 = 0xd2;
 export const CHECKSUM_BYTES = 5;
 
 /**
- * The checksum of nothing. A direction that begins with it has checksums; one that begins with a frame has none.
+ * The checksum of no bytes. A direction that begins with this mark has checksums; one that begins with a frame has none.
  */
 export const CHECKSUM_MARK = checksumObject(0);
 
-/** Where the checksums of a stream stand; `undefined` for a direction that has not begun, or has none. */
+/**
+ * The state of a stream's checksums, one for each direction; `undefined` for a direction that has not begun, or has none.
+ */
 export interface ChecksumState {
   readonly out: number | undefined;
   readonly in: number | undefined;
-  /** Whether the peer has begun: it cannot take up checksums any more. */
+  /** Whether the peer has begun to send; after that it cannot begin to use checksums. */
   readonly begun: boolean;
 }
 
 /**
- * CRC-32 as in IEEE 802.3, zlib and gzip, going on from `sum` (0 to begin with): `crc32(b, crc32(a))` is that of `a` and
- * `b` together. Node has it from 20.15 and 22.2 on, and it takes about a tenth of the time of ours.
+ * CRC-32 as in IEEE 802.3, zlib and gzip, continued from `sum` (0 at the beginning): `crc32(b, crc32(a))` is the checksum
+ * of `a` and `b` together. Node has the function from 20.15 and 22.2 on, where it takes about a tenth of the time of
+ * `tableCrc32`.
  */
 export const crc32: (bytes: Uint8Array, sum?: number) => number =
   (zlib as { crc32?: typeof tableCrc32 }).crc32 ?? tableCrc32;
 
 let table: Uint32Array | undefined;
 
-/** The same, a byte at a time. */
+/** Does the same as `crc32`, a byte at a time. */
 export function tableCrc32(bytes: Uint8Array, sum = 0): number {
   table ??= Uint32Array.from({ length: 256 }, (_, byte) => {
     let value = byte;
@@ -47,8 +50,8 @@ export function checksumObject(sum: number): Uint8Array {
 }
 
 /**
- * What came is not what was sent. The link counts as lost: where it goes on is unknown, and what was damaged is sent again
- * over the next one.
+ * The error for bytes that differ from those that were sent. The link counts as lost, since the start of the next frame is
+ * unknown; damaged frames are sent again over the next link.
  */
 export function damaged(peer: string, detail: string): GodwitError {
   return new GodwitError('GODWIT_LINK_LOST', `what came from ${peer} was damaged on its way: ${detail}`);

@@ -2,22 +2,24 @@ import type { FrameStream } from '@godwit/core/pages';
 import type { DetachedDescriptor } from '../stream/byte-stream.js';
 import type { ChecksumState } from './checksum.js';
 
-/** A frame stream taken apart: its connection, and what it has carried so far. */
+/** The parts of a detached frame stream: its connection, and the state of its checksums. */
 export interface DetachedStream extends DetachedDescriptor {
-  /** For `FrameStreamOptions.checksums`, where the stream goes on. */
+  /** The value of `FrameStreamOptions.checksums` where the stream is continued. */
   readonly checksums: ChecksumState;
   readonly bytesWritten: number;
   readonly bytesRead: number;
 }
 
-/** `peeked`: one frame was asked for that nobody has seen; if it has come, it belongs to what is unread. */
+/**
+ * `peeked`: a `read` was made whose frame was not handed out yet; if the frame has come, it belongs to the unread bytes.
+ */
 export interface Detachable {
   detach(duplicate: (fd: number) => number, peeked?: boolean): DetachedStream | undefined;
 }
 
 /**
- * Gives the connection of a frame stream away, as `ByteStream.detach` does: not one byte is lost, whatever has been read
- * ahead. `undefined` when the stream cannot live outside of this thread; it is then as it was.
+ * Gives the connection of a frame stream away, as `ByteStream.detach` does: not one byte is lost, whatever was read
+ * ahead. Returns `undefined`, and changes nothing, when the stream cannot be moved to another thread.
  */
 export function detachStream(
   stream: FrameStream & Partial<Detachable>,

@@ -36,7 +36,7 @@ export class FieldReader {
     return values;
   }
 
-  /** True when every field that came has been read: what is still to be read, an older peer does not know of. */
+  /** True when every field that came was read: further fields are unknown to an older peer. */
   get ended(): boolean {
     return this.#at >= this.#fields.length;
   }
@@ -69,7 +69,7 @@ export class FieldReader {
     return value as T;
   }
 
-  /** Anything, but it must be there. */
+  /** A value of any type, which must be there. */
   any(): unknown {
     return this.#next();
   }

@@ -4,7 +4,9 @@ const MOST_SHOWN = 16;
 const LONGEST_TEXT = 200;
 const SHORTEST_TEXT = 4;
 
-/** The error for bytes at a frame's start that are none: shows them, and guesses who is talking. */
+/**
+ * The error for bytes that are not the start of a frame: it shows the bytes, and guesses which program has sent them.
+ */
 export function foreignBytes(bytes: Uint8Array): GodwitError {
   const shown = bytes.subarray(0, MOST_SHOWN);
   const hex = Array.from(shown, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
@@ -25,7 +27,7 @@ export function foreignBytes(bytes: Uint8Array): GodwitError {
 function wordsOf(bytes: Uint8Array): string | undefined {
   const text = new TextDecoder()
     .decode(bytes.subarray(0, LONGEST_TEXT))
-    // The last character may have been cut.
+    // The last character may be incomplete.
     .replace(/\ufffd{1,3}$/, '')
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are a terminal's.
     .replace(/\x1b\[[\d;?]*[A-Za-z]/g, '')

@@ -37,10 +37,10 @@ const MOST_DIFFERENCES = 16;
 const SHARED = 1;
 const READ_ONLY = 2;
 
-/** In the place of what a destination of version 1 does not say: its version is refused. */
+/** Stands for the incarnation that a destination of version 1 does not send; its version is refused. */
 const NO_INCARNATION = '0'.repeat(32);
 
-/** Pages as runs; or as a bitmap, which has two fields more and no runs. */
+/** Packs pages as runs, or as a bitmap, which has two more fields and no runs. */
 function packNamed({ block, runs, firstPage, words }: ReceivedPagesFrame | OwedFrame | MissingFrame): unknown[] {
   return [block, integers(runs), ...(words === undefined ? [] : [integer(firstPage ?? 0), words])];
 }
@@ -99,7 +99,7 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       description: fields.any(),
       connection: fields.uint('connection'),
       stage: fields.oneOf('stage', HELLO_STAGES),
-      // A peer that speaks version 1 only is refused by its versions, not for a field that it does not know.
+      // A peer that speaks only version 1 is to be refused for its version, and not for a field that it does not have.
       attempt: fields.ended ? 1 : fields.uint('attempt'),
     }),
   },
@@ -387,14 +387,14 @@ export function packHeader(frame: Frame): Uint8Array {
 }
 
 /**
- * Reads a header: `GODWIT_BAD_STREAM` when it is malformed or of an unknown type, `GODWIT_LIMIT_EXCEEDED` for lists
- * that are too long. What the values mean is the engine's to check.
+ * Reads a header. Throws `GODWIT_BAD_STREAM` when it is malformed or of an unknown type, and `GODWIT_LIMIT_EXCEEDED`
+ * for lists that are too long. The engine checks the meaning of the values.
  */
 export function parseHeader(bytes: Uint8Array, limits: FrameLimits): Frame {
   return parseFields(unpackHeaderFields(bytes), limits);
 }
 
-/** The same for a header that has been unpacked already. */
+/** Does the same for a header that was already unpacked. */
 export function parseFields(header: readonly unknown[], limits: FrameLimits): Frame {
   const name = NAMES.get(header[0]);
   if (name === undefined) {
@@ -410,7 +410,10 @@ export function parseFields(header: readonly unknown[], limits: FrameLimits): Fr
 /** The frames of a migration, for a `FrameReader`. */
 export const FRAME_HEADERS: HeaderKind<Frame> = { parse: parseHeader, hasPayload };
 
-/** Never cut: two different memories would then seem to be one, or the one that both sides map two. */
+/**
+ * The identity of a block, which is never shortened: two different memories could then seem to be the same, or one
+ * memory to be two.
+ */
 function identity(block: BlockDescription): string {
   if (block.identity.length <= LONGEST_NAME) return block.identity;
   throw new GodwitError(
@@ -419,7 +422,7 @@ function identity(block: BlockDescription): string {
   );
 }
 
-/** The flags, where there are any. */
+/** The flags of a block, or no field when it has none. */
 function flags({ shared, readOnly }: BlockDescription): readonly number[] {
   const bits = (shared ? SHARED : 0) | (readOnly ? READ_ONLY : 0);
   return bits === 0 ? [] : [bits];

@@ -16,8 +16,8 @@ export function frameHead(header: Uint8Array, payloadBytes: number | undefined):
 }
 
 /**
- * The same with checksums: one behind the header's length, one behind the header, which covers the start of the payload
- * too. `before` is that of what came before this frame, `sum` that of all up to here.
+ * Does the same with checksums: one after the header's length, and one after the header that also covers the start of the
+ * payload. `before` is the checksum of everything before this frame, `sum` that of everything up to the end of the head.
  */
 export function checkedHead(
   header: Uint8Array,

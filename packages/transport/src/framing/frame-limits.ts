@@ -1,4 +1,4 @@
-/** What one frame may cost the reader. Each limit is checked before anything is allocated. */
+/** Limits of one frame. Each limit is checked before anything is allocated. */
 export interface FrameLimits {
   /** Bytes of a frame's header. Default: 1 MiB. */
   readonly maximumHeaderBytes: number;
@@ -8,7 +8,7 @@ export interface FrameLimits {
   readonly maximumRuns: number;
 }
 
-/** What a reader takes before a handshake has said otherwise. */
+/** The limits of a reader before the handshake sets others. */
 export const DEFAULT_FRAME_LIMITS: FrameLimits = {
   maximumHeaderBytes: 2 ** 20,
   maximumPayloadBytes: 16 * 2 ** 20,

@@ -6,20 +6,20 @@ import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum
 import { foreignBytes } from './foreign-bytes.js';
 import type { FrameLimits } from './frame-limits.js';
 
-/** A stream starts with this much of a buffer: a peer that sends nothing costs no more. */
+/** The size of a stream's first buffer, in bytes: a peer that sends nothing takes no more memory. */
 const FIRST_BUFFER = 16 * 1024;
-/** What the buffer grows to once payloads are gathered in it. */
+/** The size to which the buffer grows once payloads are gathered in it, in bytes. */
 const FULL_BUFFER = 256 * 1024;
-/** A chunk with at least this much left to fill is read into directly; smaller ones share reads through the buffer. */
+/** Bytes are read directly into a chunk with at least this much left to fill; smaller chunks share reads through the buffer. */
 const DIRECT_BYTES = 64 * 1024;
 
 const UINT32 = 0xce;
 const BIN32 = 0xc6;
 const PREFIX = 5;
 
-/** Which frames a reader takes. */
+/** The kind of frames that a reader takes. */
 export interface HeaderKind<F> {
-  /** The frame of a header, or a `GodwitError`. */
+  /** Returns the frame of a header, or throws a `GodwitError`. */
   parse(header: Uint8Array, limits: FrameLimits): F;
   hasPayload(frame: F): boolean;
 }
@@ -27,11 +27,11 @@ export interface HeaderKind<F> {
 export interface FrameReaderOptions {
   /** Whether the peer may choose to send checksums, by the mark at its start. Default: false. */
   readonly takesChecksums?: boolean;
-  /** The checksum of a direction that goes on, and had begun with the mark. */
+  /** The checksum so far of a continued direction that had begun with the mark. */
   readonly sum?: number | undefined;
 }
 
-/** A frame that was read, and where the checksums stood before it. */
+/** A frame that was read, and the checksum before it. */
 export interface LastFrame<F> {
   readonly frame: F;
   readonly payloadBytes: number;
@@ -39,8 +39,8 @@ export interface LastFrame<F> {
 }
 
 /**
- * Reads frames from a byte stream, payloads straight into the memory they are for. Where the peer sends checksums, a frame
- * is handed out once that of its header is right, and `readPayload` resolves once that of the payload is.
+ * Reads frames from a byte stream, payloads directly into their target memory. Where the peer sends checksums, a frame is handed out once
+ * the checksum of its header was verified, and `readPayload` resolves once that of the payload was.
  */
 export class FrameReader<F extends { readonly type: string }> {
   readonly #stream: Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>;
@@ -55,10 +55,10 @@ export class FrameReader<F extends { readonly type: string }> {
   #ended = false;
   /** Whether the mark may still come. */
   #fresh: boolean;
-  /** The checksum of what was read so far, where the peer sends them. */
+  /** The checksum of what was read so far, where the peer sends checksums. */
   #sum: number | undefined;
   bytesRead = 0;
-  /** The last frame that was read; `undefined` from the next `read` on until that has one. */
+  /** The last frame that was read; `undefined` while a `read` is pending. */
   last: LastFrame<F> | undefined;
 
   constructor(
@@ -74,27 +74,27 @@ export class FrameReader<F extends { readonly type: string }> {
     this.#sum = sum;
   }
 
-  /** Whether it is known if the peer sends checksums. */
+  /** Whether the peer's first byte has come, which shows whether it sends checksums. */
   get begun(): boolean {
     return !this.#fresh;
   }
 
-  /** The checksum of what was read so far; `undefined` where the peer sends none, or nothing yet. */
+  /** The checksum of what was read so far; `undefined` where the peer sends no checksums, or has sent nothing yet. */
   get sum(): number | undefined {
     return this.#sum;
   }
 
-  /** Bytes of the stream that have been read as frames and payloads: where the next frame starts, between two. */
+  /** Bytes of the stream that were read as frames and payloads; between two frames this is the start of the next one. */
   get position(): number {
     return this.bytesRead - (this.#to - this.#from);
   }
 
-  /** What has arrived and was not handed out: between two frames, or in one that is not complete. */
+  /** Bytes that have arrived and were not handed out, between two frames or in an incomplete one. */
   get unread(): Uint8Array {
     return this.#buffer.slice(this.#from, this.#to);
   }
 
-  /** No read is pending. */
+  /** Whether no read is pending. */
   get idle(): boolean {
     return !this.#busy;
   }
@@ -125,7 +125,7 @@ export class FrameReader<F extends { readonly type: string }> {
           await this.#fillFile(chunk);
           continue;
         }
-        // No await while the bytes are here: most runs are short, and a promise costs more than their copy.
+        // Nothing is awaited while the bytes are in the buffer: most runs are short, and a promise takes longer than their copy.
         const taken = this.#takeBuffered(chunk);
         if (taken < chunk.length) await this.#fill(chunk, taken);
       }
@@ -151,7 +151,7 @@ export class FrameReader<F extends { readonly type: string }> {
     while ((await this.#stream.read(this.#buffer)) > 0);
   }
 
-  /** A stream that has failed once stays failed: where the next frame starts is not known any more. */
+  /** A stream that has failed once stays failed, since the start of the next frame is not known any more. */
   async #exclusively<T>(work: () => Promise<T>): Promise<T> {
     if (this.#busy) throw new GodwitError('GODWIT_INVALID_STATE', 'a read of this frame stream is pending already');
     if (this.#broken !== undefined) throw this.#broken;
@@ -179,7 +179,7 @@ export class FrameReader<F extends { readonly type: string }> {
       this.#ended = true;
       return null;
     }
-    // Judged by the first byte that is there: a peer may never send a fifth.
+    // The first byte is checked as soon as it is there, since a peer may never send five bytes.
     if (this.#buffer[this.#from] !== UINT32) {
       if (this.#sum === undefined) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
       throw damaged(this.#stream.peer, `a frame starts with ce, not with ${this.#hexByte(this.#from)}`);
@@ -194,12 +194,12 @@ export class FrameReader<F extends { readonly type: string }> {
       return { frame, payloadBytes: 0 };
     }
 
-    // Taken off the buffer as a whole: until then it is `unread`.
+    // The head is taken off the buffer only as a whole: until then its bytes are `unread`.
     await this.#need(head + PREFIX);
     return this.#payloadBegins(frame, head);
   }
 
-  /** The mark, if the peer begins with it. */
+  /** Reads the mark, if the peer begins with it. */
   async #readMark(): Promise<void> {
     if (!this.#fresh) return;
     if (this.#from === this.#to && !(await this.#more(1))) return;
@@ -220,9 +220,8 @@ export class FrameReader<F extends { readonly type: string }> {
   }
 
   /**
-   * A frame with checksums, behind bytes with the checksum `before`. No length is believed, and waited for, before its
-   * checksum was right. That of the header covers the length of a payload too, which stands behind it: which of the two it
-   * must be depends on the header's type.
+   * Reads a frame with checksums, after bytes with the checksum `before`. No length is used before its checksum was verified. The header's
+   * checksum covers the length of a payload after it too, if the header's type has one.
    */
   async #readChecked(before: number): Promise<{ frame: F; payloadBytes: number }> {
     const { peer } = this.#stream;
@@ -240,7 +239,7 @@ export class FrameReader<F extends { readonly type: string }> {
     try {
       frame = this.#kind.parse(header, this.#limits);
     } catch (error) {
-      // A header that is wrong, and was so when it was sent, is what the error says.
+      // A malformed header with a right checksum was sent so, and its own error is thrown.
       throw said === sum ? error : wrongChecksum(peer, 'a frame header', said, sum);
     }
     if (!this.#kind.hasPayload(frame)) {
@@ -258,7 +257,7 @@ export class FrameReader<F extends { readonly type: string }> {
     return received;
   }
 
-  /** Takes the head off the buffer: `head` bytes, and the start of the payload behind them. */
+  /** Takes the head off the buffer: `head` bytes, and the start of the payload after them. */
   #payloadBegins(frame: F, head: number): { frame: F; payloadBytes: number } {
     const start = this.#buffer[this.#from + head] as number;
     if (start !== BIN32) {
@@ -298,7 +297,10 @@ export class FrameReader<F extends { readonly type: string }> {
     }
   }
 
-  /** Puts bytes of the payload into a file: what has come already, and then, if it is much and has no checksum, past this process's memory. */
+  /**
+   * Puts bytes of the payload into a file: first the bytes that have come already, and then, if many are left and there are no checksums,
+   * the rest without passing through this process's memory.
+   */
   async #fillFile({ fd, position, length }: FileTarget): Promise<void> {
     const stream = this.#stream;
     let done = 0;
@@ -334,7 +336,7 @@ export class FrameReader<F extends { readonly type: string }> {
     return count;
   }
 
-  /** These bytes of payload have come. */
+  /** Counts bytes of payload that have come. */
   #count(bytes: Uint8Array): void {
     this.#payloadLeft -= bytes.length;
     if (this.#sum !== undefined) this.#sum = crc32(bytes, this.#sum);
@@ -357,7 +359,7 @@ export class FrameReader<F extends { readonly type: string }> {
     return (this.#buffer[at] as number).toString(16).padStart(2, '0');
   }
 
-  /** Fills the empty buffer with payload (and what follows it), `least` bytes or more. */
+  /** Fills the empty buffer with at least `least` bytes of payload, and possibly bytes after it. */
   async #refill(least: number): Promise<void> {
     if (this.#buffer.length < FULL_BUFFER && this.#payloadLeft > this.#buffer.length) {
       this.#buffer = new Uint8Array(FULL_BUFFER);
@@ -385,7 +387,7 @@ export class FrameReader<F extends { readonly type: string }> {
     }
   }
 
-  /** Reads at least one byte behind those in the buffer; false when the peer has ended. */
+  /** Reads at least one byte after those in the buffer; resolves with false when the peer has ended its direction. */
   async #more(wanted: number): Promise<boolean> {
     if (this.#from === this.#to) this.#from = this.#to = 0;
     const count = await this.#stream.read(this.#buffer.subarray(this.#to), wanted);

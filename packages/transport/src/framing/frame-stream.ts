@@ -13,8 +13,8 @@ export interface FrameStreamOptions extends Partial<FrameLimits> {
   /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. Default: 5 000. */
   readonly lingerMs?: number;
   /**
-   * Whether every frame is followed by its checksum, in both directions. Default: as the peer does it. A state: a stream
-   * that was begun elsewhere goes on.
+   * Whether every frame is followed by its checksum, in both directions. Default: the same as the peer. With a `ChecksumState`
+   * a stream that was begun elsewhere is continued.
    */
   readonly checksums?: boolean | ChecksumState;
 }
@@ -22,8 +22,9 @@ export interface FrameStreamOptions extends Partial<FrameLimits> {
 /**
  * Frames over a byte stream, as `docs/wire-format.md` lays them out.
  *
- * `close` ends our direction and resolves when the stream has been let go; it never rejects. A loop that reads then goes
- * on to the end of the peer's direction. When no `read` is pending any more, what still arrives is thrown away.
+ * `close` ends this side's direction and resolves when both directions have ended or the stream was dropped; it never rejects.
+ * A loop that reads meanwhile goes on to the end of the peer's direction. When no `read` is pending any more, bytes that still
+ * arrive are thrown away.
  */
 export function frameStream(stream: ByteStream, options: FrameStreamOptions = {}): FrameStream {
   return new ByteFrameStream(stream, options);
@@ -34,10 +35,10 @@ class ByteFrameStream implements FrameStream, Detachable {
   readonly #limits: FrameLimits;
   readonly #lingerMs: number;
   readonly #reader: FrameReader<Frame>;
-  /** Whether we asked for checksums: without them only an `error` is taken from the peer. */
+  /** Whether this side requires checksums: of a peer that sends none only an `error` frame is accepted. */
   readonly #asked: boolean;
   #checked: CheckedWriter | undefined;
-  /** Something was written without a checksum. */
+  /** True once a frame was written without a checksum. */
   #plain = false;
   #bytesWritten = 0;
   #closing: Promise<void> | undefined;
@@ -74,9 +75,9 @@ class ByteFrameStream implements FrameStream, Detachable {
   }
 
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
-    // No await before the bytes are handed over: overlapping calls keep their order.
+    // Nothing is awaited before the bytes are handed over, so that overlapping calls keep their order.
     const header = this.#encode(frame, payload);
-    // Who has said something without a checksum goes on so: to a peer that is turned away before it was heard.
+    // A side that has written a frame without a checksum goes on without: it refuses a peer before that peer has sent anything.
     if (this.#reader.sum !== undefined && !this.#plain) this.#checked ??= new CheckedWriter(this.#stream, undefined);
     this.#plain = this.#checked === undefined;
     const contents = hasPayload(frame) ? (payload ?? []) : undefined;
@@ -130,7 +131,7 @@ class ByteFrameStream implements FrameStream, Detachable {
 
   detach(duplicate: (fd: number) => number, peeked = false): DetachedStream | undefined {
     const reader = this.#reader;
-    // One that was read and that nobody has seen yet is put back.
+    // A frame that was read and not handed out yet is put back.
     const last = peeked ? reader.last : undefined;
     if (!peeked && !reader.idle) {
       throw new GodwitError('GODWIT_INVALID_STATE', `a read from ${this.#stream.peer} is pending`);
@@ -183,7 +184,7 @@ class ByteFrameStream implements FrameStream, Detachable {
     if (this.#noticeOver !== undefined) setImmediate(() => this.#drainWhenIdle());
   }
 
-  /** Once nobody reads any more, only the end of the peer's direction is of interest. */
+  /** Once no read is pending, throws away everything up to the end of the peer's direction. */
   #drainWhenIdle(): void {
     if (this.#over || this.#draining !== undefined || !this.#reader.idle) return;
     const done = (): null => {
@@ -198,7 +199,7 @@ class ByteFrameStream implements FrameStream, Detachable {
     this.#noticeOver?.();
   }
 
-  /** The header of a frame that keeps to our own limits. */
+  /** Packs the header of a frame, which must keep to this side's limits. */
   #encode(frame: Frame, payload: readonly Uint8Array[] | undefined): Uint8Array {
     const header = packHeader(frame);
     if (header.length > this.#limits.maximumHeaderBytes) {
@@ -219,7 +220,7 @@ class ByteFrameStream implements FrameStream, Detachable {
     return header;
   }
 
-  /** By reference, and without checksums. */
+  /** Writes a frame by reference, without checksums. */
   async #writePlain(header: Uint8Array, payload: readonly Uint8Array[] | undefined): Promise<number> {
     const head = frameHead(header, payload === undefined ? undefined : byteLength(payload));
     const chunks = payload === undefined ? [head] : [head, ...payload];

@@ -13,7 +13,10 @@ export function packHeaderFields(fields: readonly unknown[]): Uint8Array {
   return packr.pack(fields);
 }
 
-/** The type number and the fields of a header. Fails with `GODWIT_BAD_STREAM` when it is no plain MessagePack array. */
+/**
+ * The type number and the fields of a header. Fails with `GODWIT_BAD_STREAM` when the header is no plain MessagePack
+ * array.
+ */
 export function unpackHeaderFields(bytes: Uint8Array): readonly unknown[] {
   guardHeader(bytes);
   let header: unknown;

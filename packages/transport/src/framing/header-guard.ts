@@ -4,16 +4,16 @@ import { GodwitError } from '@godwit/core/errors';
 export const DEEPEST_NESTING = 64;
 
 /**
- * Most values in one header. Decoded, each takes up to forty bytes, though it may have come as one: so a header takes 10 MiB
- * at most, beside the bytes of strings. The longest list of runs has half as many.
+ * Most values in one header. A decoded value takes up to forty bytes, though it may have come as one byte: a header thus
+ * takes at most 10 MiB, beside the bytes of strings. The longest list of runs has half as many values.
  */
 const MOST_VALUES = 2 ** 18;
 
-/** A `bin` counts as so many values: an empty one takes 192 bytes. */
+/** The number of values as which a `bin` counts: an empty one takes 192 bytes. */
 const BIN_VALUES = 5;
 
 /**
- * Walks one MessagePack object without decoding it, and refuses what a generic decoder cannot be trusted with:
+ * Walks one MessagePack object without decoding it, and refuses input that is dangerous for a generic decoder:
  *
  * - lengths beyond the bytes that are there: a decoder may allocate what five bytes announce,
  * - nesting that would exhaust the stack,
@@ -21,17 +21,17 @@ const BIN_VALUES = 5;
  * - more values than `MOST_VALUES`,
  * - map keys that are not strings, and `__proto__`.
  *
- * What passes holds at most one value per byte, and is safe to decode.
+ * An object that passes has at most one value per byte, and is safe to decode.
  */
 export function guardHeader(bytes: Uint8Array): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   /** Values still to come at each depth; a map counts keys and values. */
   const left = [1];
-  /** Whether that depth is a map. */
+  /** For each depth, whether it is a map. */
   const inMap = [false];
   let depth = 0;
   let at = 0;
-  /** Values in arrays and maps so far. */
+  /** The number of values in arrays and maps so far. */
   let total = 0;
 
   const need = (count: number): void => {

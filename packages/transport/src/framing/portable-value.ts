@@ -2,7 +2,8 @@ import { GodwitError } from '@godwit/core/errors';
 import { DEEPEST_NESTING } from './header-guard.js';
 
 /**
- * Turns an embedder's value into one that plain MessagePack carries without loss, or says where it cannot.
+ * Turns an embedder's value into one that plain MessagePack carries without loss; throws with the path of a part for
+ * which this is impossible.
  *
  * Allowed are null, booleans, numbers, strings, `Uint8Array`s, arrays, plain objects, and bigints of 64 bits.
  * Properties that are `undefined` are left out; `undefined` elsewhere becomes null. Integers beyond 32 bits become
@@ -40,12 +41,12 @@ export function portable(value: unknown, path = 'description', depth = 3): unkno
   }
 }
 
-/** A number as the packer must get it to write an integer. */
+/** Converts a number so that the packer writes it as an integer. */
 export function integer(value: number): number | bigint {
   return Number.isSafeInteger(value) && (value > 0xffffffff || value < -0x80000000) ? BigInt(value) : value;
 }
 
-/** The same for a whole list; the list itself when nothing in it is large. */
+/** Converts a whole list; returns the list itself when no number in it is large. */
 export function integers(values: readonly number[]): readonly (number | bigint)[] {
   for (let i = 0; i < values.length; i++) {
     if ((values[i] as number) > 0xffffffff) return values.map(integer);

@@ -8,8 +8,8 @@ interface Claim {
 }
 
 /**
- * The page channels that one hello has announced, until the migration takes them. They belong to the hello's control stream:
- * no timer ends them while it lives (building a VM may take minutes), and when it is over, so are they.
+ * The page channels that one hello has announced, until the migration takes them. They last as long as the hello's control
+ * stream: no timer ends them (building a VM may take minutes), and they are dropped when the control stream ends.
  */
 export class Announcement {
   readonly name: ConnectionName;
@@ -17,7 +17,7 @@ export class Announcement {
   readonly #onOver: (reason: GodwitError | undefined) => void;
   readonly #channels = new Map<number, WaitingChannel>();
   #claim: Claim | undefined;
-  /** Why no channel can be added or claimed any more. */
+  /** The reason why no channel can be added or claimed any more. */
   #over: GodwitError | undefined;
 
   /** `onOver` is called once: when the channels are taken, or with the reason at `end`. */
@@ -27,12 +27,12 @@ export class Announcement {
     this.#onOver = onOver;
   }
 
-  /** Every channel has come. */
+  /** Whether every channel has come. */
   get isWhole(): boolean {
     return this.#channels.size === this.count;
   }
 
-  /** Takes a channel, or says why it is refused. */
+  /** Takes a channel, or returns the error with which it is refused. */
   add(index: number, channel: WaitingChannel): GodwitError | undefined {
     if (index >= this.count) {
       return new GodwitError(
@@ -89,7 +89,7 @@ export class Announcement {
     });
   }
 
-  /** Drops the channels that nobody has taken, without a word: the control stream has the reason. */
+  /** Drops the channels that no migration has taken, without an `error` frame: the control stream has the reason. */
   end(reason: GodwitError): void {
     if (this.#over !== undefined) return;
     this.#over = reason;

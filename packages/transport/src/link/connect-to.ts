@@ -18,9 +18,9 @@ export const FRAME_STREAM_OPTIONS: Readonly<Record<keyof FrameStreamOptions, tru
  * side by side, at most 16 page channels at a time, so that a link of 64 channels over a long path takes four connects and not
  * 64. Every page channel has sent its `attach` frame when `connect` resolves; the control stream has sent nothing.
  *
- * If one stream fails, or the signal aborts, all are dropped: `connect` rejects with that first reason, `retry` telling whether
- * another attempt may go better. What the destination says when it refuses a page channel is that reason; said later, it is
- * what reading the control stream fails with.
+ * If one stream fails, or the signal aborts, all are dropped: `connect` rejects with that first reason, whose `retry` says
+ * whether another attempt may succeed. If the destination refuses a page channel, its error is that reason; an error that comes
+ * after `connect` has resolved is the one with which reading the control stream fails.
  *
  * @example
  * const link = await connectTo(tcp({ host: 'vm-host', port: 4444 })).connect(

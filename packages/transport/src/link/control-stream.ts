@@ -1,7 +1,7 @@
 import { type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
 
-/** The control stream of an incoming link, whose hello has been read: tells when whoever has it lets go of it. */
+/** The control stream of an incoming link, whose hello has been read: it reports when its owner closes or aborts it. */
 export class ControlStream extends PeekedFrameStream {
   readonly #onEnd: (reason: GodwitError) => void;
 

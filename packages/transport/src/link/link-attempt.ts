@@ -15,7 +15,7 @@ import { PeekedFrameStream } from './peeked-frame-stream.js';
 /** Page channels that are connected at a time: a destination's listener has a bounded number of handshakes. */
 const MOST_CONNECTS = 16;
 
-/** How long a page channel that broke is listened to: the destination may have said why. Milliseconds. */
+/** How long a broken page channel is read for the destination's reason. Milliseconds. */
 const REFUSAL_MS = 1_000;
 
 interface Dialled {
@@ -23,7 +23,7 @@ interface Dialled {
   readonly peer: string;
 }
 
-/** One attempt to make all streams of a link. The first failure is that of all. */
+/** One attempt to make all streams of a link. The first failure of a stream is the failure of the attempt. */
 export class LinkAttempt {
   readonly #transport: Transport;
   readonly #framing: FrameStreamOptions;
@@ -42,11 +42,11 @@ export class LinkAttempt {
       this.#reject = reject;
     });
     this.#failed.catch(() => undefined);
-    // Each connect under way listens to it: so many are no leak.
+    // Each connect under way adds a listener to this signal; many listeners are no leak here.
     setMaxListeners(0, this.#giveUp.signal);
   }
 
-  /** Drops every stream, those too that are still being connected; of a link that stands too. */
+  /** Drops every stream, also those that are still being connected, and also after the link was made. */
   fail(error: unknown): void {
     if (this.#giveUp.signal.aborted) return;
     const failure = GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'making the link failed');
@@ -80,7 +80,8 @@ export class LinkAttempt {
     const { migrationId, connection } = this.#request;
     const { stream } = await this.#dial();
     const heard = stream.read();
-    // On a page channel a destination says nothing, unless it refuses it: then the link is over, and that is why.
+    // A destination sends nothing on a page channel, except an error when it refuses the channel: that error then ends
+    // the link.
     const refused = heard.then(
       (received) => {
         if (received?.frame.type === 'error') this.fail(refusedChannel(received.frame, index));
@@ -128,7 +129,10 @@ async function settledWithin(promise: Promise<void>, ms: number): Promise<void> 
   clearTimeout(timer);
 }
 
-/** A listener that has no file descriptor left accepts, and closes at once: nothing there is told of it. */
+/**
+ * The error for a channel that the destination has closed: a listener without a free file descriptor accepts and closes
+ * at once, and its program does not notice.
+ */
 function closedChannel(index: number, cause?: unknown): GodwitError {
   const how = cause instanceof Error ? `: ${cause.message}` : '';
   return new GodwitError(

@@ -2,8 +2,8 @@ import type { LinkConnector, LinkListener } from '@godwit/core';
 import type { Listener, Transport } from '../stream/byte-stream.js';
 
 /**
- * A carrier that is no stream of bytes and makes links by itself: a file. `connectTo` and `listenOn` take it as they take
- * any transport; its `connect` and `listen` fail with `GODWIT_UNSUPPORTED`.
+ * A carrier that is no stream of bytes and makes links itself: a file. `connectTo` and `listenOn` take it like any
+ * transport; its own `connect` and `listen` fail with `GODWIT_UNSUPPORTED`.
  */
 export interface LinkTransport extends Transport {
   readonly links: {

@@ -25,20 +25,21 @@ import { refuse } from './refuse.js';
 /** Options of `listenOn`. */
 export interface ListenOptions extends FrameStreamOptions {
   /**
-   * How long a new stream has to say who it is, and a page channel to be announced by the hello of its migration, in
-   * milliseconds. Once announced, a page channel lives as long as the control stream of its hello: how long the migration may
-   * take to begin is for `receive` and `migrate` to say. Default: `HANDSHAKE_TIMEOUT_MS` (30 000), as theirs.
+   * How long a new stream may take to send its first frame, and how long a page channel may wait for the hello that announces
+   * it, in milliseconds. Once announced, a page channel stays as long as the control stream of its hello: `receive` and
+   * `migrate` limit the time until the migration begins. Default: `HANDSHAKE_TIMEOUT_MS` (30 000), as for these two.
    */
   readonly handshakeTimeoutMs?: number;
   /**
-   * Streams that have not said who they are; further ones are refused, and may try again. Each holds at most 32 KiB and one
-   * header. A source connects up to 65 at a time, and where the event loop was held up, they are all new at the same moment.
-   * Default: 512.
+   * The most streams that have not sent their first frame; further ones are refused, and may try again. Each takes at most 32
+   * KiB and one header. A source connects up to 65 streams at a time, all of which may be new at the same moment when the
+   * event loop was blocked. Default: 512.
    */
   readonly maximumPending?: number;
   /**
-   * Hears of every peer that was refused and why, `peer` being its name (`tcp://192.0.2.1:50312`); what it throws is
-   * ignored. Peers that left by themselves, and those that the end of the listener or of their link drops, are not refused.
+   * Called for every peer that was refused, with the reason and the peer's name (`tcp://192.0.2.1:50312`); exceptions are
+   * ignored. Peers that left by themselves, and those that are dropped with the listener or their link, do not count as
+   * refused.
    */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
@@ -46,7 +47,7 @@ export interface ListenOptions extends FrameStreamOptions {
 /** Links that wait to be accepted; further ones are refused, and may try again. */
 const MOST_LINKS = 64;
 
-/** An attach that is larger than this has made its stream's buffer grow for good. */
+/** The largest `attach` that is accepted: a larger one would have made its stream's buffer grow for good. */
 const LARGEST_ATTACH = 16 * 1024;
 
 interface WaitingLink {
@@ -60,13 +61,15 @@ interface NewStream extends PendingStream {
   readonly carrier: WatchedStream;
 }
 
-/** A `LinkListener`, where it listens, and the transport's own listener (the port that the system chose, say). */
+/**
+ * A `LinkListener`, its address, and the transport's own listener (which has the port that the system chose, for example).
+ */
 export type ListeningLinks<L extends Listener> = LinkListener & { readonly address: string; readonly listener: L };
 
 /**
- * The destination's side: sorts incoming streams by their first frame. A `hello` makes a link for `accept`, an `attach`
- * joins the migration that it names. Whoever is silent, speaks something else or attaches to nothing is told why, if
- * possible, and dropped; the listener serves on.
+ * The destination's side: sorts incoming streams by their first frame. A `hello` makes a link for `accept`, an `attach` joins
+ * the migration that it names. A peer that is silent, sends something else or attaches to no migration is told why, if
+ * possible, and dropped; the listener goes on.
  *
  * @example
  * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 }));
@@ -83,7 +86,7 @@ export async function listenOn<L extends Listener>(
     maximumPending: true,
     onRefused: true,
   });
-  // Its listener is no more than an address.
+  // The `listener` of such a transport has only an address.
   if (makesLinks(transport)) return (await transport.links.listen()) as ListeningLinks<Listener> as ListeningLinks<L>;
   const listener = await transport.listen();
   const links = new IncomingLinks(listener, options);
@@ -103,7 +106,7 @@ class IncomingLinks {
   readonly #maximumPending: number;
   readonly #pool: PageChannelPool;
   readonly #pending = new Set<FrameStream>();
-  /** Links that nobody has accepted. */
+  /** Links that were not accepted yet. */
   readonly #links: WaitingLink[] = [];
   readonly #waiters = new Set<{ resolve(link: IncomingLink): void; reject(error: GodwitError): void }>();
   #closed: GodwitError | undefined;
@@ -181,7 +184,7 @@ class IncomingLinks {
       const message = `no first frame came within handshakeTimeoutMs = ${this.#handshakeTimeoutMs}`;
       this.#refuse(pending, new GodwitError('GODWIT_TIMEOUT', message));
     };
-    // After an event loop that was held up, timers come before the bytes that have been waiting: those first.
+    // After the event loop was blocked, timers fire before waiting bytes are read: `setImmediate` lets the bytes come first.
     const timer = setTimeout(() => setImmediate(late), this.#handshakeTimeoutMs);
     stream
       .read()
@@ -192,7 +195,7 @@ class IncomingLinks {
         (error: unknown) => {
           if (!this.#pending.delete(stream)) return;
           const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame');
-          // One whose first frame was damaged may try again, which it does not where it is told a reason.
+          // A peer whose first frame was damaged may try again, which it would not do if it were told a reason.
           if (reason.code === 'GODWIT_LINK_LOST') stream.abort(reason);
           else this.#refuse(pending, reason);
         },
@@ -250,7 +253,7 @@ class IncomingLinks {
     this.#deliver({ name: { migrationId, connection }, link, control });
   }
 
-  /** Tells the peer why, and the operator. */
+  /** Tells the peer the reason, and calls `onRefused`. */
   #refuse({ stream, peer }: PendingStream, error: GodwitError): void {
     refuse(stream, error);
     if (this.#closed !== undefined || error.code === 'GODWIT_LINK_LOST') return;
@@ -261,7 +264,7 @@ class IncomingLinks {
     }
   }
 
-  /** Hands the link to whoever waits for one, or keeps it. */
+  /** Hands the link to a waiting `accept`, or keeps it. */
   #deliver(waiting: WaitingLink): void {
     this.#supersede(waiting.name);
     for (const waiter of this.#waiters) {
@@ -279,7 +282,7 @@ class IncomingLinks {
     this.#links.push(waiting);
   }
 
-  /** A link that nobody has accepted is void once a later one of its migration has come. */
+  /** Drops a link that was not accepted yet when a later one of its migration comes. */
   #supersede({ migrationId, connection }: ConnectionName): void {
     for (let at = this.#links.length - 1; at >= 0; at--) {
       const { name, link } = this.#links[at] as WaitingLink;

@@ -2,10 +2,13 @@ import { type AttachFrame, GodwitError, type HelloFrame, MAXIMUM_PAGE_CHANNELS }
 import { Announcement, attachedAlready } from './announcement.js';
 import { type ConnectionName, keyOf, nameOf, type PendingStream, type WaitingChannel } from './pending-stream.js';
 
-/** Hellos whose page channels have not been taken, and those that were refused or given up; peers can send as many as they like. */
+/**
+ * The most hellos that are remembered: those whose page channels were not taken, and those that were refused or given up. Peers can
+ * send any number of them.
+ */
 const MOST_ANNOUNCED = 64;
 
-/** Page channels of all migrations that have come before their hello, and those that hellos have announced: sixteen times 64. */
+/** The most page channels, of all migrations, that have come before their hello or were announced by hellos: sixteen times 64. */
 const MOST_CHANNELS = 1024;
 
 interface EarlyChannel extends WaitingChannel {
@@ -13,18 +16,18 @@ interface EarlyChannel extends WaitingChannel {
 }
 
 /**
- * Brings page channels and the hellos that announce them together, whichever comes first. A source attaches its channels
- * before it says hello; until then they are pending connections, with `timeoutMs` and a bounded number.
+ * Brings page channels and the hellos that announce them together, whichever comes first. A source attaches its channels before it
+ * says hello; until the hello comes they are pending connections, limited by `timeoutMs` and in number.
  */
 export class PageChannelPool {
   readonly #timeoutMs: number;
   readonly #refuse: (pending: PendingStream, error: GodwitError) => void;
   readonly #early = new Map<string, Map<number, EarlyChannel>>();
   readonly #announced = new Map<string, Announcement>();
-  /** Connections that ended before their channels were taken: some of these may still be on their way. */
+  /** Connections that ended before their channels were taken: some of their channels may still come. */
   readonly #ended = new Map<string, GodwitError>();
   #earlyCount = 0;
-  /** Page channels of all announcements, whether they have come or not. */
+  /** The number of page channels of all announcements, whether or not they have come. */
   #announcedCount = 0;
 
   constructor(timeoutMs: number, refuse: (pending: PendingStream, error: GodwitError) => void) {
@@ -33,8 +36,8 @@ export class PageChannelPool {
   }
 
   /**
-   * A hello has come. From now on its page channels are no pending connections. Throws why the hello is refused, and drops
-   * the channels that came before it.
+   * Takes a hello, after which its page channels do not count as pending connections. When the hello is refused, throws the error
+   * and drops the channels that came before it.
    */
   announce(hello: HelloFrame): Announcement {
     const { migrationId, connection, pageChannels } = hello;
@@ -71,7 +74,7 @@ export class PageChannelPool {
     return announcement;
   }
 
-  /** A page channel has named its connection. */
+  /** Takes a page channel that has named its connection. */
   add(attach: AttachFrame, channel: WaitingChannel): void {
     const key = keyOf(attach);
     const ended = this.#ended.get(key);
@@ -85,7 +88,7 @@ export class PageChannelPool {
     if (error !== undefined) this.#refuse(channel, error);
   }
 
-  /** No stream comes any more. Channels that are complete wait on for their migration. */
+  /** Closes the pool: no further stream comes. Channels that are complete go on waiting for their migration. */
   close(error: GodwitError): void {
     for (const [key, channels] of this.#early) {
       for (const [index, channel] of channels) {
@@ -122,7 +125,7 @@ export class PageChannelPool {
     return new GodwitError('GODWIT_LIMIT_EXCEEDED', message, { retry: true });
   }
 
-  /** Everything of older connections of this migration is void. */
+  /** Drops the channels of older connections of this migration. */
   #supersede({ migrationId, connection }: ConnectionName): void {
     for (const announcement of this.#announced.values()) {
       const { name } = announcement;
@@ -160,7 +163,7 @@ export class PageChannelPool {
     return undefined;
   }
 
-  /** Removes a channel (this one, if one is given) from those without a hello; false when it is not there any more. */
+  /** Removes a channel (only `channel`, if it is given) from those without a hello; returns false when it is not there any more. */
   #takeEarly(key: string, index: number, channel?: EarlyChannel): boolean {
     const channels = this.#early.get(key);
     const found = channels?.get(index);

@@ -1,7 +1,7 @@
 import { type Frame, type FrameStream, GodwitError, type PayloadTarget, type ReceivedFrame } from '@godwit/core';
 import type { Detachable, DetachedStream } from '../framing/detach.js';
 
-/** A frame stream whose next frame has been asked for already; the first `read` hands it out. */
+/** A frame stream whose next frame was already asked for; the first `read` hands it out. */
 export class PeekedFrameStream implements FrameStream, Detachable {
   readonly #stream: FrameStream;
   #peeked: Promise<ReceivedFrame | null> | undefined;
@@ -9,7 +9,7 @@ export class PeekedFrameStream implements FrameStream, Detachable {
   constructor(stream: FrameStream, peeked: Promise<ReceivedFrame | null>) {
     this.#stream = stream;
     this.#peeked = peeked;
-    // Whoever reads learns of a failure; until then it is nobody's uncaught error.
+    // The first `read` rejects with a failure; until then the failure must not be an unhandled rejection.
     peeked.catch(() => undefined);
   }
 

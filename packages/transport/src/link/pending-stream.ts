@@ -6,16 +6,16 @@ export interface ConnectionName {
   readonly connection: number;
 }
 
-/** A stream that has been accepted, and that no migration has taken yet. */
+/** A stream that was accepted and that no migration has taken yet. */
 export interface PendingStream {
   readonly stream: FrameStream;
-  /** For messages: `tcp://192.0.2.1:50312`. */
+  /** The peer's name, for messages: `tcp://192.0.2.1:50312`. */
   readonly peer: string;
 }
 
 /** A page channel that has named its connection, and waits to be taken together with the others. */
 export interface WaitingChannel extends PendingStream {
-  /** Resolves when the peer has left; pending as long as the channel is well. */
+  /** Resolves with the reason when the peer has left; pending as long as the channel works. */
   readonly left: Promise<GodwitError>;
 }
 

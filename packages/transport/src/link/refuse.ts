@@ -3,12 +3,12 @@ import type { FrameStream, GodwitError } from '@godwit/core';
 /** How long a refused peer has to take the reason, in milliseconds. */
 const CLOSING_MS = 1_000;
 
-/** Beyond this many at a time, pending connections are dropped without a word. */
+/** Beyond this many refusals at a time, further connections are dropped without a reason. */
 const MAXIMUM_CLOSING = 64;
 
 let refusals = 0;
 
-/** Tells the peer why, if it listens, and drops the stream. Never fails, and nobody needs to wait for it. */
+/** Tells the peer the reason, if it reads, and drops the stream. Never fails, and need not be awaited. */
 export function refuse(stream: FrameStream, reason: GodwitError): void {
   if (refusals >= MAXIMUM_CLOSING) {
     stream.abort(reason);

@@ -9,14 +9,14 @@ import { LARGEST_MESSAGE, MessageStream } from './message-stream.js';
 export interface MessagePortOptions {
   /** How long `connect` waits for a listener at the other end, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
-  /** What may be on its way in each direction before the reader has taken it, in bytes. Default: 1 MiB. */
+  /** The bytes that may be in flight in each direction before the reader has taken them. Default: 1 MiB. */
   readonly windowBytes?: number;
 }
 
 const ADDRESS = 'messageport:';
 const ACCEPTED = true;
 
-/** What comes through a port that is listened on. */
+/** A message that comes through a port with a listener. */
 interface Served {
   current: AcceptQueue | undefined;
   windowBytes: number;
@@ -25,14 +25,14 @@ interface Served {
 const served = new WeakMap<MessagePort, Served>();
 
 /**
- * To another thread of this process, through a `MessagePort` whose other end that thread has. One side listens and the
- * other connects, as often as it likes: each stream gets a port of its own. The port given here is the transport's
- * alone from then on; make it with `new MessageChannel()` and give an end to the worker. It is never closed here.
+ * Streams to another thread of this process, through a `MessagePort` whose other end that thread has. One side listens and
+ * the other connects, any number of times: each stream gets a port of its own. Only the transport may use the given port
+ * from then on; make it with `new MessageChannel()` and give the other end to the worker. The transport never closes it.
  *
- * A `MessagePort` takes whatever it is given, so that the reader grants credit for what it has taken, and the writer waits
- * for it. Each byte is copied twice: by the writer from its memory into a message, which moves to the other thread
- * without a copy, and by the reader into its own. Views of shared memory are copied too, like all others: a page that
- * the guest writes after `write` has resolved arrives as it was.
+ * A `MessagePort` has no back-pressure of its own: the reader grants credit for the bytes that it has taken, and the
+ * writer waits for credit. Each byte is copied twice: by the writer from its memory into a message, which moves to the
+ * other thread without a copy, and by the reader into its own. Views of shared memory are copied like all others: a page
+ * that the guest writes after `write` has resolved arrives as it was before.
  *
  * @example
  * const { port1, port2 } = new MessageChannel();
@@ -85,7 +85,7 @@ export function messagePort(port: MessagePort, options: MessagePortOptions = {})
         close: async () => {
           port.removeListener('close', end);
           end();
-          // Who connects now is still told that nobody listens, but that keeps no process alive.
+          // A peer that connects now is still told that there is no listener, but waiting for one keeps no process alive.
           port.unref();
         },
       };
@@ -149,7 +149,10 @@ async function answer(
   }
 }
 
-/** The messages of a stream: bytes; a number, the credit granted; null, the end; text, why the peer dropped it. */
+/**
+ * The messages of a stream: bytes; a number, the credit granted; null, the end; text, the reason why the peer dropped the
+ * stream.
+ */
 function portStream(port: MessagePort, windowBytes: number): ByteStream {
   let ungranted = 0;
   const stream = new MessageStream(

@@ -5,19 +5,19 @@ import { PendingRead, type Receiver } from '../stream/receiver.js';
 export class MessageReceiver implements Receiver {
   readonly #taken: (bytes: number) => void;
   readonly #messages: Uint8Array[] = [];
-  /** Bytes of the first message that are gone. */
+  /** The number of bytes of the first message that were already read. */
   #offset = 0;
   #held = 0;
   #pending: PendingRead | undefined;
   #ended = false;
   #error: GodwitError | undefined;
 
-  /** `taken` is told how many bytes a read has taken: the carrier may bring as many more. */
+  /** `taken` is called with the number of bytes that a read has taken: the carrier may bring as many more. */
   constructor(taken: (bytes: number) => void) {
     this.#taken = taken;
   }
 
-  /** Bytes that have come and were not read yet. */
+  /** The number of bytes that have come and were not read yet. */
   get held(): number {
     return this.#held;
   }

@@ -3,39 +3,39 @@ import type { ByteStream } from '../stream/byte-stream.js';
 import { resumeInFairTurn } from '../stream/event-loop-turn.js';
 import { MessageReceiver } from './message-receiver.js';
 
-/** What carries the messages of one stream: a WebSocket, a MessagePort. */
+/** The carrier of one stream's messages: a WebSocket, a MessagePort. */
 export interface MessageCarrier {
   /**
-   * Sends one message, in order. `message` is borrowed until `sent` is called, unless `owned`: then it is the carrier's
-   * own `ArrayBuffer` to keep. After `sent(error)` the stream is lost.
+   * Sends one message, in order. `message` is borrowed until `sent` is called, unless `owned`: then the carrier may keep
+   * its `ArrayBuffer`. After `sent(error)` the stream is lost.
    */
   send(message: Uint8Array, owned: boolean, sent: (error?: Error | null) => void): void;
-  /** Says that our direction ends here; `sent` as above. */
+  /** Tells the peer that this side's direction ends; `sent` is called as for `send`. */
   sendEnd(sent: (error?: Error | null) => void): void;
-  /** The reader has taken this many bytes of messages: others may follow. */
+  /** Called when the reader has taken this many bytes of messages, so that others may follow. */
   taken(bytes: number): void;
-  /** Both directions have ended. May be called twice, and `drop` may still follow. */
+  /** Called when both directions have ended. May be called twice, and `drop` may still follow. */
   finish(): void;
-  /** Lets go at once, and tells the peer if it can. Called once at most. */
+  /** Drops the stream at once, and tells the peer if possible. Called at most once. */
   drop(reason: GodwitError): void;
 }
 
-/** The most that one message holds, in bytes. */
+/** The most bytes in one message. */
 export const LARGEST_MESSAGE = 64 * 1024;
-/** Chunks of at least this many bytes are messages of their own, by reference; smaller ones are gathered in one copy. */
+/** Chunks of at least this many bytes are messages of their own, by reference; smaller chunks are gathered by a copy. */
 const ALONE_BYTES = 16 * 1024;
 
 interface PendingWrite {
   readonly chunks: readonly Uint8Array[];
   chunk: number;
   offset: number;
-  /** Messages that the carrier has not done with. */
+  /** The number of messages that the carrier is not done with. */
   borrowed: number;
   resolve(): void;
   reject(error: GodwitError): void;
 }
 
-/** A byte stream over messages: cuts writes into messages, keeps a bounded number of bytes under way, and orders all. */
+/** A byte stream over messages: it cuts writes into messages, limits the bytes in flight, and keeps the order. */
 export class MessageStream implements ByteStream {
   readonly peer: string;
   readonly #carrier: MessageCarrier;
@@ -43,7 +43,7 @@ export class MessageStream implements ByteStream {
   /** Bytes that may still be sent before the carrier grants more. */
   #window: number;
   readonly #writes: PendingWrite[] = [];
-  /** Sent to the end, but still borrowed. */
+  /** Writes that were sent completely, but whose memory is still borrowed. */
   readonly #sent = new Set<PendingWrite>();
   #pumping = false;
   #closing: Promise<void> | undefined;
@@ -62,7 +62,7 @@ export class MessageStream implements ByteStream {
     this.#receiver = new MessageReceiver((bytes) => carrier.taken(bytes));
   }
 
-  /** Bytes that have come and were not read yet. */
+  /** The number of bytes that have come and were not read yet. */
   get held(): number {
     return this.#receiver.held;
   }
@@ -112,25 +112,25 @@ export class MessageStream implements ByteStream {
     this.#receiver.abort(reason);
   }
 
-  /** For the carrier: a message has come; its memory is ours. */
+  /** Called by the carrier when a message has come; the stream owns its memory. */
   received(message: Uint8Array): void {
     this.#receiver.push(message);
   }
 
-  /** For the carrier: the peer has ended its direction. */
+  /** Called by the carrier when the peer has ended its direction. */
   peerEnded(): void {
     this.#peerEnded = true;
     this.#receiver.end();
     this.#finishIfOver();
   }
 
-  /** For the carrier: this many bytes more may be sent. */
+  /** Called by the carrier when this many more bytes may be sent. */
   grant(bytes: number): void {
     this.#window += bytes;
     this.#pump();
   }
 
-  /** For the carrier: it broke, or the peer dropped the stream. What has come can still be read. */
+  /** Called by the carrier when it broke or the peer dropped the stream. Bytes that have come can still be read. */
   lost(error: GodwitError): void {
     if (this.#failure !== undefined || (this.#endSent && this.#peerEnded)) return;
     this.#release(error);

@@ -12,7 +12,7 @@ import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { explainHandshake } from '../tls/tls-refusal.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
-/** What a WebSocket listener is told beside its address. */
+/** The settings of a WebSocket listener beside its address. */
 export interface WebSocketListening {
   readonly tls?: TlsCredentials;
   readonly origins?: readonly string[];
@@ -20,7 +20,7 @@ export interface WebSocketListening {
   readonly onRefused?: (error: GodwitError) => void;
 }
 
-/** Connections that have not become a WebSocket yet are dropped beyond this many. */
+/** The most connections that have not become a WebSocket yet; further ones are dropped. */
 const MOST_REQUESTS = 128;
 
 /** Takes byte streams from an HTTP server whose requests become WebSockets. */
@@ -69,12 +69,12 @@ export class WebSocketListener implements Listener {
     return this.#address;
   }
 
-  /** The port that it listens on. */
+  /** The port on which it listens. */
   get port(): number {
     return this.#port;
   }
 
-  /** What the system chose, once the server listens. */
+  /** Sets the address and the port that the system chose, once the server listens. */
   listens(address: string, port: number): void {
     this.#address = address;
     this.#port = port;
@@ -87,7 +87,7 @@ export class WebSocketListener implements Listener {
 
   async close(): Promise<void> {
     this.#queue.close();
-    // Node's own 'close' would wait for the streams that live on.
+    // Only the listening is ended: the 'close' event would wait for streams that stay open.
     this.server.close();
     for (const socket of this.#requests.values()) socket.destroy();
   }

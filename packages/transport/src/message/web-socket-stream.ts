@@ -3,11 +3,11 @@ import type { WebSocket } from 'ws';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { MessageStream } from './message-stream.js';
 
-/** The largest message that is taken from a peer, in bytes. Ours are smaller. */
+/** The largest message that is accepted from a peer, in bytes. This side's messages are smaller. */
 export const MAXIMUM_MESSAGE = 2 ** 20;
-/** What ws and the socket may hold of ours before we wait for the kernel to take it, in bytes. */
+/** The bytes of this side that ws and the socket may buffer before writing waits for the kernel. */
 const WINDOW_BYTES = 512 * 1024;
-/** What may lie here unread before the socket is paused, in bytes. */
+/** The unread bytes at which the socket is paused. */
 const UNREAD_BYTES = 256 * 1024;
 
 const NORMAL_CLOSURE = 1000;

@@ -12,28 +12,28 @@ import { explainHandshake, handshakeMayPass, refusedCertificate } from '../tls/t
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
-/** Where a `webSocket` connects to or listens, and whom it takes. */
+/** The address of a `webSocket`, and the peers that it accepts. */
 export interface WebSocketOptions {
   /** `ws://host:port/path` or `wss://...`. Instead of it: host, port and path. */
   readonly url?: string;
   /** Default: `127.0.0.1`. */
   readonly host?: string;
-  /** 0 lets the system choose when listening; the listener's `address` and `port` tell. */
+  /** With 0 the system chooses when listening; the listener's `address` and `port` have the result. */
   readonly port?: number;
   /** Default: `/`. A request for another path is refused. */
   readonly path?: string;
-  /** Both sides' certificates, or their common key: makes it `wss`. See `tls`. */
+  /** This side's credentials, certificates or a common key, with which the scheme is `wss`. See `tls`. */
   readonly tls?: TlsCredentials;
   /**
    * Origins of web pages that may connect, `https://vmm.example`. Default: none. A browser lets any page connect to any
-   * address that it reaches, and only says which page it is.
+   * address that it reaches, and only sends the page's origin.
    */
   readonly origins?: readonly string[];
   /** How long `connect` waits, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
   /** How long a listener waits for a peer's request, in milliseconds. Default: 10 000. */
   readonly handshakeTimeoutMs?: number;
-  /** Told of every peer that a listener refuses, and why. */
+  /** Called with the reason for every peer that a listener refuses. */
   readonly onRefused?: (error: GodwitError) => void;
 }
 
@@ -50,8 +50,8 @@ const WEB_SOCKET_OPTIONS: Readonly<Record<keyof WebSocketOptions, true>> = {
 };
 
 /**
- * WebSocket, for paths that only let HTTP through. Not compressed. `ws:` is for trusted networks only; `wss:` with `tls`
- * authenticates both sides. A listener refuses web pages unless `origins` names them.
+ * WebSocket, for network paths that only let HTTP through, without compression. `ws:` is for trusted networks only; `wss:`
+ * with `tls` authenticates both sides. A listener refuses web pages unless `origins` names them.
  *
  * Chunks of 16 KiB and more go to the socket by reference from a listener; a side that connects must mask what it sends
  * (RFC 6455), which costs a copy. Reading copies once.
@@ -101,7 +101,7 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
       let onAbort: (() => void) | undefined;
       try {
         await new Promise<void>((resolve, reject) => {
-          // The connection and what follows have one time together.
+          // The connection and the steps after it share one time limit.
           const left = Math.max(0, timeoutMs - (performance.now() - began));
           timer = setTimeout(() => reject(noAnswer(url, timeoutMs)), left);
           socket.once('open', resolve);
@@ -141,7 +141,7 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
   };
 }
 
-/** What a failed request means and what can be done. */
+/** Explains a failed request, and what can be done. */
 function explainUpgrade(error: NodeJS.ErrnoException, secure: boolean): string {
   if (!secure && error.code === 'ECONNRESET') {
     return 'the listener closed the connection instead of answering (ECONNRESET); it may want wss: in place of ws:';
@@ -154,7 +154,7 @@ function noAnswer(url: URL, timeoutMs: number): GodwitError {
   return new GodwitError('GODWIT_CONNECT_FAILED', message);
 }
 
-/** An HTTP server's answer in the place of a WebSocket is final, unless it says that it cannot now (RFC 9110: 429, 5xx). */
+/** An HTTP server's answer in the place of a WebSocket is final, unless its status is temporary (RFC 9110: 429, 5xx). */
 function upgradeMayPass(error: NodeJS.ErrnoException): boolean {
   if (error.code !== undefined) return handshakeMayPass(error);
   const status = Number(/^Unexpected server response: (\d+)/.exec(error.message)?.[1]);

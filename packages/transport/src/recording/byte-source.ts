@@ -6,7 +6,7 @@ export class ByteSource {
   readonly peer = 'the recording';
   readonly #chunks: AsyncIterator<Uint8Array>;
   #chunk: Uint8Array = new Uint8Array(0);
-  /** What the iteration itself threw: not a matter of what the bytes say. */
+  /** An exception of the iteration itself, which has nothing to do with the contents of the bytes. */
   failure: { readonly error: unknown } | undefined;
 
   constructor(bytes: ReadableBytes) {

@@ -1,17 +1,17 @@
-/** Copies up to this size share buffers of this size: a batch of pages (1 MiB), and what most devices save. */
+/** Copies up to this size share buffers of this size: a batch of pages (1 MiB), and the state of most devices. */
 const BUFFER_BYTES = 2 ** 20;
-/** Smaller copies are not worth keeping. */
+/** Copies of at most this size are not kept for reuse. */
 const SMALL_BYTES = 64 * 1024;
 const MOST_FREE = 16;
 
 /** A stable copy of a payload, kept until the link and the file have both taken it. */
 export interface PayloadCopy {
   readonly bytes: Uint8Array;
-  /** Each of the `holders` says so once. */
+  /** Each of the `holders` calls this once. */
   release(): void;
 }
 
-/** Buffers for copies of payloads: fresh memory for every frame would cost more than the copy. */
+/** Buffers for copies of payloads: fresh memory for every frame would take longer than the copy. */
 export class CopyPool {
   readonly #free: Uint8Array[] = [];
 

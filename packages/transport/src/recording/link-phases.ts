@@ -16,7 +16,7 @@ import {
 } from '@godwit/core/pages';
 import type { Sender } from './recording-format.js';
 
-/** The phases that a frame leads to, in whatever phases it comes. Those that depend on more are in `LinkPhases`. */
+/** The phases to which a frame leads in every phase. Transitions that depend on more are in `LinkPhases`. */
 const LEADS_TO: Partial<
   Record<FrameName, { readonly source?: SourcePhaseName; readonly destination?: DestinationPhaseName }>
 > = {
@@ -36,17 +36,17 @@ const LEADS_TO: Partial<
 
 const DESTINATION_PHASES = Object.keys(PROTOCOL.destination) as DestinationPhaseName[];
 
-/** Frames that one role alone sends. */
+/** The frames that only one role sends. */
 const SAID_BY: Readonly<Record<Sender, ReadonlySet<FrameName>>> = {
   source: new Set<FrameName>([...Object.values(PROTOCOL.destination).flat(), 'attach']),
   destination: new Set<FrameName>([...Object.values(PROTOCOL.source).flat(), 'requestPages']),
 };
 
 /**
- * Reads along the frames of one connection, in the order in which one of its ends sent and read them, and says of each
- * whether the protocol's table allows it there. Both roles' phases follow from the frames alone.
+ * Follows the frames of one connection, in the order in which one of its ends sent and read them, and reports for each whether the
+ * protocol's table allows it there. Both roles' phases follow from the frames alone.
  *
- * A frame that is illegal is taken all the same: one lapse is one objection.
+ * An illegal frame is followed nevertheless, so that one mistake causes one objection.
  *
  * @example
  * const phases = new LinkPhases();
@@ -60,41 +60,41 @@ export class LinkPhases {
   #source: SourcePhaseName | undefined;
   #destination: DestinationPhaseName | undefined;
   #hello: HelloFrame | undefined;
-  /** Device state may come on page channels. Where the hello is not to be seen, it may. */
+  /** Whether device state may come on page channels; true where the hello was not captured. */
   #deviceChannels = true;
-  /** The urgent channel was agreed on, or is offered over a further connection. */
+  /** Whether the urgent channel was agreed on, or is offered over a further connection. */
   #postcopy = false;
-  /** Pages were named that are to be missing. */
+  /** Whether missing pages were named. */
   #missing = false;
-  /** The source has said `switchover` over this connection. */
+  /** Whether the source has sent `switchover` over this connection. */
   #switchedOver = false;
   /** The last attempt that was given up over this connection. */
   #givenUp = 0;
   #begun = false;
-  /** A frame was seen that only a source says. */
+  /** Whether a frame was seen that only a source sends. */
   #sourceSpeaks = false;
-  /** The captured stream began with `attach`. */
+  /** Whether the captured stream began with `attach`. */
   #attached = false;
 
-  /** `oneWay`: only what the source says is there, as in the captured bytes of a stream. The answers to it count as given. */
+  /** `oneWay`: only the source's frames are there, as in the captured bytes of a stream. The answers to them count as given. */
   constructor(options: { readonly oneWay?: boolean } = {}) {
     this.#oneWay = options.oneWay ?? false;
     if (!this.#oneWay) this.#destination = 'greeting';
   }
 
-  /** The phase that the source is in; `undefined` before its hello, and where the frames do not tell. */
+  /** The phase that the source is in; `undefined` before its hello, and where the frames do not show it. */
   get source(): SourcePhaseName | undefined {
     return this.#source;
   }
 
-  /** The phase that the destination is in; `undefined` where the frames do not tell. */
+  /** The phase that the destination is in; `undefined` where the frames do not show it. */
   get destination(): DestinationPhaseName | undefined {
     return this.#destination;
   }
 
   /**
-   * Takes the next frame of a stream, 0 for the control stream and n for page channel n - 1. Returns what the protocol has against it at
-   * this point. Where `sender` is not known, the frame's type tells.
+   * Takes the next frame of a stream, 0 for the control stream and n for page channel n - 1. Returns the protocol's objection to it at
+   * this point. Without `sender` the sender is derived from the frame's type.
    */
   take(frame: Frame, sender?: Sender, stream = 0): string | undefined {
     const { type } = frame;
@@ -114,13 +114,19 @@ export class LinkPhases {
     return this.#postcopy && this.#hello !== undefined && stream === urgentStreamOf(this.#hello);
   }
 
-  /** Both say `missing`: the source where a hello or what only it says was seen. */
+  /**
+   * The sender of a frame of this type. Both roles send `missing`: it is the source's where a hello or a frame that only a source sends
+   * was seen.
+   */
   #senderOf(type: FrameName): Sender {
     if (type === 'missing' && this.#begun) return this.#sourceSpeaks ? 'source' : 'destination';
     return SAID_BY.destination.has(type) ? 'destination' : 'source';
   }
 
-  /** The phases of the control stream do not bind the urgent channel: it overtakes that. */
+  /**
+   * The objection to a frame on the urgent channel. The phases do not apply to it, since its frames overtake those of the control
+   * stream.
+   */
   #urgent(type: FrameName, sender: Sender): string | undefined {
     if (type === 'error') return undefined;
     const own = sender === 'destination' ? 'requestPages' : 'pages';
@@ -132,7 +138,7 @@ export class LinkPhases {
 
   #objection(type: FrameName, sender: Sender, onPageChannel: boolean): string | undefined {
     if (!this.#begun && !this.#oneWay && type !== 'hello' && !ALWAYS.includes(type)) {
-      // Nothing is known of a connection that is joined later.
+      // The phase is unknown in a capture that begins in the middle of a connection.
       this.#destination = undefined;
       return `the first frame is "${type}"; a "hello" begins a connection`;
     }
@@ -153,7 +159,7 @@ export class LinkPhases {
   }
 
   #toSource(type: FrameName, onPageChannel: boolean): string | undefined {
-    // A capture of the urgent channel alone does not say what it is.
+    // A capture of the urgent channel alone does not show which stream it is.
     if (type === 'requestPages' && this.#oneWay && this.#hello === undefined) return undefined;
     if (onPageChannel && type !== 'error')
       return `"${type}" from the destination on a page channel, where it says nothing`;
@@ -166,7 +172,7 @@ export class LinkPhases {
     const phase = this.#destination;
     if (phase === undefined || isLegal('destination', phase, type)) return undefined;
     const legalIn = DESTINATION_PHASES.filter((other) => isLegal('destination', other, type));
-    // The next frame is judged by the phase in which this one would have been right, where there is only one.
+    // The next frame is judged by the phase in which this one would have been legal, if there is only one such phase.
     const likely = legalIn.filter((other) => other !== 'post-copy' || this.#missing);
     if (likely.length === 1) this.#destination = likely[0];
     if (this.#oneWay && answered(phase, this.#missing).some((later) => legalIn.includes(later))) return undefined;
@@ -175,14 +181,14 @@ export class LinkPhases {
 
   #move(frame: Frame): void {
     if (frame.type === 'hello') this.#hello = frame;
-    // What a further connection goes by was agreed on over the first one; its hello offers the same.
+    // The features of a further connection were agreed on over the first one; its hello offers the same.
     if (frame.type === 'hello' || frame.type === 'welcome') this.#agreed(frame.features);
     if (frame.type === 'resumed') {
       this.#resumed(frame);
       return;
     }
     if (frame.type === 'back') this.#givenUp = Math.max(this.#givenUp, frame.attempt);
-    // On page channels pieces may come later than what was said after them: `switchover`, or `back`, which has voided them.
+    // On page channels pieces may come later than frames that were sent after them: `switchover`, or `back`, which has made them void.
     if (frame.type === 'device' && frame.attempt > this.#givenUp && this.#source !== 'loading')
       this.#source = 'stop-and-copy';
     // Answers to an attempt that was given up meanwhile change nothing.
@@ -195,7 +201,8 @@ export class LinkPhases {
     if (frame.type === 'missing' || frame.type === 'back') this.#missing = frame.type === 'missing';
     if (frame.type === 'switchover' || frame.type === 'back') this.#switchedOver = frame.type === 'switchover';
     if (frame.type === 'running' && this.#postcopy) {
-      // Over a further connection nobody names pages that have all come: either phase may follow, and the destination's has both.
+      // Over a further connection no page is named when all have come: either phase may then follow, and the destination's `post-copy`
+      // has the frames of both.
       const unknown = !this.#missing && this.#hello?.stage !== 'running';
       this.#source = unknown ? undefined : this.#missing ? 'post-copy' : 'release';
       if (unknown || this.#missing) this.#destination = 'post-copy';
@@ -206,7 +213,7 @@ export class LinkPhases {
     this.#destination = destination ?? this.#destination;
   }
 
-  /** Page channels that carry rounds. */
+  /** The number of page channels that carry rounds. */
   get #pageChannels(): number {
     const { pageChannels = 0 } = this.#hello ?? {};
     return this.#postcopy && pageChannels > 0 ? pageChannels - 1 : pageChannels;
@@ -236,7 +243,7 @@ export class LinkPhases {
   }
 }
 
-/** The phases in which a destination may be that has answered since, where the answer is not to be seen. */
+/** The phases in which a destination may be after its answer, where the answer was not captured. */
 function answered(phase: DestinationPhaseName, missing: boolean): readonly DestinationPhaseName[] {
   if (phase === 'preparing') return ['receiving', 'loading', 'ready', 'taking-over', 'post-copy', 'kept'];
   if (phase === 'taking-over' && missing) return ['post-copy'];

@@ -19,31 +19,32 @@ import {
 /** A frame of the migration. */
 export interface RecordedFrame {
   readonly type: 'frame';
-  /** Where the frame starts in the file, and how many bytes it has, payload included. */
+  /** The offset of the frame in the file, and its bytes, payload included. */
   readonly offset: number;
   readonly byteLength: number;
   readonly frame: Frame;
   readonly payloadBytes: number;
-  /** `undefined` in a stream that was captured without Godwit's help, where nobody has written it down. */
+  /** `undefined` in a stream that was captured without Godwit, which has no such entries. */
   readonly track: RecordedTrack | undefined;
   /** Microseconds since the recording began. */
   readonly atMicros: number | undefined;
   /**
-   * Reads the payload into `into`, whose lengths must add up to `payloadBytes`. Only before the next item is asked for;
-   * what is not read then is skipped. Rejects when the file ends inside the payload; the next item says so too.
+   * Reads the payload into `into`, whose lengths must add up to `payloadBytes`. It may be called only before the next
+   * item is asked for; a payload that was not read by then is skipped. Rejects when the file ends inside the payload;
+   * the next item is then `broken`.
    */
   readPayload(into: readonly Uint8Array[]): Promise<void>;
 }
 
-/** Where the file stops making sense, and why. Always the last item. */
+/** The place at which the file becomes unreadable, and the reason. Always the last item. */
 export interface BrokenRecording {
   readonly type: 'broken';
-  /** Where the frame starts that could not be read. */
+  /** The offset of the frame that could not be read. */
   readonly offset: number;
   readonly error: GodwitError;
 }
 
-/** What `readRecording` finds, in the order of the file; `broken` is always the last. */
+/** An item of `readRecording`, in the order of the file; `broken` is always the last one. */
 export type RecordedItem =
   | ((RecordingHead | RecordedLink | RecordedStreamEnd | RecordingEnd) & { readonly offset: number })
   | RecordedFrame
@@ -63,11 +64,11 @@ const OWN_TYPES: ReadonlySet<string> = new Set<RecordingFrame['type']>([
 ]);
 
 /**
- * Reads what `recordTo` has written, or the bytes of one bare stream (a capture of a control stream or page channel).
- * Memory is bounded whatever the bytes say: one header of at most 1 MiB, and a buffer of 256 KiB.
+ * Reads a file that `recordTo` has written, or the bytes of one bare stream (a capture of a control stream or page
+ * channel). Memory is bounded whatever the bytes are: one header of at most 1 MiB, and a buffer of 256 KiB.
  *
- * What the bytes say never makes it throw: an item `broken` then tells where and why, and is the last. A recording that
- * lacks its end is broken at its last byte. Errors of `bytes` itself are passed on.
+ * Malformed bytes never make it throw: an item `broken` then has the place and the reason, and is the last one. A
+ * recording that lacks its end is broken at its last byte. Errors of `bytes` itself are passed on.
  *
  * @example
  * for await (const item of readRecording(createReadStream('migration.godwit'))) {
@@ -168,7 +169,7 @@ function endMissing(mark: unknown): GodwitError {
   );
 }
 
-/** Where a stream is lost, a file is cut off. */
+/** Rewords the error of a lost stream: a file is truncated instead. */
 function explained(error: unknown, reader: FrameReader<AnyFrame>, offset: number): GodwitError {
   const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'reading the recording failed');
   if (failure.code !== 'GODWIT_LINK_LOST' || failure.message.startsWith('the recording stops')) return failure;

@@ -25,7 +25,7 @@ export interface RecordOptions {
   readonly onFailure?: (error: GodwitError) => void;
 }
 
-/** What is in a recording that was closed. */
+/** The contents of a recording that was closed. */
 export interface RecordingSummary {
   readonly path: string;
   /** Bytes of the file. */
@@ -34,16 +34,16 @@ export interface RecordingSummary {
   readonly frames: number;
 }
 
-/** A file that migrations are recorded into. */
+/** A file into which migrations are recorded. */
 export interface Recording {
   readonly path: string;
-  /** Why the recording is not whole: `GODWIT_RECORDING_FAILED`. `undefined` while all is well. */
+  /** The reason why the recording is incomplete: `GODWIT_RECORDING_FAILED`. `undefined` without a failure. */
   readonly failure: GodwitError | undefined;
-  /** The source's side: for `migrate`. Reconnections are recorded too. */
+  /** The connector for `migrate`, on the source's side. Reconnections are recorded too. */
   connector(connector: LinkConnector): LinkConnector;
-  /** The destination's side: for `receive`. */
+  /** The listener for `receive`, on the destination's side. */
   listener(listener: LinkListener): LinkListener;
-  /** Ends the file. Call it when the migration is over; what passes later is not recorded. Rejects with `failure`. */
+  /** Ends the file. Call it when the migration is over; later frames are not recorded. Rejects with `failure`. */
   close(): Promise<RecordingSummary>;
 }
 
@@ -55,10 +55,10 @@ export interface Recording {
  * Guest memory changes while it is written. So each payload is copied once, and the copy is both recorded and sent. A
  * disk that is slower than the link slows the migration down, its downtime included, until `go`.
  *
- * A failure of the recording is never the guest's loss: it fails the migration, or is reported and the migration goes on
- * (`onFailure`), and from `ready` on, when the guest is about to change hands, it is only reported.
+ * A failure of the recording never harms the guest: it fails the migration, or is reported and the migration goes on
+ * (`onFailure`); from `ready` on, shortly before the hand-over, it is only reported.
  *
- * Page channels on worker threads are refused with `GODWIT_UNSUPPORTED`: their pages never come to this thread.
+ * Page channels on worker threads are refused with `GODWIT_UNSUPPORTED`, since their pages never come to this thread.
  *
  * The file is readable for its owner only, since it holds the guest's memory. Fails with `GODWIT_RECORDING_FAILED` when it
  * exists already or cannot be made.
@@ -80,9 +80,9 @@ class FileRecording implements Recording, Tape {
   readonly #start = performance.now();
   #links = 0;
   #frames = 0;
-  /** `ready` was sent: the peer may now act on it, so that failing would not be safe any more. */
+  /** True once `ready` was sent: the peer may act on it, so that failing would not be safe any more. */
   #handingOver = false;
-  /** `go` was sent: the guest waits for nothing else. */
+  /** True once `go` was sent: from then on the guest does not wait for the disk. */
   #handedOver = false;
   #closed = false;
   #closing: Promise<RecordingSummary> | undefined;
@@ -149,7 +149,7 @@ class FileRecording implements Recording, Tape {
     return this.#closing;
   }
 
-  // What the recorded streams see.
+  // The part of the recording that its streams use.
 
   copy(byteLength: number, holders: number): PayloadCopy {
     return this.#pool.take(byteLength, holders);
@@ -223,7 +223,7 @@ class FileRecording implements Recording, Tape {
   }
 }
 
-/** Pages that never come to this thread cannot be recorded here; the streams are dropped. */
+/** Drops the streams and returns the error: pages that never come to this thread cannot be recorded. */
 function notHere(streams: readonly FrameStream[]): GodwitError {
   const error = new GodwitError(
     'GODWIT_UNSUPPORTED',

@@ -2,22 +2,22 @@ import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@
 import type { PayloadCopy } from './copy-pool.js';
 import type { RecordedError, RecordedTrack } from './recording-format.js';
 
-/** What a recorded stream needs of the recording. */
+/** The part of a recording that its streams need. */
 export interface Tape {
-  /** Memory for a payload of so many bytes, for the link and the file. */
+  /** Returns memory for a payload of this many bytes, which the link and the file use. */
   copy(byteLength: number, holders: number): PayloadCopy;
-  /** Adds a frame. `copy` is released once the file has it. Throws for a frame that cannot be encoded. */
+  /** Adds a frame. `copy` is released once it is in the file. Throws for a frame that cannot be encoded. */
   record(track: RecordedTrack, frame: Frame, copy: PayloadCopy | undefined): void;
   recordEnd(track: RecordedTrack, error: RecordedError | undefined): void;
-  /** Throws when the recording has failed and the migration shall not go on without it. */
+  /** Throws when the recording has failed and the migration must not go on without it. */
   check(): void;
   /** Whether the disk is behind, and frames have to wait for it. */
   readonly behind: boolean;
-  /** Calls `then` once it is not any more; the returned function takes that back. */
+  /** Calls `then` once the disk is no longer behind; the returned function cancels the call. */
   caughtUp(then: () => void): () => void;
 }
 
-/** A frame stream of which everything that passes is recorded. What is sent is the very copy that is recorded. */
+/** A frame stream whose frames are all recorded. The same copy of a payload is sent and recorded. */
 export class RecordedStream implements FrameStream {
   readonly #stream: FrameStream;
   readonly #tape: Tape;
@@ -46,20 +46,21 @@ export class RecordedStream implements FrameStream {
     return this.#stream.bytesRead;
   }
 
-  /** Those of the wire: a recording has none. */
+  /** Whether the wire has checksums; a recording has none. */
   get checksums(): boolean {
     return this.#stream.checksums === true;
   }
 
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
-    // No await before the frame is handed over: overlapping calls keep their order, in the file as on the stream.
+    // Nothing is awaited before the frame is handed over, so that overlapping calls keep their order, in the file as on
+    // the stream.
     if (frame.type !== 'go' && frame.type !== 'error') this.#tape.check();
     const copy = payload === undefined ? undefined : this.#gather(payload);
     this.#tape.record(this.#out, frame, copy);
     try {
       await this.#stream.write(frame, copy === undefined ? undefined : [copy.bytes]);
     } catch (error) {
-      // The copy is not released: a carrier that cannot take back what it has begun may still be at it.
+      // The copy is not released: a carrier that cannot cancel a write may still be reading it.
       this.#endOut(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'writing failed'));
       throw error;
     }
@@ -87,7 +88,7 @@ export class RecordedStream implements FrameStream {
     const received = this.#pending;
     let total = 0;
     for (const chunk of into) total += chunk.length;
-    // Nothing to copy, or a mistake that the stream itself knows how to tell.
+    // Without a payload, or with wrong lengths, the stream itself answers with its own error.
     if (received === undefined || received.payloadBytes !== total) return this.#stream.readPayload(into);
     const bytes = await this.#takePayload(received);
     let at = 0;
@@ -123,7 +124,7 @@ export class RecordedStream implements FrameStream {
     await this.#stream.settled?.();
   }
 
-  /** Reads the payload and records its frame. The copy is stable, and the guest's memory is not read again. */
+  /** Reads the payload and records its frame. The copy does not change, and guest memory is not read again. */
   async #takePayload(received: ReceivedFrame): Promise<PayloadCopy> {
     const copy = this.#tape.copy(received.payloadBytes, 2);
     await this.#reading(() => this.#stream.readPayload([copy.bytes]));

@@ -1,7 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { GodwitError } from '@godwit/core';
 
-/** Beyond this many bytes on their way to the disk, whoever adds more has to wait. */
+/** With more than this many bytes on their way to the disk, `full` is true and callers have to wait. */
 const HIGH_WATER_BYTES = 4 * 2 ** 20;
 
 /** Chunks of one gathering write (IOV_MAX is 1024). */
@@ -14,8 +14,8 @@ interface Entry {
 }
 
 /**
- * A file that whole entries are appended to, in order and without ever throwing: what goes wrong is `failure`, and from
- * then on entries are dropped. After a failure the file ends behind the last entry that is whole.
+ * A file to which whole entries are appended, in order. It never throws: an error is in `failure`, and from then on
+ * entries are dropped. After a failure the file ends after the last whole entry.
  */
 export class RecordingFile {
   readonly path: string;
@@ -37,7 +37,7 @@ export class RecordingFile {
   /** `onFailure` is called once, when writing fails. Fails with `GODWIT_RECORDING_FAILED`. */
   static async create(path: string, onFailure: (error: GodwitError) => void): Promise<RecordingFile> {
     try {
-      // It holds the guest's memory: nobody else's to read, and never in place of an older one.
+      // The file has guest memory, so that only its owner may read it; an existing file is never replaced.
       return new RecordingFile(path, await open(path, 'wx', 0o600), onFailure);
     } catch (error) {
       const exists = (error as NodeJS.ErrnoException).code === 'EEXIST';
@@ -57,12 +57,12 @@ export class RecordingFile {
     return this.#bytes;
   }
 
-  /** Too much is on its way to the disk: see `drained`. */
+  /** Whether too many bytes are on their way to the disk: see `drained`. */
   get full(): boolean {
     return this.#queuedBytes > HIGH_WATER_BYTES;
   }
 
-  /** `chunks` are borrowed until `done` is called, once, whatever happens. */
+  /** Appends an entry. `chunks` are borrowed until `done` is called, which happens exactly once. */
   append(chunks: readonly Uint8Array[], done?: (written: boolean) => void): void {
     if (this.#failure !== undefined) {
       done?.(false);
@@ -75,17 +75,18 @@ export class RecordingFile {
     this.#writing ??= this.#writeAll();
   }
 
-  /** Calls `then` once the disk has caught up or failed; the returned function takes that back. */
+  /** Calls `then` once the disk has caught up or failed; the returned function cancels the call. */
   drained(then: () => void): () => void {
     this.#waiters.add(then);
     return () => this.#waiters.delete(then);
   }
 
-  /** Writes what is queued, then `lastEntry`, and closes the file. Never rejects: see `failure`. */
+  /** Writes the queued entries, then `lastEntry`, and closes the file. Never rejects: see `failure`. */
   async close(lastEntry: () => Uint8Array): Promise<void> {
     await this.#writing;
     try {
-      // After a failure too, behind what is whole: a disk that was full has room for these few bytes.
+      // The last entry is also written after a failure, after the last whole entry: a full disk has room for these few
+      // bytes.
       if (this.#failure !== undefined) await this.#handle.truncate(this.#bytes);
       await this.#write([lastEntry()]);
     } catch (error) {
@@ -156,7 +157,7 @@ export class RecordingFile {
   }
 }
 
-/** What is left of `chunks` behind their first `count` bytes. */
+/** The rest of `chunks` after their first `count` bytes. */
 function behind(chunks: readonly Uint8Array[], count: number): readonly Uint8Array[] {
   let skipped = 0;
   for (const [i, chunk] of chunks.entries()) {

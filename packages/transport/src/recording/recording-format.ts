@@ -5,15 +5,15 @@ import { packHeaderFields } from '../framing/header-fields.js';
 import { integer } from '../framing/portable-value.js';
 
 /**
- * Frames that only stand in recordings, between those of the migration. Their numbers are frozen like those of
+ * Frames that are only in recordings, between those of the migration. Their numbers are frozen like those of
  * `FRAME_TYPES`; on a wire they are unknown types, and refused. `docs/wire-format.md` says the same in words.
  */
 export const RECORDING_TYPES = {
   /** First frame of the file. */
   recording: 128,
-  /** A link was made; `link` numbers them. */
+  /** A link was made, with its number `link`. */
   link: 129,
-  /** The next frame is one of the migration: on which stream, from whom, when. */
+  /** The next frame is one of the migration; this one has its stream, sender and time. */
   recorded: 130,
   /** One direction of a stream has ended. */
   streamEnd: 131,
@@ -48,7 +48,7 @@ export interface RecordingHead {
 export interface RecordedLink {
   readonly type: 'link';
   readonly link: number;
-  /** Whose view of the link this is. */
+  /** The side that made the recording. */
   readonly side: Sender;
   readonly peer: string;
   readonly atMicros: number;
@@ -62,7 +62,7 @@ export interface RecordedMark extends RecordedTrack {
 export interface RecordedStreamEnd extends RecordedTrack {
   readonly type: 'streamEnd';
   readonly atMicros: number;
-  /** Why, when it was not ended in order: frames before this one may not have arrived. */
+  /** The reason, when the direction was not ended in order: frames before this one may not have arrived. */
   readonly error: RecordedError | undefined;
 }
 
@@ -72,11 +72,14 @@ export interface RecordingEnd {
   readonly atMicros: number;
   /** Frames of the migration in this file. */
   readonly frames: number;
-  /** Why the recording ended before the migration: what is here is whole, and something is missing behind it. */
+  /**
+   * The reason why the recording ended before the migration: all entries before this one are complete, and later ones
+   * are missing.
+   */
   readonly error: RecordedError | undefined;
 }
 
-/** Why something ended. */
+/** The reason of an end. */
 export interface RecordedError {
   readonly code: string;
   readonly message: string;
@@ -90,12 +93,12 @@ const LONGEST_MESSAGE = 4096;
 const MOST_LINKS = 2 ** 32 - 1;
 const MOST_STREAMS = 1024;
 
-/** The whole frame, as it stands in the file. */
+/** The whole frame, as it is in the file. */
 export function packRecordingFrame(frame: RecordingFrame): Uint8Array {
   return frameHead(packHeaderFields([RECORDING_TYPES[frame.type], ...fieldsOf(frame)]), undefined);
 }
 
-/** `undefined` for a header that is not a recording's own. */
+/** Reads a header; returns `undefined` for one that is not a recording's own. */
 export function parseRecordingFrame(header: readonly unknown[]): RecordingFrame | undefined {
   const read = (name: string): FieldReader => new FieldReader(name, header, 1);
   switch (header[0]) {

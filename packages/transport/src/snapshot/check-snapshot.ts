@@ -8,19 +8,19 @@ import { decodeHeader, HEADER_BYTES, MAGIC } from './snapshot-header.js';
 import { bitmapBytes, blockPages, indexBytes, type SnapshotMetadata } from './snapshot-metadata.js';
 import { type SnapshotBatch, SnapshotReader } from './snapshot-reader.js';
 
-/** Pages that are read and checked at once. Larger ones than this alone, and one by one. */
+/** Bytes of pages that are read and checked at once; pages larger than this are read one by one. */
 const BATCH_BYTES = 2 ** 20;
 
-/** Pages whose bits are held at once: 1 MiB of bitmap, which stands for 32 GiB of pages of 4 KiB. */
+/** Pages whose bits are in memory at once: 1 MiB of bitmap, for 32 GiB of pages of 4 KiB. */
 const WINDOW_PAGES = 2 ** 23;
 
 /** The index is hashed in steps of this size. */
 const STEP_BYTES = 2 ** 20;
 
-/** A page that is larger is not read: no guest has one. */
+/** The largest page that is read: no guest has larger ones. */
 const MOST_PAGE_BYTES = 2 ** 30;
 
-/** What a check of a snapshot finds, in this order: what the snapshot is made of, then what is wrong with it. */
+/** An item of a check of a snapshot: first the snapshot's parts, then its damages. */
 export type SnapshotItem =
   | {
       readonly type: 'metadata';
@@ -28,10 +28,10 @@ export type SnapshotItem =
       readonly fileBytes: number;
       readonly offset: number;
     }
-  /** Something does not match its checksum. `fatal`: nothing behind it can be trusted, and this is the last item. */
+  /** A part does not match its checksum. `fatal`: nothing after this part can be trusted, and this is the last item. */
   | { readonly type: 'damage'; readonly offset: number; readonly error: GodwitError; readonly fatal: boolean };
 
-/** Whether a file that starts with these bytes (16 or more) is a snapshot, or one that was never finished. */
+/** Whether a file that starts with these bytes (16 or more) is a snapshot, or a snapshot that was never finished. */
 export function looksLikeSnapshot(start: Uint8Array): boolean {
   if (start.length < MAGIC.length) return false;
   const head = start.subarray(0, MAGIC.length);
@@ -39,13 +39,13 @@ export function looksLikeSnapshot(start: Uint8Array): boolean {
 }
 
 /**
- * Reads a whole snapshot and compares every page, every piece of device state and the index with its checksum. What the
- * file says never makes it throw: each damage is an item, with the byte where the damaged part starts. Memory is bounded
- * whatever the size of the guest (a few MiB, or a page and the metadata, where those are larger). Errors of opening the
- * file are thrown as the system tells them.
+ * Reads a whole snapshot and compares every page, every piece of device state and the index with its checksum. A damaged
+ * file never makes it throw: each damage is an item, with the offset of the damaged part. Memory is bounded whatever the
+ * size of the guest (a few MiB, or a page and the metadata, where those are larger). Errors of opening the file are
+ * thrown with the system's message.
  */
 export async function* checkSnapshot(path: string): AsyncGenerator<SnapshotItem, void, undefined> {
-  // A pipe would make open wait for its other end.
+  // Without O_NONBLOCK the open of a pipe would wait for its other end.
   const file = await PositionedFile.open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   let reader: SnapshotReader | undefined;
   let offset = 0;
@@ -144,7 +144,7 @@ async function* presentRuns(
   }
 }
 
-/** Checks pages together, and one by one where they are not all right. */
+/** Checks pages together, and one by one when any of them is damaged. */
 async function* checkBatch(
   file: PositionedFile,
   reader: SnapshotReader,

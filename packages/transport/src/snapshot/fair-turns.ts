@@ -1,15 +1,15 @@
-/** Continuous work after which timers and I/O get their turn, in milliseconds. */
+/** Milliseconds of continuous work after which timers and I/O get a turn. */
 const LONGEST_TURN_MS = 2;
 
 /**
  * Turns for pieces of work that take a fraction of a millisecond each, one after the other. Reads of eight channels end
- * together; checked in one go, their pages would keep the event loop for as long as all of them take.
+ * together; without turns, checking all their pages would block the event loop.
  */
 export class FairTurns {
   #last: Promise<void> = Promise.resolve();
   #turnStarted = 0;
 
-  /** Resolves when the next piece of work may be done, which must be done without waiting for anything. */
+  /** Resolves when the next piece of work may be done, which must not wait for anything. */
   next(): Promise<void> {
     this.#last = this.#last.then(async () => {
       if (performance.now() - this.#turnStarted < LONGEST_TURN_MS) return;

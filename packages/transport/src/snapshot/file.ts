@@ -6,21 +6,21 @@ import { saveTo } from './save-link.js';
 
 /** A snapshot's file. */
 export interface FileOptions extends RestoreOptions {
-  /** The snapshot. Saving replaces a file that has this name, when the new one is whole. */
+  /** The path of the snapshot. Saving replaces a file with this name when the new one is whole. */
   readonly path: string;
 }
 
 /**
- * A snapshot in a file: `migrate(vm, connectTo(file({ path })))` saves, `receive(await listenOn(file({ path })), ...)`
- * restores. Each page has one place in the file, so that a page that is sent again overwrites itself: the file never
- * takes more than the guest's RAM, its devices' state and about 0.2 % of what is in use.
+ * A snapshot in a file: `migrate(vm, connectTo(file({ path })))` saves, `receive(await listenOn(file({ path })), ...)` restores. Each page
+ * has one place in the file, so that a page that is sent again overwrites itself: the file is never larger than the guest's RAM, its
+ * devices' state and about 0.2 % of the memory in use.
  *
  * - **Saving** is a live migration to a file. It appears under its name when it is whole, flushed and checked out by the
  *   source, in one atomic step; before that there is nothing, or the older snapshot. The guest is left paused, as after
  *   any migration: `vm.resume()` lets it go on beside its snapshot.
  * - **Restoring** is an ordinary `receive`. Every page, every piece of device state and all that describes them is checked; a file that is
- *   torn, damaged, foreign or newer is refused. The file stays: restored twice, there are two guests. A listener gives its
- *   file once, and then waits as one to which nobody connects; listen again to restore again.
+ *   torn, damaged, foreign or newer is refused. The file stays: restored twice, there are two guests. A listener gives its file once, and
+ *   then waits as one to which nobody connects; listen again to restore again.
  *
  * `docs/snapshot-format.md` describes the file. It is not encrypted, and its checksums keep nobody from changing it.
  *

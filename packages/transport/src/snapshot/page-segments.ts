@@ -45,14 +45,14 @@ export function byteCount(chunks: readonly Uint8Array[]): number {
 }
 
 /**
- * Whether every chunk holds whole pages, and words: what the engine's always do. Others are copied, in one piece, on
- * their way.
+ * Whether every chunk has whole pages, at addresses of whole words: the engine's chunks always do. Others are first copied
+ * into one piece.
  */
 export function holdWholePages(chunks: readonly Uint8Array[], pageSize: number): boolean {
   return chunks.every((chunk) => chunk.length % pageSize === 0 && chunk.byteOffset % 4 === 0);
 }
 
-/** Digests of pages in guest memory, without an object for a page: the words of a window are made once, not anew. */
+/** Makes digests of pages in guest memory without an object for each page: the array of a window's words is made once. */
 export class PageDigester {
   readonly #pageSize: number;
   #words: Int32Array | undefined;
@@ -77,7 +77,7 @@ export class PageDigester {
   }
 }
 
-/** The bytes of digests, as they stand in a frame and in the file. */
+/** The bytes of digests, as they are in a frame and in the file. */
 export function digestBytes(digests: Uint32Array, first: number, pages: number): Uint8Array {
   return new Uint8Array(digests.buffer, digests.byteOffset + first * 4, pages * DIGEST_BYTES);
 }

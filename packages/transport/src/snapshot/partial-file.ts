@@ -10,8 +10,8 @@ import { MAGIC } from './snapshot-header.js';
 const active = new Set<string>();
 
 /**
- * A file under a temporary name beside the one that it is to become: `<path>.<pid>.<8 hex digits>.partial`. It takes
- * `path` when `commit` renames it, and never before, so that `path` is a whole snapshot or what it was.
+ * A file under a temporary name beside its final one: `<path>.<pid>.<8 hex digits>.partial`. It gets the name `path` when
+ * `commit` renames it, and never before, so that `path` is always a whole snapshot or the earlier file.
  */
 export class PartialFile {
   readonly file: PositionedFile;
@@ -23,8 +23,8 @@ export class PartialFile {
   }
 
   /**
-   * Creates the file, and removes what earlier writers of `path` have left that died before their snapshot was whole.
-   * Fails with `GODWIT_CONNECT_FAILED`, not to be tried again.
+   * Creates the file, and removes the files of earlier writers of `path` that died before their snapshot was whole. Fails
+   * with `GODWIT_CONNECT_FAILED`, which is not retried.
    */
   static async create(path: string): Promise<PartialFile> {
     await refuseSpecial(path);
@@ -32,7 +32,7 @@ export class PartialFile {
     const name = `${path}.${process.pid}.${randomBytes(4).toString('hex')}.partial`;
     active.add(name);
     try {
-      // O_EXCL: never through a link that somebody has put there.
+      // With O_EXCL the file is never opened through a link that another process has put there.
       const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
       const file = await PositionedFile.open(name, flags, { direct: true });
       return new PartialFile(file, path);
@@ -42,7 +42,9 @@ export class PartialFile {
     }
   }
 
-  /** Fails when the file has lost its name: somebody has removed or replaced it, and a rename would commit nothing. */
+  /**
+   * Fails when the file has lost its name because another process has removed or replaced it: a rename would commit nothing.
+   */
   async mustBeThere(): Promise<void> {
     const { path } = this.file;
     const [ours, found] = await Promise.all([this.file.stat(), lstat(path).catch(() => undefined)]);
@@ -53,7 +55,7 @@ export class PartialFile {
     );
   }
 
-  /** Gives the file its name, for good: rename(2), which replaces what had it, and fsync of the directory. */
+  /** Gives the file its final name: rename(2), which replaces an earlier file, and fsync of the directory. */
   async commit(): Promise<void> {
     const { path } = this.file;
     try {
@@ -88,7 +90,7 @@ export class PartialFile {
   }
 }
 
-/** rename(2) would replace a device node or a pipe without a word. */
+/** Refuses a device node or a pipe, which rename(2) would replace without an error. */
 async function refuseSpecial(path: string): Promise<void> {
   let found: Awaited<ReturnType<typeof lstat>>;
   try {
@@ -107,8 +109,8 @@ async function refuseSpecial(path: string): Promise<void> {
 }
 
 /**
- * Removes the files of writers that have died. One that is whole stays: its writer died between the guest's `go` and the
- * rename, and it may be all that is left of the guest.
+ * Removes the files of writers that have died. A file that is whole stays: its writer died between `go` and the rename, and
+ * the file may be all that is left of the guest.
  */
 async function removeLeftovers(path: string): Promise<void> {
   const folder = dirname(path);
@@ -131,12 +133,15 @@ function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {
-    // EPERM: somebody else's process.
+    // EPERM means that the process exists and belongs to another user.
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 
-/** The header is written at the very end. One that came to the disk without the rest, in a power failure, is kept in vain. */
+/**
+ * Whether the file is whole, which its header shows, since the header is written last. After a power failure a header may be
+ * on the disk without the rest; such a file is kept although it is useless.
+ */
 async function isWhole(path: string): Promise<boolean> {
   try {
     const file = await PositionedFile.open(path, constants.O_RDONLY);
@@ -148,12 +153,12 @@ async function isWhole(path: string): Promise<boolean> {
     }
     return MAGIC.every((byte, i) => start[i] === byte);
   } catch (error) {
-    // An empty or short file is not whole; one that cannot be read is not ours to judge.
+    // An empty or short file is not whole; a file that cannot be read is kept.
     return !(GodwitError.is(error) && error.code === 'GODWIT_BAD_STREAM');
   }
 }
 
-/** Not to be tried again: unlike a peer, a folder that is missing does not come by itself. */
+/** The error of a failed call, which is not retried: unlike a peer, a missing folder does not appear by itself. */
 function cannot(what: string, error: unknown): GodwitError {
   const { message } = error as Error;
   return new GodwitError('GODWIT_CONNECT_FAILED', `${what}: ${message}`, { cause: error, retry: false });

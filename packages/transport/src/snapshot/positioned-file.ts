@@ -7,7 +7,7 @@ const closeFile = promisify(close);
 const syncFile = promisify(fsync);
 const statFile = promisify(fstat);
 
-/** `fs.read` and `fs.write`, as they are called here. */
+/** The signature of `fs.read` and `fs.write` as this file calls them. */
 type Transfer = (
   fd: number,
   bytes: Uint8Array,
@@ -17,32 +17,37 @@ type Transfer = (
   done: (error: Error | null, count: number) => void,
 ) => void;
 
-/** One call moves at most this much: the kernel stops a little short of 2 GiB (read(2), write(2)). */
+/** The most bytes that one call moves: the kernel's limit is a little below 2 GiB (read(2), write(2)). */
 const MOST_BYTES = 2 ** 30;
 
-/** Places, lengths and addresses of transfers beside the page cache are multiples of this: of a sector, on every disk. */
+/**
+ * Offsets, lengths and addresses of transfers beside the page cache are multiples of this, which is a multiple of the sector size of
+ * every disk.
+ */
 const SECTOR_BYTES = 4096;
 
-/** Shorter transfers go through the page cache, which joins them: beside it each is a request of the disk's. */
+/** Shorter transfers go through the page cache, which merges them: beside it each would be a separate request to the disk. */
 export const LEAST_DIRECT_BYTES = 64 * 1024;
 
 /**
- * A file that is read and written at given places, in Node's thread pool: pread and pwrite between the file and the
- * caller's memory, without a copy. The kernel cannot be asked to stop, so `close` waits for what is under way.
+ * A file that is read and written at given places, in Node's thread pool: pread and pwrite between the file and the caller's memory,
+ * without a copy. The kernel cannot cancel a transfer, so `close` waits for those under way.
  *
  * With `direct`, long transfers of whole sectors go beside the page cache (O_DIRECT, open(2)), where the filesystem and the caller's
- * memory allow it: a copy less, and nothing of the guest that pushes other files out of memory.
+ * memory allow it: this saves a copy, and the guest's pages do not displace other files from memory.
  */
 export class PositionedFile {
   readonly path: string;
   readonly #fd: number;
-  /** The same file beside the page cache; `undefined` where it was not asked for, or cannot be had. */
+  /** The same file beside the page cache; `undefined` where it was not requested, or the filesystem does not support it. */
   #direct: number | undefined;
-  /** A transfer beside the page cache was refused: this memory is not aligned, or this filesystem does not do it. */
+  /**
+   * True once a transfer beside the page cache was refused, because the memory is not aligned or the filesystem does not support it.
+   */
   #refused = false;
   readonly #pending = new Set<Promise<unknown>>();
   #closing: Promise<void> | undefined;
-  /** Something was written since the last `sync` began. */
+  /** True when something was written since the last `sync` began. */
   #unsynced = false;
 
   private constructor(path: string, fd: number, direct: number | undefined) {
@@ -52,12 +57,12 @@ export class PositionedFile {
   }
 
   static async open(path: string, flags: number, { direct = false } = {}): Promise<PositionedFile> {
-    // Guest memory is nobody else's business.
+    // The file has guest memory, so that only its owner may read it.
     const fd = await openFile(path, flags, 0o600);
     return new PositionedFile(path, fd, direct ? await openDirect(fd, flags) : undefined);
   }
 
-  /** For threads that read it too; open until `close`. */
+  /** The descriptor, for threads that read the file too; it is open until `close`. */
   get fd(): number {
     return this.#fd;
   }
@@ -85,7 +90,7 @@ export class PositionedFile {
     );
   }
 
-  /** Somebody writes the same file by another descriptor: `sync` has to make that durable too. */
+  /** Notes that another thread writes the same file by another descriptor: `sync` has to make those writes durable too. */
   writtenElsewhere(): void {
     this.#unsynced = true;
   }
@@ -95,7 +100,7 @@ export class PositionedFile {
     return this.#track(statFile(this.#fd));
   }
 
-  /** Begins nothing any more, and resolves when what was under way has ended and the descriptor is closed. Never rejects. */
+  /** Begins no further transfer, and resolves when those under way have ended and the descriptor is closed. Never rejects. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -103,7 +108,7 @@ export class PositionedFile {
 
   async #close(): Promise<void> {
     while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
-    // What close(2) may still say, fsync has said before.
+    // An error of close(2) would be one that fsync has already reported.
     await closeFile(this.#fd).catch(() => {});
     if (this.#direct !== undefined) await closeFile(this.#direct).catch(() => {});
     this.#direct = undefined;
@@ -154,7 +159,7 @@ export class PositionedFile {
   }
 }
 
-/** The open file once more, beside the page cache; `undefined` where its filesystem has nothing like it. */
+/** Opens the file again beside the page cache; resolves with `undefined` where its filesystem does not support this. */
 async function openDirect(fd: number, flags: number): Promise<number | undefined> {
   const access = flags & (constants.O_RDONLY | constants.O_WRONLY | constants.O_RDWR);
   return openFile(`/proc/self/fd/${fd}`, access | (constants.O_DIRECT ?? 0)).catch(() => undefined);

@@ -16,7 +16,7 @@ import { byteCount, digestBytes } from './page-segments.js';
 import type { BlockIndex, DevicePiece } from './snapshot-metadata.js';
 import { type SnapshotBatch, SnapshotReader, scatter } from './snapshot-reader.js';
 
-/** Most bytes of pages in one frame: large enough that per-frame cost vanishes. */
+/** Most bytes of pages in one frame: large enough that the cost per frame is negligible. */
 const BATCH_BYTES = 2 ** 20;
 
 /** Most runs in one frame: each is a read of its own. */
@@ -29,11 +29,14 @@ const DIGEST_PAGES = 1024;
 const READ_AHEAD_BYTES = 4 * 2 ** 20;
 
 export interface RestoreOptions {
-  /** Page channels, each with a read under way while others are checked; default: as many as it was saved with. */
+  /**
+   * The number of page channels, each with a read under way while others are checked; default: the number with which the
+   * snapshot was saved.
+   */
   readonly pageChannels?: number | undefined;
   /**
    * Offer the feature `verify`: when all is loaded, the engine compares guest memory with the snapshot's digests once
-   * more. Each page is checked when it is read anyway. Default false.
+   * more. Each page is checked when it is read in any case. Default false.
    */
   readonly verify?: boolean | undefined;
 }
@@ -41,7 +44,7 @@ export interface RestoreOptions {
 /** The only stop-and-copy of a restore. */
 const ATTEMPT = 1;
 
-/** A frame for the destination, with what fills its payload. */
+/** A frame for the destination, with the function that fills its payload. */
 interface Outgoing {
   readonly frame: Frame;
   readonly payloadBytes: number;
@@ -60,10 +63,11 @@ export async function restoreFrom(path: string, options: RestoreOptions): Promis
 }
 
 /**
- * The source's part of a migration, spoken by a file: one round of all pages that are not zero, the devices, `go`. The
- * file stays what it is: whoever restores it twice has two guests.
+ * The source of a migration from a file: it sends one round of all pages that are not zero, the devices, and `go`. The
+ * file is not changed: restoring it twice makes two guests.
  *
- * No guest waits paused meanwhile, so nobody asks the destination to be prepared, and nothing is given up and tried again.
+ * No guest is paused meanwhile, so that the destination is not asked to be prepared, and no attempt is given up and
+ * repeated.
  */
 class Restore {
   readonly control: RestoreStream;
@@ -72,11 +76,11 @@ class Restore {
   readonly #reader: SnapshotReader;
   readonly #hello: HelloFrame;
   readonly #phases = new LinkPhases();
-  /** Known once the destination has agreed to the blocks: only then is an index of their size worth its memory. */
+  /** The index, which is read only once the destination has accepted the blocks, since its size depends on theirs. */
   readonly #index: Promise<readonly BlockIndex[]>;
   #readIndex: () => void = () => {};
   #batches: Iterator<SnapshotBatch> | undefined;
-  /** The pages come while the guest runs, and not from here. */
+  /** True when the pages come while the guest runs, and are not sent here. */
   #pagesCome = false;
   readonly #ahead = new Map<DevicePiece, Promise<Uint8Array>>();
   #maximumPayload = 0;
@@ -117,7 +121,7 @@ class Restore {
     this.channels = Array.from({ length: channels }, () => new RestoreStream(this, this.#channel(), true));
   }
 
-  /** Lets the guest run before its pages are there. */
+  /** Prepares for a guest that runs before its pages are there. */
   async comingPages(): Promise<ComingPages> {
     this.#pagesCome = true;
     this.#readAhead();
@@ -125,7 +129,7 @@ class Restore {
     return { contents, source: this.#reader.pagesRecipe(contents) };
   }
 
-  /** Reads all device state at once, where it is little: the guest waits for nothing else. */
+  /** Reads all device state at once, if it is small, since the guest waits only for the devices. */
   #readAhead(): void {
     const { pieces } = this.#reader.metadata;
     const bytes = pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
@@ -139,7 +143,7 @@ class Restore {
     }
   }
 
-  /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
+  /** Takes a frame of the destination. Throws `GODWIT_PROTOCOL` for a frame that is illegal now. */
   heard(frame: Frame, onPageChannel: boolean): void {
     const objection = this.#phases.take(frame, 'destination', Number(onPageChannel));
     if (objection !== undefined) {
@@ -159,7 +163,7 @@ class Restore {
       case 'ping':
         this.control.interject({ type: 'pong', id: frame.id });
         break;
-      // Nothing here goes back or is loaded while a guest runs: these say nothing that a file would act on.
+      // A file has nothing to do for these frames: it never goes back, and loads nothing while a guest runs.
       case 'pong':
       case 'owed':
       case 'loaded':
@@ -169,7 +173,7 @@ class Restore {
     }
   }
 
-  /** The destination has taken this frame. */
+  /** Notes that the destination has taken this frame. */
   handed(frame: Frame, onPageChannel: boolean): void {
     this.#phases.take(frame, 'source', Number(onPageChannel));
   }
@@ -227,7 +231,7 @@ class Restore {
     await this.over;
   }
 
-  /** One stream's share of the only round: whichever stream asks gets the next batch. */
+  /** One stream's share of the only round: each stream that asks gets the next batch. */
   async *#round(): AsyncGenerator<Outgoing, void> {
     if (this.#pagesCome) {
       yield said({ type: 'roundEnd', round: 1, pages: 0 });
@@ -298,7 +302,7 @@ class Restore {
   }
 }
 
-/** All present pages in ascending order, in batches of at most so many pages and runs. */
+/** All present pages in ascending order, in batches of at most `mostPages` pages and `mostRuns` runs. */
 function* batches(index: readonly BlockIndex[], mostPages: number, mostRuns: number): Generator<SnapshotBatch> {
   for (const [block, { present }] of index.entries()) {
     let firstDigest = 0;
@@ -322,14 +326,14 @@ function said(frame: Frame): Outgoing {
   return { frame, payloadBytes: 0 };
 }
 
-/** One stream of a restore, as the destination sees it. */
+/** One stream of a restore, at the destination's end. */
 class RestoreStream implements FrameStream {
   readonly bytesWritten = 0;
   bytesRead = 0;
   readonly #restore: Restore;
   readonly #script: AsyncGenerator<Outgoing, void>;
   readonly #onPageChannel: boolean;
-  /** The script's next frame, which may be long in coming. */
+  /** The pending request for the script's next frame, which may take long. */
   #step: Promise<IteratorResult<Outgoing, void>> | undefined;
   readonly #interjected: Frame[] = [];
   #wake: () => void = () => {};
@@ -345,7 +349,7 @@ class RestoreStream implements FrameStream {
     this.#restore.heard(frame, this.#onPageChannel);
   }
 
-  /** Says something between the script's frames. */
+  /** Sends a frame between the script's frames. */
   interject(frame: Frame): void {
     this.#interjected.push(frame);
     this.#wake();

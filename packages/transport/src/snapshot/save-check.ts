@@ -4,7 +4,7 @@ import { byteCount, PageDigester, pageCount } from './page-segments.js';
 import type { BlockIndex } from './snapshot-metadata.js';
 import type { SnapshotWriter } from './snapshot-writer.js';
 
-/** Read back from the file in steps of this size. */
+/** The file is read back in steps of this size, in bytes. */
 const STEP_BYTES = 2 ** 20;
 
 /** How many differing pages are named, as on the wire. */
@@ -12,7 +12,7 @@ const NAMED = 16;
 
 /**
  * The comparison of RAM between `ready` and `go`, against the file: its pages are read back, and both their digests and
- * those that the snapshot will be checked with when it is restored must be the source's.
+ * those with which the snapshot will be checked when it is restored must equal the source's.
  */
 export class SaveCheck {
   readonly #writer: SnapshotWriter;
@@ -62,7 +62,7 @@ export class SaveCheck {
     }
   }
 
-  /** Every page that the source has not mentioned must be zero. */
+  /** Checks that every page without a digest from the source is zero. */
   async finish(): Promise<VerifiedFrame> {
     for (const [block, { present }] of this.#writer.blocks.entries()) {
       const mentioned = this.#mentioned[block] as DirtyBitmap;

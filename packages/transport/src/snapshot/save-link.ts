@@ -24,10 +24,10 @@ import { SavedDevices } from './saved-devices.js';
 import { MOST_PIECE_BYTES } from './snapshot-metadata.js';
 import { MOST_DEVICE_STATE, SnapshotWriter } from './snapshot-writer.js';
 
-/** Page channels by default, each with a write under way: as many as Node's thread pool has threads. */
+/** The default number of page channels, each with a write under way: as many as Node's thread pool has threads. */
 const WRITES_AT_ONCE = 4;
 
-/** Saves to `path`: the source migrates to a destination that is this file. */
+/** Makes a connector that saves to `path`: the destination of the migration is this file. */
 export function saveTo(path: string): LinkConnector {
   return {
     pageChannelsFor: () => WRITES_AT_ONCE,
@@ -57,7 +57,7 @@ export function saveTo(path: string): LinkConnector {
 }
 
 /**
- * The destination's part of a migration, spoken by a file. The file votes and commits as in a two-phase commit:
+ * The destination of a migration to a file. The file votes and commits as in a two-phase commit:
  *
  * ```
  * pages, devices     into a temporary file, flushed at each round's end
@@ -68,11 +68,11 @@ export function saveTo(path: string): LinkConnector {
  * running            the snapshot is there, after a power failure too. Nobody runs the guest
  * ```
  *
- * Until `go` the source may resume, and does on any failure: so until then nothing may bear the snapshot's name, and an
- * older snapshot keeps it. After `go` the source never resumes by itself: so by then nothing may be left that can
- * reasonably fail. Whatever fails before `go` removes the file; after it, the file is the guest, and stays.
+ * Until `go` the source may resume, and does on any failure: until then no new file may have the snapshot's name, and
+ * an older snapshot keeps it. After `go` the source never resumes by itself: by then no step may be left that can
+ * reasonably fail. A failure before `go` removes the file; after `go` the file is the guest, and stays.
  *
- * A file is always prepared, and never goes back: it does not agree to the feature `back`.
+ * A file is always prepared, and never goes back: it does not accept the feature `back`.
  */
 class Save implements SaveTarget {
   readonly answers = new FrameMailbox();
@@ -88,13 +88,13 @@ class Save implements SaveTarget {
   #writer: SnapshotWriter | undefined;
   #devices: SavedDevices | undefined;
   #check: SaveCheck | undefined;
-  /** For each device, when the pieces of pre-copy that have come so far are in the file. */
+  /** For each device a promise that settles when the pieces of pre-copy that have come so far are in the file. */
   readonly #taken = new Map<number, Promise<unknown>>();
   #round = 1;
   #roundPages: number[];
   readonly #ended = new Set<number>();
   #readyAt = 0;
-  /** `go` has come: the file is the guest. */
+  /** True once `go` has come: the file is the guest. */
   #gone = false;
 
   constructor(partial: PartialFile, channels: number) {
@@ -124,7 +124,7 @@ class Save implements SaveTarget {
     try {
       return await working;
     } catch (error) {
-      // A file that was not written as it should be is never committed, whatever the source says later.
+      // A file that was not written completely is never committed, whatever the source sends later.
       this.#failure ??= GodwitError.wrap(error, 'GODWIT_INTERNAL', 'saving failed');
       throw this.#failure;
     } finally {
@@ -132,7 +132,7 @@ class Save implements SaveTarget {
     }
   }
 
-  /** Ends the save; without `go` nothing remains of it. Resolves when nothing is borrowed and the file is closed. */
+  /** Ends the save; without `go` its file is removed. Resolves when nothing is borrowed and the file is closed. */
   end(): Promise<void> {
     this.#ending ??= this.#end();
     return this.#ending;
@@ -220,7 +220,7 @@ class Save implements SaveTarget {
         `RAM block "${shared.id}" is declared shared: its content would not be in the snapshot. Save the VM without declaring it shared`,
       );
     }
-    // An identity names memory of this host: in the file it would mean nothing.
+    // An identity names memory of this host, and would have no meaning in the file.
     const kept = { ...hello, blocks: hello.blocks.map((block) => ({ ...block, identity: '' })) };
     this.#writer = new SnapshotWriter(this.#partial, kept);
     this.#devices = new SavedDevices(kept);
@@ -261,8 +261,8 @@ class Save implements SaveTarget {
     if (this.#ended.size < this.#channels) return;
     const before = Promise.all(this.#pending);
     const total = this.#roundPages.reduce((sum, count) => sum + count, 0);
-    // On the disk, and not only in the page cache: the engine predicts the downtime from what a round takes, and the
-    // flush that is left for the switchover is short.
+    // The pages are flushed to the disk here, and not only in the page cache: the engine predicts the downtime from the
+    // time of a round, and the flush in the switchover is short.
     await before;
     await this.#written.writer.sync();
     this.#round++;
@@ -277,7 +277,7 @@ class Save implements SaveTarget {
     devices.admit(frame, byteCount(payload));
     const writing = writer.writeDevice(device, payload);
     if (frame.attempt === 0) {
-      // Writes overlap: a piece counts once those before it are there too.
+      // Writes overlap: a piece counts as taken once the pieces before it are in the file too.
       const taken = Promise.all([this.#taken.get(device), writing]);
       this.#taken.set(device, taken);
       await taken;
@@ -313,7 +313,7 @@ class Save implements SaveTarget {
     this.#say({ type: 'running', resumeMs: end - start, sinceReadyMs: end - this.#readyAt });
   }
 
-  /** There from the hello on; every other frame comes after it. */
+  /** The parts that exist from the hello on; every other frame comes after the hello. */
   get #written(): { readonly writer: SnapshotWriter; readonly devices: SavedDevices } {
     return { writer: this.#writer as SnapshotWriter, devices: this.#devices as SavedDevices };
   }

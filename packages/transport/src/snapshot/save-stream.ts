@@ -7,16 +7,16 @@ export const CONTROL = -1;
 /** The destination behind the streams of a save. */
 export interface SaveTarget {
   readonly answers: FrameMailbox;
-  /** Resolves when the save has ended, whichever way. */
+  /** Resolves when the save has ended, successfully or not. */
   readonly over: Promise<void>;
   take(stream: number, frame: Frame, payload: readonly Uint8Array[]): Promise<number>;
   end(): Promise<void>;
   abort(reason: GodwitError): void;
 }
 
-/** One stream of a save, as the source sees it. What a frame does has been done when its `write` resolves. */
+/** One stream of a save, at the source's end. The effect of a frame is complete when its `write` resolves. */
 export class SaveStream implements FrameStream {
-  /** Answers, rather than bytes: enough to tell that the save goes on. */
+  /** The number of answers instead of bytes, which is enough to show that the save goes on. */
   bytesRead = 0;
   readonly #save: SaveTarget;
   readonly #index: number;
@@ -33,13 +33,13 @@ export class SaveStream implements FrameStream {
   }
 
   async write(frame: Frame, payload: readonly Uint8Array[] = []): Promise<void> {
-    // Not `+= await`: writes overlap, and it would add to what the sum was before.
+    // `+= await` would be wrong: writes overlap, and it would add to the sum from before the wait.
     const bytes = await this.#save.take(this.#index, frame, payload);
     this.#bytesWritten += bytes;
   }
 
   async read(): Promise<ReceivedFrame | null> {
-    // On a page channel a destination says nothing.
+    // A destination sends nothing on a page channel.
     const frame = this.#index === CONTROL ? await this.#save.answers.take() : await this.#save.over.then(() => null);
     if (frame === null) return null;
     this.bytesRead++;
@@ -51,7 +51,7 @@ export class SaveStream implements FrameStream {
   async skipPayload(): Promise<void> {}
 
   async close(): Promise<void> {
-    // The control stream is the migration; a page channel ends with it.
+    // The end of the control stream ends the save; page channels end with it.
     if (this.#index === CONTROL) await this.#save.end();
   }
 

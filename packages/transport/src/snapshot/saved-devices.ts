@@ -1,7 +1,7 @@
 import { type DeviceFrame, GodwitError, type HelloFrame, type PrepareFrame } from '@godwit/core';
 import { MOST_DEVICE_STATE } from './snapshot-writer.js';
 
-/** Pieces of one device: those of pre-copy, and those of the stop-and-copy. Each kind counts from 0. */
+/** Pieces of one device: those of pre-copy, and those of the stop-and-copy. Each kind is counted from 0. */
 interface PieceCounts {
   precopy: number;
   stopped: number;
@@ -9,8 +9,8 @@ interface PieceCounts {
 }
 
 /**
- * Holds the pieces of device state that come to a file to their order: a snapshot that lacks one, or has one of a
- * stop-and-copy that was given up, would load something else than what the devices saved.
+ * Checks the order of the pieces of device state that come to a file: a snapshot that lacks a piece, or has one of a
+ * stop-and-copy that was given up, would load a state that the devices have not saved.
  */
 export class SavedDevices {
   readonly #devices: HelloFrame['devices'];
@@ -23,7 +23,10 @@ export class SavedDevices {
     this.#counts = devices.map(() => ({ precopy: 0, stopped: 0, ended: false }));
   }
 
-  /** Counts a piece, or throws `GODWIT_PROTOCOL` for one that is not the next, `GODWIT_LIMIT_EXCEEDED` for one too many. */
+  /**
+   * Counts a piece, or throws `GODWIT_PROTOCOL` for a piece that is not the next one, and `GODWIT_LIMIT_EXCEEDED` for too
+   * many pieces.
+   */
   admit({ device, sequence, last, attempt }: DeviceFrame, bytes: number): void {
     const counts = this.#counts[device];
     if (counts === undefined) {
@@ -50,14 +53,14 @@ export class SavedDevices {
     counts.ended = last;
   }
 
-  /** There is one stop-and-copy for a file, whatever its number: nothing of it could be taken back. */
+  /** Checks the attempt: a file takes one stop-and-copy, whatever its number, since nothing of it could be taken back. */
   admitAttempt(attempt: number): void {
     this.#attempt ??= attempt;
     if (attempt > 0 && attempt === this.#attempt) return;
     throw wrong(`a frame of stop-and-copy ${attempt} came, where that of ${this.#attempt} is under way`);
   }
 
-  /** The question names no piece that has not come. */
+  /** Checks that `prepare` names no piece that has not come. */
   admitPrepare({ deviceSequences }: PrepareFrame): void {
     const known = deviceSequences.length === this.#counts.length;
     if (known && deviceSequences.every((next, i) => next <= (this.#counts[i] as PieceCounts).precopy)) return;
@@ -67,7 +70,7 @@ export class SavedDevices {
     );
   }
 
-  /** Every device has sent its last piece. */
+  /** Checks that every device has sent its last piece. */
   mustBeWhole(): void {
     const open = this.#counts.findIndex(({ ended }) => !ended);
     if (open === -1) return;

@@ -7,25 +7,25 @@ export const MAGIC: Uint8Array = Buffer.from('godwit snapshot\n', 'latin1');
 /** Version of the file format; `docs/snapshot-format.md` describes this one. */
 const VERSION = 1;
 
-/** The header has the file's first 4096 bytes to itself. */
+/** Bytes of the header, at the beginning of the file. */
 export const HEADER_BYTES = 4096;
 
 /** Most bytes of metadata: the hello of 4096 blocks and devices, and the list of a quarter million device pieces. */
 const MOST_METADATA = 16 * 2 ** 20;
 
-/** What the checksum at its end covers. */
+/** The number of bytes that the checksum at the header's end covers. */
 const CHECKED_BYTES = 80;
 
 export const SHA256_BYTES = 32;
 
-/** Where the rest is, and what it must be. */
+/** The place, the size and the checksum of the metadata. */
 export interface SnapshotHeader {
   readonly metadataOffset: number;
   readonly metadataBytes: number;
   readonly metadataSha256: Uint8Array;
 }
 
-/** The last thing that is written into a snapshot. The metadata ends the file. */
+/** Encodes the header, which is written into a snapshot last. The metadata is at the end of the file. */
 export function encodeHeader(header: SnapshotHeader): Uint8Array {
   const bytes = Buffer.alloc(HEADER_BYTES);
   bytes.set(MAGIC, 0);
@@ -38,7 +38,7 @@ export function encodeHeader(header: SnapshotHeader): Uint8Array {
   return bytes;
 }
 
-/** Reads the start of a file of `fileBytes` bytes, and refuses what is no whole snapshot of a version known here. */
+/** Reads the start of a file of `fileBytes` bytes, and refuses a file that is no whole snapshot of a known version. */
 export function decodeHeader(start: Uint8Array, fileBytes: number, path: string): SnapshotHeader {
   const bytes = Buffer.from(start.buffer, start.byteOffset, start.byteLength);
   if (bytes.length < CHECKED_BYTES + SHA256_BYTES || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) {

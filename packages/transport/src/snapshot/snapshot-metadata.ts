@@ -24,7 +24,7 @@ export interface DevicePiece {
   readonly sha256: Uint8Array;
 }
 
-/** What a snapshot is made of. */
+/** The metadata of a snapshot. */
 export interface SnapshotMetadata {
   readonly hello: HelloFrame;
   /** Offset of page 0 of each block. */
@@ -35,9 +35,12 @@ export interface SnapshotMetadata {
   readonly indexOffset: number;
   readonly indexSha256: Uint8Array;
   readonly pieces: readonly DevicePiece[];
-  /** The guest's state before it was paused for the snapshot: it is the same again where it is restored. */
+  /** The guest's state before it was paused for the snapshot, which it has again after a restore. */
   readonly runState: MovedRunState;
-  /** Of the bitmaps of all blocks, one after the other; undefined in a snapshot that was made before there was one. */
+  /**
+   * The checksum of the bitmaps of all blocks, one after the other; undefined in snapshots of older versions, which have
+   * none.
+   */
   readonly bitmapsSha256?: Uint8Array | undefined;
 }
 
@@ -46,7 +49,7 @@ export function blockPages(hello: HelloFrame): number[] {
   return hello.blocks.map(({ byteLength }) => byteLength / hello.pageSize);
 }
 
-/** Fixed places for all pages of all blocks, and where the last of them ends. */
+/** The fixed offsets of all blocks, and the end of the last one. */
 export function placeBlocks(hello: HelloFrame): { readonly offsets: number[]; readonly end: number } {
   const unit = Math.max(BLOCK_ALIGNMENT, hello.pageSize);
   let end = HEADER_BYTES;
@@ -89,8 +92,8 @@ export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
 }
 
 /**
- * Reads metadata whose checksum is right: whoever made it may still be hostile. Every place must lie in the file, behind
- * the one before and in front of `metadataOffset`, so that nothing is ever read, or allocated, beyond what is there.
+ * Reads metadata whose checksum is right: its author may still be hostile. Every place must lie in the file, after the
+ * one before it and before `metadataOffset`, so that nothing is ever read or allocated beyond the file.
  */
 export function parseMetadata(bytes: Uint8Array, metadataOffset: number, path: string): SnapshotMetadata {
   try {
@@ -118,7 +121,7 @@ function parse(bytes: Uint8Array, metadataOffset: number): SnapshotMetadata {
     byteLength: piece.uint('byteLength', MOST_PIECE_BYTES),
     sha256: checksum(piece.any()),
   }));
-  // Snapshots of before there were run states are of guests that ran.
+  // Snapshots from before run states existed are of guests that ran.
   const runState = fields.ended ? 'running' : fields.oneOf('runState', MOVED_RUN_STATES);
   const bitmapsSha256 = fields.ended ? undefined : checksum(fields.any());
   const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 };
@@ -163,7 +166,7 @@ function wrong(message: string): GodwitError {
   return new GodwitError('GODWIT_BAD_STREAM', message);
 }
 
-/** Which pages a snapshot holds and what they must be, block by block. */
+/** The pages of a block that a snapshot has, and their digests. */
 export interface BlockIndex {
   readonly present: DirtyBitmap;
   /** Two words for each present page, in the order of the pages. */

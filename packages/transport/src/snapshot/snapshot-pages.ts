@@ -2,16 +2,16 @@ import { createHash } from 'node:crypto';
 import { readSync } from 'node:fs';
 import { DIGEST_BYTES, digestWords, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
 
-/* What a thread needs of a snapshot, to read and to write one, is one entry point. */
+/* The parts with which a thread reads and writes a snapshot have one entry point. */
 export { SNAPSHOT_TARGET, type SnapshotTargetOptions, snapshotTarget } from './snapshot-target.js';
 
 /** Makes `snapshotPages` on another thread, with its options. */
 export const SNAPSHOT_PAGES = { module: import.meta.url, make: 'snapshotPages' } as const;
 
-/** Goes to another thread as it is. */
+/** The options of `snapshotPages`, which can be passed to another thread as they are. */
 export interface SnapshotPagesOptions {
   readonly path: string;
-  /** Open for as long as the source is used, by whoever made these. */
+  /** The descriptor, which the maker of these options keeps open for as long as the source is used. */
   readonly fd: number;
   readonly pageSize: number;
   readonly blocks: readonly SnapshotBlock[];
@@ -24,12 +24,12 @@ interface SnapshotBlock {
   readonly id: string;
   /** The bitmap of present pages, whose checksum is right. */
   readonly present: SharedArrayBuffer;
-  /** Where page 0 of the block is in the file, and where the digest of its first present page is. */
+  /** The offsets in the file of the block's page 0, and of the digest of its first present page. */
   readonly pagesOffset: number;
   readonly digestsOffset: number;
 }
 
-/** Words of a bitmap for which the number of present pages in front of them is kept. */
+/** The number of present pages before a word is kept for every so many words of a bitmap. */
 const WORDS_PER_COUNT = 8;
 /** Most pages of a request. */
 const MOST_PAGES = 1024;
@@ -37,8 +37,9 @@ const MOST_PAGES = 1024;
 const STEP_BYTES = 2 ** 20;
 
 /**
- * Reads pages of a snapshot for a guest that runs already: by blocking calls, on a thread that does nothing else. Every page is compared
- * with its digest before it is handed over, so that none is ever there that is not the saved one. Only present pages may be asked for.
+ * Reads pages of a snapshot for a guest that already runs, by blocking calls on a thread that has no other work. Every page is compared
+ * with its digest before it is handed over, so that the guest never sees a page that differs from the saved one. Only present pages may
+ * be asked for.
  *
  * @throws GodwitError `GODWIT_BAD_STREAM` from `take` for a page that is damaged or truncated, `GODWIT_SYSCALL` where the file cannot be
  * read; `GODWIT_BAD_STREAM` from `finish` when the index as a whole does not match its checksum
@@ -132,7 +133,7 @@ class SnapshotPages implements PageSource {
   }
 }
 
-/** How many present pages are in front of a page: which of the digests is its own. */
+/** Counts the present pages before a page, which gives the index of its digest. */
 class PageRanks {
   readonly #words: Int32Array;
   readonly #counts: Uint32Array;

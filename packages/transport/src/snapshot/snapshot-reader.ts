@@ -24,13 +24,13 @@ export interface SnapshotBatch {
   /** Flat [first page, page count, ...]. */
   readonly runs: number[];
   readonly pages: number;
-  /** Which of the block's digests the first page's is; the others follow. */
+  /** The index, among the block's digests, of the first page's digest; those of the other pages follow. */
   readonly firstDigest: number;
 }
 
 /**
- * A snapshot file, opened and found to be whole: its header and metadata are checked. Pages, device state and index are
- * checked as they are read, against the digests in the index and the checksums in the metadata.
+ * An open snapshot file whose header and metadata were checked. Pages, device state and index are checked as they are read, against
+ * the digests in the index and the checksums in the metadata.
  */
 export class SnapshotReader {
   readonly metadata: SnapshotMetadata;
@@ -45,13 +45,13 @@ export class SnapshotReader {
   }
 
   /**
-   * Fails with `GODWIT_CONNECT_FAILED` when there is no file that can be read, `GODWIT_BAD_STREAM` for one that is foreign, torn or
-   * damaged, `GODWIT_VERSION_MISMATCH` for a newer format and `GODWIT_LIMIT_EXCEEDED` for metadata beyond all measure.
+   * Fails with `GODWIT_CONNECT_FAILED` when there is no file that can be read, `GODWIT_BAD_STREAM` for a file that is foreign,
+   * incomplete or damaged, `GODWIT_VERSION_MISMATCH` for a newer format and `GODWIT_LIMIT_EXCEEDED` for too large metadata.
    */
   static async open(path: string): Promise<SnapshotReader> {
     let file: PositionedFile;
     try {
-      // A pipe would make open wait for its other end.
+      // Without O_NONBLOCK the open of a pipe would wait for its other end.
       file = await PositionedFile.open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0), { direct: true });
     } catch (error) {
       const { message } = error as Error;
@@ -68,7 +68,7 @@ export class SnapshotReader {
     }
   }
 
-  /** Which pages there are, and their digests: 1 bit for each page of the guest and 8 bytes for each present one. */
+  /** Reads which pages are present, and their digests: 1 bit for each page of the guest and 8 bytes for each present one. */
   async readIndex(): Promise<readonly BlockIndex[]> {
     const { hello, presentPages, indexSha256 } = this.metadata;
     const hash = createHash('sha256');
@@ -99,7 +99,7 @@ export class SnapshotReader {
   #checkCounts(bitmaps: readonly DirtyBitmap[]): void {
     const { presentPages } = this.metadata;
     for (const [i, present] of bitmaps.entries()) {
-      // Whoever made the checksum may have made a bitmap that says something else.
+      // A file with a right checksum may still have a bitmap with bits past the last page, or with a wrong number of pages.
       present.maskTail();
       const set = present.count();
       if (set === presentPages[i]) continue;
@@ -111,8 +111,8 @@ export class SnapshotReader {
   }
 
   /**
-   * Which pages there are, without their digests: what a guest needs to know before it can run. A snapshot that has no checksum of its
-   * bitmaps alone is read with all its digests.
+   * Reads which pages are present, without their digests, which is enough to let a guest run. Of a snapshot that has no separate
+   * checksum of its bitmaps, all digests are read too.
    */
   async readBitmaps(): Promise<readonly DirtyBitmap[]> {
     const { hello, presentPages, bitmapsSha256 } = this.metadata;
@@ -134,7 +134,10 @@ export class SnapshotReader {
     return bitmaps;
   }
 
-  /** How other threads read pages of it while the guest runs, once they know the bitmaps; the file stays open until `close`. */
+  /**
+   * The recipe with which other threads read pages while the guest runs, once the bitmaps were read; the file stays open until
+   * `close`.
+   */
   pagesRecipe(bitmaps: readonly DirtyBitmap[]): ThreadRecipe {
     const { hello, blockOffsets, presentPages, indexOffset, indexSha256 } = this.metadata;
     let digestsOffset = indexOffset;
@@ -165,7 +168,7 @@ export class SnapshotReader {
     eachSegment(batch.runs, pageSize, chunks, (page, chunk, at, length) => {
       reads.push(this.#file.read(chunk.subarray(at, at + length), start + page * pageSize));
     });
-    // All of them, even when one fails: until then the memory is borrowed.
+    // All reads are awaited, even when one fails: until then the memory is borrowed.
     for (const result of await Promise.allSettled(reads)) if (result.status === 'rejected') throw result.reason;
     await this.#turns.next();
     const found = new Uint32Array(batch.pages * 2);

@@ -5,28 +5,28 @@ import { failed, LEAST_DIRECT_BYTES } from './positioned-file.js';
 /** Makes `snapshotTarget` on another thread, with its options. */
 export const SNAPSHOT_TARGET = { module: import.meta.url, make: 'snapshotTarget' } as const;
 
-/** Goes to another thread as it is. */
+/** The options of `snapshotTarget`, which can be passed to another thread as they are. */
 export interface SnapshotTargetOptions {
   readonly path: string;
-  /** Open until the target is made: it then has descriptors of its own. */
+  /** The descriptor, which stays open until the target is made: the target opens descriptors of its own. */
   readonly fd: number;
   readonly pageSize: number;
   readonly blocks: readonly SnapshotTargetBlock[];
 }
 
-/** Where a block's pages go. */
+/** The place of a block's pages. */
 export interface SnapshotTargetBlock {
   readonly pageCount: number;
   /** The bitmap of present pages, and two words for each page: this thread alone writes both until it has ended. */
   readonly present: SharedArrayBuffer;
   readonly digests: SharedArrayBuffer;
-  /** Where page 0 of the block is in the file. */
+  /** The offset of the block's page 0 in the file. */
   readonly pagesOffset: number;
 }
 
 /**
- * Writes pages of a background snapshot to their places in the file, by blocking calls, on a thread that does nothing else. A page that is
- * zero is left out. Long runs go beside the page cache, where the filesystem does that.
+ * Writes pages of a background snapshot to their places in the file, by blocking calls on a thread that has no other work. A page that is
+ * zero is left out. Long runs go beside the page cache, where the filesystem supports that.
  *
  * @throws GodwitError `GODWIT_SYSCALL` from `write` where the file cannot be written: the disk is full
  */
@@ -41,7 +41,7 @@ class SnapshotTarget implements PageTarget {
   readonly #present: readonly DirtyBitmap[];
   readonly #digests: readonly Uint32Array[];
   readonly #fd: number;
-  /** The same file beside the page cache; undefined where that cannot be had. */
+  /** The descriptor of the same file beside the page cache; undefined where that is not supported. */
   #direct: number | undefined;
   #words: Int32Array | undefined;
 
@@ -51,7 +51,7 @@ class SnapshotTarget implements PageTarget {
     this.#offsets = blocks.map(({ pagesOffset }) => pagesOffset);
     this.#present = blocks.map(({ pageCount, present }) => new DirtyBitmap(pageCount, present));
     this.#digests = blocks.map(({ digests }) => new Uint32Array(digests));
-    // Another open of the same file, whatever becomes of its name and of the descriptor that it was named by.
+    // This path opens the same file again, independently of its name and of the given descriptor.
     const same = `/proc/self/fd/${fd}`;
     this.#fd = openSync(same, constants.O_WRONLY);
     try {
@@ -93,14 +93,14 @@ class SnapshotTarget implements PageTarget {
     const position = (this.#offsets[block] as number) + page * this.#pageSize;
     for (let done = 0; done < byteLength; ) {
       const left = byteLength - done;
-      // A rest that is no whole sector goes through the page cache.
+      // A rest that is not a whole sector goes through the page cache.
       const direct = this.#direct !== undefined && left >= LEAST_DIRECT_BYTES && done % this.#pageSize === 0;
       const fd = direct ? (this.#direct as number) : this.#fd;
       try {
         done += writeSync(fd, bytes, offset + done, left, position + done);
       } catch (error) {
         if (!direct || (error as NodeJS.ErrnoException).code !== 'EINVAL') throw failed('writing', this.#path, error);
-        // This filesystem does not do it.
+        // The filesystem does not support transfers beside the page cache.
         closeSync(this.#direct as number);
         this.#direct = undefined;
       }

@@ -15,16 +15,16 @@ import {
 } from './snapshot-metadata.js';
 import { SNAPSHOT_TARGET, type SnapshotTargetOptions } from './snapshot-target.js';
 
-/** Pieces of device state are joined up to this size: a device may give its state by the byte. */
+/** Pieces of device state are joined up to this size, since a device may yield its state byte by byte. */
 const PIECE_BYTES = 2 ** 20;
 
-/** Most bytes of device state: two pieces of a device in a row hold more than `PIECE_BYTES`, or they would be one. */
+/** Most bytes of device state: two consecutive pieces of a device have more than `PIECE_BYTES` together, or they would be one. */
 export const MOST_DEVICE_STATE = (MOST_PIECES * PIECE_BYTES) / 2;
 
 /** The index is gathered, and hashed, in steps of this size: half a millisecond. */
 const STEP_BYTES = 2 ** 20;
 
-/** The contents of a snapshot on their way into its file. Pages go to fixed places, device state behind them. */
+/** Writes the contents of a snapshot into its file: pages to fixed places, and device state after them. */
 export class SnapshotWriter {
   #blocks: readonly BlockIndex[];
   readonly #partial: PartialFile;
@@ -34,7 +34,7 @@ export class SnapshotWriter {
   readonly #digester: PageDigester;
   readonly #pieces: DevicePiece[] = [];
   #piece: { device: number; offset: number; byteLength: number; hash: Hash } | undefined;
-  /** Where the next piece of device state goes. */
+  /** The offset of the next piece of device state. */
   #end: number;
 
   constructor(partial: PartialFile, hello: HelloFrame) {
@@ -45,21 +45,21 @@ export class SnapshotWriter {
     const { offsets, end } = placeBlocks(hello);
     this.#offsets = offsets;
     this.#end = end;
-    // Memory that is all zero costs nothing until it is written: for pages that the guest has never touched.
+    // Memory that is all zero takes no room until it is written, so that pages that the guest has never touched take none.
     this.#blocks = blockPages(hello).map((pages) => ({
       present: new DirtyBitmap(pages),
       digests: new Uint32Array(pages * (DIGEST_BYTES / 4)),
     }));
   }
 
-  /** Which pages the file has, and their digests. */
+  /** The pages that the file has, and their digests. */
   get blocks(): readonly BlockIndex[] {
     return this.#blocks;
   }
 
   /**
-   * Hands the pages to another thread, before any of them was written here: it makes the target from the recipe, and writes the same file.
-   * Once it has ended, `finish` has what it has written.
+   * Hands the pages to another thread, before any page was written here: that thread makes the target from the recipe, and writes the same
+   * file. Once it has ended, `finish` includes its pages.
    */
   toOtherThread(): ThreadRecipe {
     const { pageSize } = this.#hello;
@@ -78,7 +78,7 @@ export class SnapshotWriter {
     return { ...SNAPSHOT_TARGET, options };
   }
 
-  /** Writes pages to their places, over what an earlier round has left there. Resolves with the number of bytes. */
+  /** Writes pages to their places, over those of earlier rounds. Resolves with the number of bytes. */
   async writePages(block: number, runs: readonly number[], payload: readonly Uint8Array[]): Promise<number> {
     const { pageSize } = this.#hello;
     const { present, digests } = this.#block(block);
@@ -95,8 +95,8 @@ export class SnapshotWriter {
     eachSegment(runs, pageSize, chunks, (page, chunk, at, length) => {
       writes.push(this.#file.write(chunk.subarray(at, at + length), this.#place(block, page)));
     });
-    // While the kernel copies. A page that the guest changes in between gets a digest that is not the file's; but then it
-    // is dirty, and is sent again.
+    // Digests are made while the kernel copies. A page that the guest changes meanwhile may get a digest that does not match the file; but
+    // that page is dirty, and is sent again.
     eachSegment(runs, pageSize, chunks, (page, chunk, at, length) =>
       this.#digester.digest(chunk, at, length, digests, page * 2),
     );
@@ -104,7 +104,7 @@ export class SnapshotWriter {
     return bytes;
   }
 
-  /** These pages are zero from now on. What the file holds in their places does not count any more. */
+  /** Notes that these pages are zero: the file's contents in their places do not count any more. */
   clearPages(block: number, runs: readonly number[]): void {
     const { present } = this.#block(block);
     for (let i = 0; i < runs.length; i += 2) present.clearRange(runs[i] as number, runs[i + 1] as number);
@@ -130,15 +130,14 @@ export class SnapshotWriter {
     return this.#file.sync();
   }
 
-  /** Fills `into` with what the file holds for these pages. */
+  /** Fills `into` with the file's contents of these pages. */
   async readBack(block: number, firstPage: number, into: Uint8Array): Promise<void> {
     await this.#file.read(into, this.#place(block, firstPage));
   }
 
   /**
-   * Makes the file whole, and durable: index, metadata, header, fsync. Everything that can fail for want of room or of a
-   * disk that works has been done when this resolves; only the name is missing. `runState` is what the guest does wherever
-   * the snapshot is restored.
+   * Makes the file whole and durable: index, metadata, header, fsync. Everything that can fail for want of room or of a working disk has
+   * been done when the promise resolves; only the final name is missing. `runState` is the guest's state after a restore.
    */
   async finish(runState: MovedRunState): Promise<void> {
     this.#closePiece();
@@ -155,7 +154,8 @@ export class SnapshotWriter {
       bitmapsSha256,
     });
     const header = { metadataOffset: end, metadataBytes: metadata.length, metadataSha256: sha256(metadata) };
-    // Both at once, and one flush for all: what the header says of the rest is checked by what is there, not by its age.
+    // Both are written at once, with one flush for all: a reader checks the metadata against the checksum in the header, so that their
+    // order on the disk does not matter.
     await settled([this.#file.write(metadata, end), this.#file.write(encodeHeader(header), 0)]);
     await settled([this.#file.sync(), this.#partial.mustBeThere()]);
   }
@@ -167,7 +167,7 @@ export class SnapshotWriter {
     const bitmaps = createHash('sha256');
     let end = indexOffset;
     for (const { present, digests } of this.blocks) {
-      // A copy, of one that other threads have written: hashes are made of memory of one's own.
+      // Bitmaps that other threads have written are copied: the hash must not be made of shared memory.
       const bytes = present.bytes.slice();
       end = await this.#append(bytes, end, hash);
       bitmaps.update(bytes);
@@ -222,7 +222,7 @@ export class SnapshotWriter {
   }
 }
 
-/** All of them, even when one fails: until then the memory is borrowed. */
+/** Awaits all writes, even when one fails: until then the memory is borrowed. */
 async function settled(writes: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(writes)) if (result.status === 'rejected') throw result.reason;
 }

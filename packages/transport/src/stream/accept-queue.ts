@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core';
 import type { ByteStream } from './byte-stream.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
 
-/** Streams that nobody has accepted yet are dropped beyond this many: connecting costs a peer nothing. */
+/** The most streams that wait to be accepted; further ones are dropped, since connecting costs a peer nothing. */
 const MOST_WAITING = 128;
 
 interface Waiter {
@@ -11,8 +11,8 @@ interface Waiter {
 }
 
 /**
- * Brings incoming streams and calls of `accept` together, whichever comes first: the better half of a `Listener`. At most
- * 128 streams wait; further ones are dropped.
+ * Brings incoming streams and calls of `accept` together, whichever comes first; listeners are built on it. At most 128
+ * streams wait; further ones are dropped.
  */
 export class AcceptQueue {
   readonly #address: string;
@@ -24,7 +24,7 @@ export class AcceptQueue {
     this.#address = address;
   }
 
-  /** A stream has come; it is dropped when the queue is full or closed. */
+  /** Takes a stream; drops it when the queue is full or closed. */
   push(stream: ByteStream): void {
     for (const waiter of this.#waiters) {
       this.#waiters.delete(waiter);
@@ -35,7 +35,7 @@ export class AcceptQueue {
     else stream.abort(new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#address} takes no more streams now`));
   }
 
-  /** The next stream, as `Listener.accept` promises it. */
+  /** Resolves with the next stream, with the guarantees of `Listener.accept`. */
   async shift(signal?: AbortSignal): Promise<ByteStream> {
     const what = `accepting on ${this.#address}`;
     throwIfCancelled(signal, what);
@@ -62,7 +62,7 @@ export class AcceptQueue {
     });
   }
 
-  /** Drops what waits, and fails every `shift` from now on. */
+  /** Drops the waiting streams, and fails every `shift` from now on. */
   close(): void {
     this.#closed = true;
     for (const stream of this.#streams.splice(0)) stream.abort(this.#closedError());

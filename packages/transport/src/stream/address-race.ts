@@ -3,15 +3,15 @@ import type net from 'node:net';
 /** How long an address has before the next one is tried beside it (RFC 8305, section 5). Milliseconds. */
 const HEAD_START_MS = 250;
 
-/** A connection that is being made; `begin` of a race may keep more beside the socket. */
+/** A connection that is being made; the `begin` of a race may add fields. */
 export interface Attempt {
   readonly socket: net.Socket;
 }
 
 /**
- * Connects to the first of several addresses that answers. Each has a head start of 250 ms on the next, and none is given up
- * while it may still answer. (Node's own `autoSelectFamily` gives an address 250 ms in all, which a long path or a busy listener
- * does not keep to.)
+ * Connects to the first of several addresses that answers. Each address has a head start of 250 ms on the next one, and none is
+ * given up while it may still answer. (Node's own `autoSelectFamily` gives an address 250 ms in all, in which a listener behind
+ * a long path, or a busy one, may not answer.)
  */
 export class AddressRace<T extends Attempt> {
   readonly #begin: (address: string) => T;
@@ -54,7 +54,7 @@ export class AddressRace<T extends Attempt> {
     });
   }
 
-  /** Ends every attempt that is under way; nothing else happens then. */
+  /** Ends every attempt that is under way, without settling `run`. */
   drop(): void {
     clearTimeout(this.#timer);
     this.#waiting = [];
@@ -63,7 +63,7 @@ export class AddressRace<T extends Attempt> {
     for (const socket of sockets) socket.destroy();
   }
 
-  /** The error when the time is up: each address, with what has become of it so far. */
+  /** The error when the time is up: it has each address with its state so far. */
   timedOut(timeoutMs: number): Error {
     const within = `within connectTimeoutMs = ${timeoutMs}`;
     const late = [

@@ -1,6 +1,6 @@
 import { GodwitError } from '@godwit/core';
 
-/** The error of a call whose signal aborted: the signal's own reason if it is one of ours. */
+/** The error of a call whose signal aborted: the signal's own reason if that is a `GodwitError`. */
 export function cancelled(signal: AbortSignal, what: string): GodwitError {
   const reason: unknown = signal.reason;
   return GodwitError.is(reason)

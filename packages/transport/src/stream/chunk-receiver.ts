@@ -54,7 +54,7 @@ export class ChunkReceiver implements Receiver {
   #fill(): void {
     const pending = this.#pending;
     if (pending === undefined) {
-      // Nothing is taken from the stream, but the end of an empty one must be noticed.
+      // Reads 0 bytes, so that the end of an empty stream is noticed.
       if (this.#source.readableLength === 0) this.#source.read(0);
       return;
     }

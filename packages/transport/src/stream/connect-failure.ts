@@ -1,8 +1,9 @@
 import { GodwitError } from '@godwit/core';
 
 /**
- * Codes of what another attempt will not change: somebody has to do something first. All others may pass: a destination that
- * is about to start refuses (ECONNREFUSED, ENOENT), routes and hosts come back, a backlog that is full (EAGAIN) empties.
+ * Codes of errors that another attempt will not change, since a person has to do something first. All other errors may pass:
+ * a destination that is about to start refuses (ECONNREFUSED, ENOENT), routes and hosts come back, a backlog that is full
+ * (EAGAIN) empties.
  */
 const LASTING: ReadonlySet<string> = new Set([
   'EACCES',
@@ -18,7 +19,7 @@ const LASTING: ReadonlySet<string> = new Set([
   'ELOOP',
 ]);
 
-/** Advice by code: things that a person can do. */
+/** What a person can do, by error code. */
 const HINTS: ReadonlyMap<string, string> = new Map([
   ['ECONNREFUSED', 'nothing listens there; start the destination first and compare the address'],
   ['ENOENT', 'there is no such socket; start the destination first and compare the path'],
@@ -35,20 +36,20 @@ const HINTS: ReadonlyMap<string, string> = new Map([
   ['ENOTDIR', 'a part of the path is no folder'],
 ]);
 
-/** The error's own message and what can be done about it. */
+/** The error's own message, and what can be done about it. */
 export function explain(error: NodeJS.ErrnoException): string {
   const hint = error.code === undefined ? undefined : HINTS.get(error.code);
   return hint === undefined ? error.message : `${error.message}: ${hint}`;
 }
 
-/** Whether another attempt may go better, as far as the carrier's own error tells. */
+/** Whether another attempt may succeed, as far as the carrier's own error shows. */
 export function mayPass(error: NodeJS.ErrnoException): boolean {
   return reasonsOf(error).some(({ code }) => code === undefined || !LASTING.has(code));
 }
 
 /**
- * Why a connection could not be made, with every address that was tried and its reason. One that may pass is enough to make
- * all of it pass: a name whose first address has no route from here may have a destination at the second.
+ * The error for a connection that could not be made, with every address that was tried and its reason. The error may be
+ * retried if that of any address may pass: a name whose first address has no route may have a destination at the second.
  */
 export function connectFailure(peer: string, error: NodeJS.ErrnoException): GodwitError {
   return new GodwitError('GODWIT_CONNECT_FAILED', `cannot connect to ${peer}: ${explainAll(error)}`, {
@@ -57,7 +58,7 @@ export function connectFailure(peer: string, error: NodeJS.ErrnoException): Godw
   });
 }
 
-/** Like `explain`, for the errors of several addresses too: Node's own collection of them has no message. */
+/** Does the same as `explain`, also for the errors of several addresses: Node's own `AggregateError` has no message. */
 export function explainAll(error: NodeJS.ErrnoException): string {
   const reasons = reasonsOf(error);
   if (reasons.length === 1) return explain(reasons[0] as NodeJS.ErrnoException);

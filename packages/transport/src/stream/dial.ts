@@ -4,20 +4,20 @@ import { AddressRace, type Attempt } from './address-race.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
 import { connectFailure } from './connect-failure.js';
 
-/** Where to connect: a host whose addresses are tried, or the path of a UNIX socket. */
+/** The destination: a host whose addresses are tried, or the path of a UNIX socket. */
 export type Destination = { readonly host: string } | { readonly path: string };
 
 export interface DialOptions {
-  /** For messages. */
+  /** The peer's name, for messages. */
   readonly peer: string;
-  /** For all addresses together, and for finding them out. Milliseconds. */
+  /** The time limit for resolving the name and for all addresses together. Milliseconds. */
   readonly timeoutMs: number;
   readonly signal: AbortSignal | undefined;
 }
 
 /**
  * Makes one connection. Fails with `GODWIT_CONNECT_FAILED`, whose message has every address that was tried and its reason, or
- * as `signal` says; nothing is left then.
+ * with the error of `signal`; no socket is left open then.
  */
 export async function dial<T extends Attempt>(
   where: Destination,
@@ -41,7 +41,7 @@ export async function dial<T extends Attempt>(
       signal?.addEventListener('abort', onAbort, { once: true });
       addressesOf(where)
         .then((addresses) => {
-          // A name may be answered when nobody wants to know any more.
+          // The name may be resolved after the call has ended.
           if (ended) throw new Error('nobody waits for this connection');
           resolved = true;
           return race.run(addresses);

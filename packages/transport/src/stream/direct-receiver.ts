@@ -2,26 +2,26 @@ import type { GodwitError } from '@godwit/core';
 import { PendingRead, type Receiver } from './receiver.js';
 
 /**
- * Bytes that arrive while nobody waits land here. Node asks for the buffer of the next read at the end of the last
- * one, when our reader has not asked again yet: so every chain of direct reads starts with one small landing. 16 KiB
- * keep that copy at a few percent, and in the L1 cache.
+ * The size of the landing buffer, for bytes that arrive while no read is pending. Node asks for the buffer of the next
+ * read at the end of the last one, when the reader has not asked again yet: every chain of direct reads thus starts
+ * with one small read into the landing buffer. 16 KiB keep that copy at a few percent, and in the L1 cache.
  */
 const LANDING_BYTES = 16 * 1024;
 
 /**
- * The most that one `read(2)` takes. libuv calls it up to 32 times before it goes back to the event loop, so 256 KiB
- * bound a turn to 8 MiB (2-3 ms); larger reads were not faster.
+ * The most bytes that one `read(2)` takes. libuv calls it up to 32 times before it goes back to the event loop, so 256
+ * KiB bound a turn to 8 MiB (2-3 ms); larger reads were not faster.
  */
 const LARGEST_READ = 256 * 1024;
 
-/** What makes a `net.Socket` read: both are its own methods. */
+/** The methods with which a `net.Socket` is made to read. */
 interface ReadableSocket {
   resume(): unknown;
 }
 
 /**
- * Reads a `net.Socket` straight into memory of our choosing, through its `onread` option: the kernel copies into guest
- * memory and nobody copies again.
+ * Reads a `net.Socket` directly into the reader's memory, through its `onread` option: the kernel copies into guest
+ * memory, and there is no second copy.
  */
 export class DirectReceiver implements Receiver {
   readonly #landing = new Uint8Array(LANDING_BYTES);
@@ -52,7 +52,7 @@ export class DirectReceiver implements Receiver {
     const pending = new PendingRead(into, wanted);
     this.#takeLanded(pending);
     if (pending.satisfied) {
-      // Reading ahead into the landing buffer is also how a lost peer is noticed while nobody reads.
+      // By reading ahead into the landing buffer a lost peer is noticed while no read is pending.
       if (this.#landed === this.#taken) this.#socket?.resume();
       return pending.filled;
     }
@@ -120,7 +120,7 @@ export class DirectReceiver implements Receiver {
       pending.filled += count;
     }
     if (pending?.satisfied === true) this.#settle();
-    // Go on while the landing buffer is free: false stops the reading until `resume`.
+    // Reading goes on while the landing buffer is free: false stops it until `resume`.
     return this.#landed === this.#taken;
   }
 }

@@ -5,14 +5,14 @@ import { ChunkReceiver } from './chunk-receiver.js';
 import { resumeInFairTurn } from './event-loop-turn.js';
 import type { Receiver } from './receiver.js';
 
-/** A byte stream over a Node `Duplex`; how it reads is the receiver's business. */
+/** A byte stream over a Node `Duplex`, which reads through a `Receiver`. */
 export class DuplexStream implements ByteStream {
   readonly peer: string;
   readonly #duplex: Duplex;
   readonly #receiver: Receiver;
   readonly #drop: () => void;
   readonly #descriptor: () => number | undefined;
-  /** Rejects of the writes that Node still holds. */
+  /** The `reject` functions of the writes that Node still holds. */
   readonly #writing = new Set<(error: GodwitError) => void>();
   #closing: Promise<void> | undefined;
   #failure: GodwitError | undefined;
@@ -20,8 +20,8 @@ export class DuplexStream implements ByteStream {
   #aborted = false;
 
   /**
-   * `drop` destroys the carrier so that the peer can tell it from a clean end, where it can. `descriptor` tells the carrier's
-   * file descriptor, where it is a plain socket.
+   * `drop` destroys the carrier in a way that the peer can distinguish from a clean end, where the carrier allows it.
+   * `descriptor` returns the carrier's file descriptor, where it is a plain socket.
    */
   constructor(
     duplex: Duplex,
@@ -118,7 +118,7 @@ export class DuplexStream implements ByteStream {
     const unread = receiver.detach();
     this.#aborted = true;
     this.#failure = new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.peer} was given away`);
-    // Closes Node's descriptor; the connection lives on in the other.
+    // This closes Node's descriptor; the other one keeps the connection open.
     this.#duplex.destroy();
     return { fd: own, unread };
   }
@@ -126,7 +126,7 @@ export class DuplexStream implements ByteStream {
   #fail(error: GodwitError): void {
     if (this.#aborted) return;
     this.#release(error);
-    // A stream that ended cleanly stays at its end for the reader.
+    // For a stream that ended cleanly, reads go on to return the end.
     if (!this.#peerEnded) this.#receiver.fail(this.#failure ?? error);
   }
 
@@ -142,9 +142,9 @@ export class DuplexStream implements ByteStream {
 }
 
 /**
- * Makes a byte stream of any Node `Duplex` that carries bytes: a TLS socket, a child's pipes (`Duplex.from`), an SSH
- * channel. Nobody else may read or write it from then on. Half-close needs `allowHalfOpen` (Node's default, except
- * for `net` and `tls`, which must be told).
+ * Makes a byte stream of any Node `Duplex` that carries bytes: a TLS socket, a child's pipes (`Duplex.from`), an SSH channel.
+ * No other code may read or write it from then on. Half-close needs `allowHalfOpen` (Node's default, except for `net` and
+ * `tls`, which must be told).
  *
  * @example
  * const stream = fromDuplex(net.connect({ host, port, allowHalfOpen: true }), `${host}:${port}`);

@@ -1,7 +1,7 @@
 /**
  * Longest time, in milliseconds, that a chain of writes which the kernel takes at once may keep the event loop from
- * turning. A peer that reads as fast as we write would otherwise starve timers, cancellation and all other streams:
- * such writes complete without ever going back to epoll.
+ * turning. A peer that reads as fast as this side writes would otherwise starve timers, cancellation and all other
+ * streams, since such writes complete without ever returning to epoll.
  */
 const LONGEST_TURN_MS = 2;
 

@@ -4,7 +4,7 @@ import { PendingRead } from './receiver.js';
 
 interface PendingWrite {
   readonly chunks: readonly Uint8Array[];
-  /** The first chunk with bytes left, and how many of its bytes are gone. */
+  /** The first chunk with bytes left, and how many of its bytes were already taken. */
   chunk: number;
   offset: number;
   resolve(): void;
@@ -12,8 +12,8 @@ interface PendingWrite {
 }
 
 /**
- * One direction of an in-process stream. Like a kernel's pipe it holds a bounded number of bytes; what is beyond them
- * stays in the writer's memory until the reader takes it.
+ * One direction of an in-process stream. Like a pipe of the kernel it buffers a bounded number of bytes; further bytes
+ * stay in the writer's memory until the reader takes them.
  */
 export class MemoryPipe {
   readonly #peer: string;
@@ -55,7 +55,7 @@ export class MemoryPipe {
     return reading.promise;
   }
 
-  /** Resolves once all bytes are in the pipe's own buffer or beyond. */
+  /** Resolves once all bytes are in the pipe's buffer or were read. */
   end(): Promise<void> {
     this.#ended = true;
     return new Promise((resolve) => {
@@ -66,7 +66,7 @@ export class MemoryPipe {
 
   fail(forWriter: GodwitError, forReader: GodwitError): void {
     if (this.#writerError === undefined) this.#writerError = forWriter;
-    // A stream that has ended and is empty was left in order; the reader may find its end.
+    // A stream that has ended and is empty was ended in order, and reads return its end.
     const left = this.#ended && this.#writes.length === 0;
     if (this.#readerError === undefined && !(left && forReader.code === 'GODWIT_LINK_LOST'))
       this.#readerError = forReader;
@@ -86,7 +86,7 @@ export class MemoryPipe {
     if (reading !== undefined) {
       if (this.#from < this.#to)
         this.#from += reading.take((this.#buffer as Uint8Array).subarray(this.#from, this.#to));
-      // Only an empty buffer lets the reader take from the writers: order.
+      // The reader takes bytes from the writers only when the buffer is empty, to keep the order.
       if (this.#from === this.#to) {
         while (reading.missing > 0 && this.#writes.length > 0) this.#move((bytes) => reading.take(bytes));
       }

@@ -3,7 +3,7 @@ import type { ByteStream } from './byte-stream.js';
 
 /**
  * Hands large writes to `stream` in pieces, one after the other: for carriers that copy or encrypt all of a write at
- * once, and would so hold memory and the event loop as long as the caller likes.
+ * once, so that the caller would determine how much memory they take and how long they block the event loop.
  */
 export function paced(stream: ByteStream, pieceBytes: number): ByteStream {
   let last: Promise<void> | undefined;
@@ -41,7 +41,7 @@ export function paced(stream: ByteStream, pieceBytes: number): ByteStream {
       if (last === undefined && total <= pieceBytes) return stream.write(chunks);
       const before = last ?? Promise.resolve();
       const own = before.then(() => inPieces(chunks));
-      // The next write waits for this one, and fails for its own reasons.
+      // The next write waits until this one has settled, but does not fail because of it.
       const settled = own
         .catch(() => undefined)
         .finally(() => {

@@ -3,22 +3,25 @@ import { GodwitError } from '@godwit/core';
 /** The reading half of a stream over a Node `Duplex`. */
 export interface Receiver {
   read(into: Uint8Array, wanted: number): Promise<number>;
-  /** Bytes that the pending `read` has got; 0 without one. */
+  /** Bytes that the pending `read` has received; 0 without a pending one. */
   readonly pendingBytes: number;
-  /** The peer has ended its direction. */
+  /** Called when the peer has ended its direction. */
   end(): void;
-  /** The carrier broke: what has arrived can still be read, then reads fail. The memory of a peer read is let go. */
+  /**
+   * Called when the carrier broke: bytes that have arrived can still be read, then reads fail. The memory of a pending
+   * read is not used any more.
+   */
   fail(error: GodwitError): void;
-  /** The stream was dropped by our side: nothing can be read any more. */
+  /** Called when this side has dropped the stream: nothing can be read any more. */
   abort(error: GodwitError): void;
   /**
-   * Gives up: what was read from the carrier and not handed out yet. Missing where that cannot be told. a peer read
-   * never settles.
+   * Gives up the stream and returns the bytes that were read from the carrier and not handed out yet. Missing where
+   * these are not known. A pending read never settles.
    */
   detach?(): Uint8Array;
 }
 
-/** One pending `read`: where the bytes go, and how far it is. */
+/** One pending `read`: its memory, and how much of it is filled. */
 export class PendingRead {
   readonly promise: Promise<number>;
   filled = 0;
@@ -49,7 +52,7 @@ export class PendingRead {
     return this.filled >= Math.min(this.wanted, this.into.length);
   }
 
-  /** Copies as much of `bytes` as fits; returns how much. */
+  /** Copies as many of `bytes` as fit; returns their number. */
   take(bytes: Uint8Array): number {
     const count = Math.min(bytes.length, this.missing);
     this.into.set(count === bytes.length ? bytes : bytes.subarray(0, count), this.filled);

@@ -26,7 +26,7 @@ export class SocketListener implements Listener {
     this.#onClose = onClose;
     this.#queue = new AcceptQueue(address);
     server.on('connection', (socket) => {
-      // Until it is adopted: a peer that is gone already is not an uncaught error.
+      // Until the socket is adopted, the error of a peer that is already gone must not be an uncaught one.
       socket.on('error', () => undefined);
       if (socket.destroyed) return;
       this.#queue.push(adoptSocket(socket, nameOf(socket)));

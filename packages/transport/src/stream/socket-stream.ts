@@ -15,8 +15,8 @@ export function fromDirectSocket(socket: net.Socket, receiver: DirectReceiver, p
  * Makes a byte stream of a socket that a server has accepted (with `pauseOnConnect`, so that nothing is read yet).
  *
  * `net.connect` takes an `onread` option, but a server has no way to give one to the sockets it accepts. So the handle
- * moves to a new socket which has it (`_handle` and the `handle` option are what Node's own cluster module uses).
- * Should a Node version lack either, the accepted socket itself is read, at the cost of one copy.
+ * moves to a new socket which has it (`_handle` and the `handle` option are what Node's own cluster module uses). In a
+ * Node version that lacks either, the accepted socket itself is read, at the cost of one copy.
  */
 export function adoptSocket(accepted: net.Socket, peer: string): ByteStream {
   const owner = accepted as unknown as { _handle: { useUserBuffer?: unknown } | null };
@@ -30,11 +30,11 @@ export function adoptSocket(accepted: net.Socket, peer: string): ByteStream {
 }
 
 function socketStream(socket: net.Socket, receiver: Receiver, peer: string): ByteStream {
-  // A reset tells the peer that this is no clean end. UNIX sockets have none.
+  // A reset shows the peer that this is no clean end. UNIX sockets have no reset.
   const isTcp = socket.remoteAddress !== undefined;
   const drop = (): void => {
-    // While libuv shuts the socket down it refuses a reset (EINVAL), and Node then leaves the handle open. All bytes
-    // have been taken by then, so that nothing looks like a clean end that is none.
+    // While libuv shuts the socket down it refuses a reset (EINVAL), and Node then leaves the handle open. By then all
+    // bytes were taken, so that the clean end that the peer sees is a true one.
     const shuttingDown = socket.writableEnded && socket.writableLength === 0 && !socket.writableFinished;
     if (isTcp && !shuttingDown) socket.resetAndDestroy();
     else socket.destroy();
@@ -42,7 +42,10 @@ function socketStream(socket: net.Socket, receiver: Receiver, peer: string): Byt
   return new DuplexStream(socket, receiver, peer, drop, () => descriptorOf(socket));
 }
 
-/** Undocumented, but what Node has kept since its first versions: checked, and reported as missing where it is. */
+/**
+ * The socket's descriptor. The property is undocumented, but Node has had it since its first versions; the function
+ * returns `undefined` where it is missing.
+ */
 function descriptorOf(socket: net.Socket): number | undefined {
   const fd = (socket as unknown as { _handle: { fd?: unknown } | null })._handle?.fd;
   return typeof fd === 'number' && Number.isInteger(fd) && fd >= 0 ? fd : undefined;

@@ -9,19 +9,23 @@ import { startServer } from './socket-listener.js';
 /** The longest path that fits `sun_path` of unix(7), in bytes, without the zero at its end. */
 export const LONGEST_PATH = 107;
 
-/** Bytes of the name that a socket is bound under before it gets its own; shorter where the folder's path leaves less. */
+/**
+ * Bytes of the name under which a socket is bound before it gets its final one; shorter where the folder's path leaves less
+ * room.
+ */
 const LONGEST_NAME = 12;
 const SHORTEST_NAME = 4;
 
-/** Names that are tried: a short one may be taken. */
+/** The number of names that are tried, since a short one may exist already. */
 const ATTEMPTS = 8;
 
 /**
- * Lets `server` listen at `path`. Resolves with what removes the socket file, and only this one: whoever listens at the path by
- * then, after the file was removed or replaced, keeps theirs.
+ * Lets `server` listen at `path`. Resolves with a function that removes this socket file only: if the file was removed or
+ * replaced meanwhile, the file of the new listener stays.
  *
- * libuv removes the path that it bound, whatever is there by then. So it binds another name in the same folder, and the
- * socket gets its own by link(2), which also fails where somebody was faster. `mode`: the rights of the file.
+ * libuv removes the path that it bound, whatever is there by then. The server therefore binds another name in the same folder,
+ * and the socket gets its final name by link(2), which also fails where another listener was faster. `mode`: the rights of the
+ * file.
  */
 export async function listenAtPath(
   server: net.Server,
@@ -30,7 +34,7 @@ export async function listenAtPath(
   mode?: number,
 ): Promise<() => void> {
   const address = `unix:${path}`;
-  // A name of the abstract namespace is no file.
+  // A name in the abstract namespace is no file.
   if (path.startsWith('\0')) {
     await startServer(server, { path }, address, signal);
     return () => undefined;
@@ -79,7 +83,7 @@ async function bindBeside(
   }
 }
 
-/** Node binds before `listen` returns: until then the umask takes from the new file every right that it is not to have. */
+/** Node binds before `listen` returns: until then the umask withholds from the new file every right that it must not have. */
 async function bindAt(
   server: net.Server,
   path: string,
@@ -100,14 +104,14 @@ async function bindAt(
   if (before === undefined) chmodSync(path, mode);
 }
 
-/** Gives the bound socket its name. */
+/** Gives the bound socket its final name. */
 async function publish(bound: string, path: string): Promise<void> {
   try {
     await link(bound, path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EEXIST') throw takenMeanwhile(path, error);
-    // A file system without hard links.
+    // The file system has no hard links.
     await rename(bound, path);
     return;
   }
@@ -145,12 +149,13 @@ async function removeDeadSocket(path: string): Promise<void> {
       { cause: inUse(path) },
     );
   }
-  // Whoever found the dead socket too may have put its own there, with the same inode number: that of the dead one is free.
+  // Another process that also found the dead socket may have put its own there, with the same inode number, since that of the
+  // dead one is free.
   const still = lstatSync(path, { bigint: true, throwIfNoEntry: false });
   if (still?.ino === found.ino && still.dev === found.dev && still.ctimeNs === found.ctimeNs) unlinkSync(path);
 }
 
-/** Only a refused connection proves that nobody listens. */
+/** Whether a process listens at the path: only a refused connection proves that none does. */
 function isAlive(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const probe = net.connect({ path });
@@ -169,7 +174,7 @@ function takenMeanwhile(path: string, cause: unknown): GodwitError {
   return new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: inUse(path, cause) });
 }
 
-/** What bind(2) would have said of the path. */
+/** The error that bind(2) would have returned for the path. */
 function inUse(path: string, cause?: unknown): NodeJS.ErrnoException {
   const error = new Error(`listen EADDRINUSE: address already in use ${path}`, cause === undefined ? {} : { cause });
   return Object.assign(error, { code: 'EADDRINUSE', syscall: 'listen', address: path });

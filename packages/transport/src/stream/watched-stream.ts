@@ -1,18 +1,18 @@
 import { GodwitError } from '@godwit/core';
 import type { ByteStream, DetachedDescriptor } from './byte-stream.js';
 
-/** The most that is read ahead of a stream that is watched, in bytes. */
+/** The most bytes that are read ahead of a watched stream. */
 const AHEAD_BYTES = 1024;
 
 /**
- * A byte stream whose peer may leave while nobody reads: `watch` reads a little ahead, and tells. Whoever reads afterwards
- * gets these bytes first. No frame is taken apart for it, so that a stream that waits costs a fixed number of bytes, whatever
- * its peer sends.
+ * A byte stream whose peer may leave while no read is pending: `watch` reads a little ahead to notice this. Later reads
+ * return these bytes first. No frame is parsed for this, so that a waiting stream takes a fixed number of bytes, whatever its
+ * peer sends.
  */
 export class WatchedStream implements ByteStream {
   readonly peer: string;
   readonly #stream: ByteStream;
-  /** The read that `watch` has begun; what it got is handed out first. */
+  /** The read that `watch` has begun; its bytes are handed out first. */
   #reading: Promise<number> | undefined;
   #ahead = new Uint8Array();
   #from = 0;
@@ -25,8 +25,8 @@ export class WatchedStream implements ByteStream {
   }
 
   /**
-   * Resolves with why, if the peer ends its direction or the carrier breaks before another byte has come; stays pending
-   * otherwise. For a stream that nobody reads, once.
+   * Resolves with the reason, if the peer ends its direction or the carrier breaks before another byte has come; stays
+   * pending otherwise. To be called once, while no read is pending.
    */
   watch(): Promise<GodwitError> {
     this.#ahead = new Uint8Array(AHEAD_BYTES);

@@ -16,7 +16,7 @@ export interface FaultActions {
 
 interface Pending {
   readonly fault: Fault;
-  /** Unknown until the frame has started. */
+  /** The byte at which the fault strikes; unknown until its frame has started. */
   byte: number | undefined;
 }
 
@@ -26,7 +26,7 @@ interface Running {
   readonly seen: Uint8Array[];
 }
 
-/** One direction of a stream with faults in it: bytes go in, and what is left of them comes out. */
+/** One direction of a stream with faults: bytes go in, and come out as the faults have changed them. */
 export class FaultLine {
   readonly #actions: FaultActions;
   readonly #random: () => number;
@@ -43,7 +43,7 @@ export class FaultLine {
     this.#pending = faults.map((fault) => ({ fault, byte: positionOf(fault, random) }));
   }
 
-  /** Takes bytes in order; one call at a time. */
+  /** Takes bytes in order; only one call at a time. */
   async feed(bytes: Uint8Array): Promise<void> {
     this.#locate(bytes);
     for (let at = 0; at < bytes.length && !this.#ended; ) {

@@ -1,4 +1,4 @@
-/** Where a fault strikes, counted in one direction of one stream from its start. */
+/** The place at which a fault strikes, counted in one direction of one stream from its start. */
 export type FaultPlace =
   /** Before this byte, from 0. */
   | { readonly byte: number }
@@ -8,31 +8,34 @@ export type FaultPlace =
   | { readonly below: number };
 
 interface FaultBase {
-  /** `out`: what our side writes; `in`: what it reads. */
+  /** `out`: the bytes that this side writes; `in`: those that it reads. */
   readonly direction: 'out' | 'in';
   readonly at: FaultPlace;
-  /** Only in this stream of the transport, counted from 0 in the order of connecting or accepting. Default: in each. */
+  /**
+   * The only stream of the transport in which the fault strikes, counted from 0 in the order of connecting or accepting.
+   * Default: in each.
+   */
   readonly stream?: number;
 }
 
-/** One thing that goes wrong, once in each stream. */
+/** One fault, which strikes once in each stream. */
 export type Fault = FaultBase &
   (
     | {
         /**
-         * `cut`: the stream is dropped, both sides lose the link. `stall`: nothing moves any more in this direction, and
-         * nobody is told. `half-close`: this direction ends; what follows is swallowed.
+         * `cut`: the stream is dropped, both sides lose the link. `stall`: nothing moves any more in this direction,
+         * without an error. `half-close`: this direction ends, and later bytes are dropped.
          */
         readonly kind: 'cut' | 'stall' | 'half-close';
       }
     | {
-        /** Everything waits this long, once. */
+        /** All bytes of the direction wait this long, once. */
         readonly kind: 'delay';
         readonly milliseconds: number;
       }
     | {
         /**
-         * What happens to the next `bytes` bytes. `trickle`: they move one at a time (default: all that follow).
+         * The fault of the next `bytes` bytes. `trickle`: they move one at a time (default: all that follow).
          * `duplicate`: they come twice. `corrupt`: each becomes another one. `truncate`: they are missing. Default: 1.
          */
         readonly kind: 'trickle' | 'duplicate' | 'corrupt' | 'truncate';
@@ -40,14 +43,14 @@ export type Fault = FaultBase &
       }
   );
 
-/** Which faults `faulty` makes, and where. */
+/** The faults that `faulty` makes, and their places. */
 export interface FaultPlan {
   readonly faults: readonly Fault[];
-  /** Decides `below` and what corrupted bytes become. The same seed does the same. Default: 1. */
+  /** Decides `below` and what corrupted bytes become. The same seed gives the same faults. Default: 1. */
   readonly seed?: number;
-  /** How a `delay` passes; for a virtual clock. Default: `setTimeout`. */
+  /** The function that waits for a `delay`, for a virtual clock. Default: `setTimeout`. */
   readonly sleep?: (milliseconds: number) => Promise<void>;
-  /** Told when a fault strikes: the stream's number, and the byte of that direction. */
+  /** Called when a fault strikes, with the stream's number and the byte of that direction. */
   readonly onFault?: (fault: Fault, stream: number, byte: number) => void;
 }
 

@@ -4,19 +4,20 @@ import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { FaultLine } from './fault-line.js';
 import { type Fault, type FaultPlan, seeded } from './fault-plan.js';
 
-/** The most that is read ahead of our reader, in bytes. */
+/** The most bytes that are read ahead of this side's reader. */
 const READ_BYTES = 64 * 1024;
 
 /**
- * A transport whose streams go wrong as planned: to test what a VMM does when the link is cut in the seventh frame, or
- * stalls, or brings a page twice. Without a fault that strikes it is as good as the one below it, with one copy more in
- * each direction.
+ * A transport whose streams have planned faults, for tests of what a VMM does when the link is cut in the seventh
+ * frame, or stalls, or brings a page twice. As long as no fault strikes, it works as the transport below it, with one
+ * more copy in each direction.
  *
  * ```ts
  * const transport = faulty(tcp({ port: 4444 }), { faults: [{ kind: 'cut', direction: 'out', at: { frame: 7 } }] });
  * ```
  *
- * `cut` fails both sides as a broken cable does: ours with `GODWIT_LINK_LOST`, the other as its carrier tells.
+ * `cut` fails both sides as a broken cable does: this side with `GODWIT_LINK_LOST`, the other with the error of its
+ * carrier.
  */
 export function faulty<L extends Listener>(transport: Transport<L>, plan: FaultPlan): Transport {
   let streams = 0;
@@ -33,7 +34,7 @@ export function faulty<L extends Listener>(transport: Transport<L>, plan: FaultP
   };
 }
 
-/** One stream that goes wrong as planned; `index` is its number for `Fault.stream`. */
+/** One stream with planned faults; `index` is its number for `Fault.stream`. */
 export function faultyStream(stream: ByteStream, plan: FaultPlan, index = 0): ByteStream {
   const random = seeded((plan.seed ?? 1) + index * 7919);
   const arrived: Uint8Array[] = [];

@@ -3,7 +3,7 @@ import { GodwitError } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { leavingNothing, rejectsWith } from './with-pair.js';
 
-/** A read that was pending when the peer aborted: what it tells is what the fixture says. */
+/** Checks a read that was pending when the peer aborted: it must reject or end as the fixture declares. */
 export async function checkAbortIsTold(read: Promise<number>, tellsAbort: boolean): Promise<void> {
   if (tellsAbort) {
     const end = await read.then(
@@ -22,7 +22,7 @@ export async function checkAbortIsTold(read: Promise<number>, tellsAbort: boolea
   assert.equal(count, 0);
 }
 
-/** A connection to a listener that is closed. */
+/** Checks a connection to a closed listener. */
 export async function checkRefusal(connecting: Promise<ByteStream>, tellsRefusal: boolean): Promise<void> {
   if (!tellsRefusal) {
     const stream = await connecting.catch((error: unknown) =>
@@ -39,7 +39,7 @@ export async function checkRefusal(connecting: Promise<ByteStream>, tellsRefusal
   assert.fail('connect succeeded with nobody listening: if only a read can tell, set capabilities.tellsRefusal: false');
 }
 
-/** `leavingNothing`, whose failure says what the fixture may set. */
+/** Does the same as `leavingNothing`; the message of a failure names the setting of the fixture that may help. */
 export function withAdvice(advice: string, body: () => Promise<void>): Promise<void> {
   return leavingNothing(body).catch((error: unknown) => {
     throw new Error(`${error instanceof Error ? error.message : String(error)} (${advice})`, { cause: error });

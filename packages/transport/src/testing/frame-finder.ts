@@ -4,7 +4,7 @@ const INT32 = 0xd2;
 
 /** Finds where frames start in a sequence of bytes that comes in pieces; see `docs/wire-format.md`, "Frames". */
 export class FrameFinder {
-  /** Bytes of the current prefix that have come, and what they say so far. */
+  /** The number of bytes of the current prefix that have come, and their value so far. */
   #prefix = 0;
   #length = 0;
   /** Bytes of a header or payload still to come. */
@@ -25,8 +25,8 @@ export class FrameFinder {
       }
       const byte = bytes[at] as number;
       if (this.#prefix === 0) {
-        // A checksum belongs to what stands before it, be that a header whose payload is still to come. The first of all
-        // is the mark: headers then stand behind the checksum of their length.
+        // A checksum belongs to the bytes before it, which may be a header whose payload is still to come. The first one
+        // is the mark: headers then come after the checksum of their length.
         if (byte === INT32) {
           if (this.#position + at === 0) this.#checksums = true;
           at++;

@@ -8,7 +8,10 @@ import { rejectsWith, withPair } from './with-pair.js';
 
 const MAXIMUM = 2 ** 20;
 
-/** What a migration does with a transport: frames of every size, pending connections, and peers that vanish inside a frame. */
+/**
+ * The use of a transport by a migration, as tests: frames of every size, pending connections, and peers that vanish inside a
+ * frame.
+ */
 export function frameSuite({ test }: SuiteRunner, fixture: TransportFixture): void {
   for (const size of [0, 1, 65_535, 65_536, 65_537, MAXIMUM]) {
     test(`carries a frame with ${size} bytes of payload`, () =>

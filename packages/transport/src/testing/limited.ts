@@ -1,6 +1,6 @@
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
 
-/** Bytes between two readings of the clock, and the milliseconds of bytes that may be queued, as in a network card. */
+/** Bytes between two readings of the clock, and how many milliseconds of bytes may be queued, as in a network card. */
 const PIECE_BYTES = 64 * 2 ** 10;
 const QUEUE_MS = 2;
 
@@ -12,10 +12,12 @@ export function limited(transport: Transport, bytesPerSecond: number): Transport
   };
 }
 
-/** A stream whose writes resolve when their bytes would have been sent by the card, which is the back-pressure of a slow link. */
+/**
+ * A stream whose writes resolve when a card of that rate would have sent their bytes, which is the back-pressure of a slow link.
+ */
 function slowed(stream: ByteStream, bytesPerSecond: number): ByteStream {
   let last: Promise<unknown> = Promise.resolve();
-  /** When the bytes that were written so far will have been sent, by `performance.now`. */
+  /** The time, of `performance.now`, at which the bytes that were written so far will have been sent. */
   let busyUntil = 0;
 
   async function write(chunks: readonly Uint8Array[]): Promise<void> {

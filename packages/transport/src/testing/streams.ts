@@ -1,6 +1,9 @@
 import type { ByteStream } from '../stream/byte-stream.js';
 
-/** Drawn once: the suite needs many patterns, and a loop over bytes is slow until it is compiled. */
+/**
+ * The pseudo-random bytes, which are drawn once: the suite needs many patterns, and a loop over bytes is slow until it
+ * is compiled.
+ */
 let drawn = new Uint8Array(0);
 
 /** Bytes that differ at every place and between seeds, so that lost, doubled and misplaced ones show. */
@@ -10,7 +13,7 @@ export function pattern(size: number, seed: number): Uint8Array {
   return drawn.slice(start, start + size);
 }
 
-/** The same sequence at any length (xorshift32, Marsaglia 2003). */
+/** Draws the sequence, which is the same at any length (xorshift32, Marsaglia 2003). */
 function draw(least: number): Uint8Array<ArrayBuffer> {
   const words = new Uint32Array(Math.max(2 ** 18, Math.ceil(least / 4)));
   let state = 2_463_534_242 | 0;
@@ -44,12 +47,12 @@ export async function readExactly(stream: ByteStream, size: number): Promise<Uin
   return bytes;
 }
 
-/** Sockets, ports, processes and the like that keep this process alive. */
+/** The number of sockets, ports, processes and the like that keep this process alive. */
 export function handlesOf(): number {
   return process.getActiveResourcesInfo().filter((name) => !/Timeout|Immediate|Tick|FSReq/.test(name)).length;
 }
 
-/** Fails when the promises take longer; the bound is generous, it tells "at once" from "never". */
+/** Fails when the promises take longer; the bound is large, and distinguishes "at once" from "never". */
 export async function settledWithin(milliseconds: number, ...promises: Promise<unknown>[]): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise((_, reject) => {

@@ -1,6 +1,6 @@
 import { createSign, generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto';
 
-/** A certificate made for a test, and what it is signed with. */
+/** A certificate made for a test, with its private key. */
 export interface TestCertificate {
   readonly cert: string;
   readonly key: string;
@@ -8,11 +8,11 @@ export interface TestCertificate {
   readonly privateKey: KeyObject;
 }
 
-/** What a `testCertificate` is for. */
+/** Options of `testCertificate`. */
 export interface CertificateOptions {
-  /** The authority; without one it signs itself and is one. */
+  /** The authority that signs the certificate; without one the certificate signs itself and is an authority. */
   readonly signer?: TestCertificate;
-  /** Names and addresses that it is for. */
+  /** Names and addresses for which the certificate is valid. */
   readonly hosts?: readonly string[];
   readonly notBefore?: Date;
   readonly notAfter?: Date;
@@ -49,7 +49,7 @@ export function testCertificate(name: string, options: CertificateOptions = {}):
   return {
     name,
     privateKey,
-    // No empty line, where the text fills its last one: OpenSSL takes that for the end.
+    // The text must not end with an empty line, which OpenSSL would take for the end.
     cert: `-----BEGIN CERTIFICATE-----\n${der
       .toString('base64')
       .match(/.{1,64}/g)
@@ -58,7 +58,7 @@ export function testCertificate(name: string, options: CertificateOptions = {}):
   };
 }
 
-/** Tag, length, value: all that DER is made of. */
+/** Tag, length and value, the only structure of DER. */
 function tlv(tag: number, ...parts: Uint8Array[]): Buffer {
   const value = Buffer.concat(parts);
   const length =

@@ -10,7 +10,7 @@ export interface SuiteRunner {
 
 /** One transport under test. */
 export interface TransportFixture {
-  /** Makes a listener that no other one disturbs. */
+  /** Makes a listener that is independent of all others. */
   listen(): Promise<Listener>;
   /** Connects to a listener that `listen` made. */
   connect(listener: Listener, signal?: AbortSignal): Promise<ByteStream>;
@@ -21,12 +21,18 @@ export interface TransportFixture {
   readonly capabilities?: TransportCapabilities;
 }
 
-/** Where a transport differs for good reasons. No test is left out: each checks what is promised instead. */
+/**
+ * Properties in which a transport may differ for good reasons. No test is left out: each checks the guarantee that
+ * applies instead.
+ */
 export interface TransportCapabilities {
   /** Whether `connect` fails when nobody listens. If not, the first read or write must. Default: true. */
   readonly tellsRefusal?: boolean;
-  /** How many streams are open together, for carriers whose streams cost much (a process each). Default: 24. */
+  /**
+   * The number of streams that are open together; fewer for carriers whose streams are expensive (a process each).
+   * Default: 24.
+   */
   readonly streamsAtOnce?: number;
-  /** How many streams come and go one after the other. Default: 1 000. */
+  /** The number of streams that are opened and closed one after the other. Default: 1 000. */
   readonly shortConnections?: number;
 }

@@ -111,7 +111,7 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
           got = count;
         });
         await near.write([sent]);
-        // Either it does not wait, or it tells.
+        // Either the read does not wait for more, or `pendingBytes` counts what has come.
         while (got === undefined && (far.pendingBytes ?? 0) < sent.length) await nextTurn();
         if (got === undefined) assert.equal(far.pendingBytes, sent.length);
         await near.close();
@@ -155,7 +155,7 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
           await near.close();
         })();
         writing.catch(() => undefined);
-        // Nothing tells that no further write will be taken, but that none is.
+        // No event shows that no further write will be taken: the test waits until none was taken for a while.
         for (let before = -1; before !== accepted; ) {
           before = accepted;
           await delay(100);

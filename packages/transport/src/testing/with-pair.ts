@@ -5,7 +5,10 @@ import type { ByteStream, Listener } from '../stream/byte-stream.js';
 import { handlesOf } from './streams.js';
 import type { TransportFixture } from './transport-fixture.js';
 
-/** How long sockets and processes may take to be gone after a test, in milliseconds; the bound tells it from "never". */
+/**
+ * How long sockets and processes may take to be gone after a test, in milliseconds; the bound distinguishes this from
+ * "never".
+ */
 const GONE_MS = 3_000;
 
 /** Runs `body`, then checks that it left no handle open. */

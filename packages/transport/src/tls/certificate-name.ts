@@ -12,7 +12,7 @@ export function peerCertificateName(secure: tls.TLSSocket): string | undefined {
   return subject === undefined ? undefined : inWords(distinguishedName(subject), distinguishedName(issuer));
 }
 
-/** Our own certificate in words; `undefined` where it cannot be read. */
+/** This side's own certificate in words; `undefined` where it cannot be read. */
 export function ownCertificateName(cert: Pem | undefined): string | undefined {
   const first = Array.isArray(cert) ? cert[0] : cert;
   if (first === undefined) return undefined;
@@ -25,8 +25,8 @@ export function ownCertificateName(cert: Pem | undefined): string | undefined {
 }
 
 /**
- * Notes the certificate that each peer of `server` shows, before Node looks whether it is good: once it has refused one, it has thrown it
- * away. `keylog` is the one public event of a handshake that has its socket; the keys that come with it are not looked at.
+ * Notes the certificate that each peer of `server` shows, before Node verifies it: Node does not keep a certificate that it has refused.
+ * `keylog` is the only public event of a handshake that has its socket; the keys that come with the event are not used.
  */
 export function noteCertificates(server: tls.Server): (secure: tls.TLSSocket) => string | undefined {
   const names = new WeakMap<tls.TLSSocket, string>();
@@ -54,7 +54,7 @@ function distinguishedName(names: Names): string {
   );
 }
 
-/** The peer has written it: it may be long, and may have anything in it. */
+/** Shortens a text from the peer to one line: it may be long and have any characters. */
 function oneLine(text: string): string {
   const clean = text.replace(/\n/g, ', ').replace(/\p{C}/gu, '?');
   return clean.length > LONGEST_NAME ? `${clean.slice(0, LONGEST_NAME)}...` : clean;

@@ -4,8 +4,8 @@ import type net from 'node:net';
 const ALERT = Uint8Array.of(0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x46);
 
 /**
- * Tells a peer whose first bytes are no TLS that this port is TLS. OpenSSL only closes such a connection, and a source that speaks plain
- * TCP would take that for a link that was lost.
+ * Tells a peer whose first bytes are not TLS that this port expects TLS. OpenSSL only closes such a connection, which a source that
+ * speaks plain TCP would take for a lost link.
  */
 export function tellPlainPeer(error: NodeJS.ErrnoException, raw: net.Socket): void {
   if (error.code !== 'ERR_SSL_WRONG_VERSION_NUMBER' || raw.destroyed) return;

@@ -2,27 +2,30 @@ import net from 'node:net';
 import type tls from 'node:tls';
 import { checkOptions, GodwitError } from '@godwit/core';
 
-/** PEM text or its bytes, as `node:tls` takes them; several for a chain or for more than one authority. */
+/** PEM text or its bytes, as `node:tls` takes them; several of them for a chain or for more than one authority. */
 export type Pem = string | Uint8Array | readonly (string | Uint8Array)[];
 
-/** Who we are and whom we believe: certificates (`ca`, `cert`, `key`), or a key that both sides share (`psk`). */
+/**
+ * This side's identity and the peers that it trusts: certificates (`ca`, `cert`, `key`), or a key that both sides share
+ * (`psk`).
+ */
 export interface TlsCredentials {
   /**
-   * The authorities that may have signed the peer's certificate. The system's own are never used: everybody can have a
-   * certificate of a public authority, and a listener must know its source.
+   * The authorities that may have signed the peer's certificate. The system's own authorities are never used: anyone
+   * can get a certificate of a public authority, and a listener must know its source.
    */
   readonly ca?: Pem;
-  /** Our certificate, with the intermediate ones behind it. */
+  /** This side's certificate, followed by the intermediate ones. */
   readonly cert?: Pem;
   /** The private key of `cert`. */
   readonly key?: string | Uint8Array;
-  /** What `key` is encrypted with. */
+  /** The passphrase with which `key` is encrypted. */
   readonly passphrase?: string;
-  /** The name that the listener's certificate must have. Default: the host that we connect to. */
+  /** The name that the listener's certificate must have. Default: the host to which this side connects. */
   readonly servername?: string;
-  /** Instead of certificates. TLS 1.3 only; whoever has the key is trusted. */
+  /** A key instead of certificates. TLS 1.3 only; every peer that has the key is trusted. */
   readonly psk?: PreSharedKey;
-  /** The oldest version that is spoken. Default: `TLSv1.3`. */
+  /** The oldest version that is accepted. Default: `TLSv1.3`. */
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
 
@@ -38,9 +41,9 @@ export const CREDENTIALS: Readonly<Record<keyof TlsCredentials, true>> = {
 
 /** A key that both sides have, instead of certificates. */
 export interface PreSharedKey {
-  /** Which key it is; travels in the clear. At most 128 bytes (RFC 4279). */
+  /** The name of the key, which is sent unencrypted. At most 128 bytes (RFC 4279). */
   readonly identity: string;
-  /** From 16 to 64 random bytes. A password is not one: it can be guessed from a recorded handshake. */
+  /** From 16 to 64 random bytes. A password is not enough: it can be guessed from a recorded handshake. */
   readonly key: Uint8Array;
 }
 
@@ -48,7 +51,7 @@ const SHORTEST_KEY = 16;
 const LONGEST_KEY = 64;
 const LONGEST_IDENTITY = 128;
 
-/** Fails with `GODWIT_INVALID_ARGUMENT` and says what is missing. */
+/** Throws `GODWIT_INVALID_ARGUMENT`, whose message says what is missing. */
 export function checkCredentials(credentials: TlsCredentials): void {
   const { ca, cert, key, psk, minVersion } = credentials;
   if (psk === undefined) {
@@ -73,7 +76,7 @@ export function checkCredentials(credentials: TlsCredentials): void {
   }
 }
 
-/** What a listener gives to `tls.createServer` or `https.createServer`. */
+/** The options of a listener for `tls.createServer` or `https.createServer`. */
 export function serverOptions(credentials: TlsCredentials): tls.TlsOptions {
   const { psk } = credentials;
   if (psk === undefined) return { ...common(credentials), requestCert: true, rejectUnauthorized: true };
@@ -83,11 +86,11 @@ export function serverOptions(credentials: TlsCredentials): tls.TlsOptions {
   };
 }
 
-/** What a source gives to `tls.connect`; `host` is the name that is checked unless `servername` is given. */
+/** The options of a source for `tls.connect`; `host` is the name that is checked unless `servername` is given. */
 export function clientOptions(credentials: TlsCredentials, host: string): tls.ConnectionOptions {
   const { psk, servername } = credentials;
   if (psk === undefined) {
-    // An address is no server name (RFC 6066), but the certificate is checked for it all the same.
+    // An address is no server name (RFC 6066), but the certificate is checked for it nevertheless.
     const name = servername ?? (net.isIP(host) === 0 ? host : undefined);
     return { ...common(credentials), rejectUnauthorized: true, host, ...(name !== undefined && { servername: name }) };
   }
@@ -95,7 +98,7 @@ export function clientOptions(credentials: TlsCredentials, host: string): tls.Co
     ...common(credentials),
     rejectUnauthorized: true,
     pskCallback: () => ({ identity: psk.identity, psk: psk.key }),
-    // No authority at all: a listener that shows a certificate instead of knowing the key is refused.
+    // Without any authority, a listener that shows a certificate instead of knowing the key is refused.
     ca: [],
     checkServerIdentity: (_name, certificate) =>
       Object.keys(certificate).length === 0 ? undefined : new Error('the listener shows a certificate and not the key'),

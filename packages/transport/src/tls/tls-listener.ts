@@ -8,7 +8,10 @@ import { tellPlainPeer } from './plain-alert.js';
 import { explainHandshake, handshakeMayPass } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
-/** Handshakes that may go on at once; connecting costs a peer nothing, and a handshake costs us much. */
+/**
+ * The most handshakes at a time: connecting costs a peer nothing, and a handshake takes much of this side's processor
+ * time.
+ */
 const MOST_HANDSHAKES = 128;
 
 /** Takes byte streams from a `tls.Server`: only peers that have proven who they are. */
@@ -36,17 +39,17 @@ export class TlsListener implements Listener {
     return this.#address;
   }
 
-  /** The address that it listens on. */
+  /** The address on which it listens. */
   get host(): string {
     return this.#host;
   }
 
-  /** The port that it listens on. */
+  /** The port on which it listens. */
   get port(): number {
     return this.#port;
   }
 
-  /** What the system chose, once the server listens. */
+  /** Sets the address and the port that the system chose, once the server listens. */
   listens(address: string, host: string, port: number): void {
     this.#address = address;
     this.#host = host;
@@ -60,7 +63,7 @@ export class TlsListener implements Listener {
 
   async close(): Promise<void> {
     this.#queue.close();
-    // Node's own 'close' would wait for the streams that live on.
+    // Only the listening is ended: the 'close' event would wait for streams that stay open.
     this.#server.close();
     for (const raw of this.#handshakes.values()) raw.destroy();
   }
@@ -88,7 +91,7 @@ export class TlsListener implements Listener {
     const raw = this.#handshakes.get(name);
     this.#handshakes.delete(name);
     secure.on('error', () => undefined);
-    // OpenSSL tells from the middle of a read: to write before it has returned would corrupt its state.
+    // OpenSSL reports this during a read: a write before that read has returned would corrupt its state.
     setImmediate(() => {
       if (raw === undefined || secure.destroyed) secure.destroy();
       else this.#queue.push(tlsStream(secure, raw, name));
@@ -96,7 +99,8 @@ export class TlsListener implements Listener {
   }
 
   #failed(error: NodeJS.ErrnoException, secure: tls.TLSSocket): void {
-    // Node refuses a certificate by closing, and tells only that it was closed; the reason is beside it.
+    // Node refuses a certificate by closing the connection, and its error says only that it was closed; the reason is
+    // in `authorizationError`.
     const verdict = secure.authorizationError as unknown as string | null | undefined;
     const cause = verdict ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict }) : error;
     const certificate = this.#certificateOf(secure);
@@ -108,7 +112,7 @@ export class TlsListener implements Listener {
   }
 }
 
-/** The TCP socket below, which knows its peer after it was closed too, where this version of Node tells. */
+/** The TCP socket below, which has its peer's address also after it was closed, where this version of Node shows it. */
 function rawOf(secure: tls.TLSSocket): net.Socket {
   return (secure as unknown as { _parent?: net.Socket | null })._parent ?? secure;
 }

@@ -1,33 +1,33 @@
 import { explainAll, mayPass } from '../stream/connect-failure.js';
 
 /**
- * What a failed handshake means and what can be done, in the words of the side that refuses (`listener` or `source`) or
- * is refused. The code of Node or OpenSSL stays in the message.
+ * Explains a failed handshake and what can be done, from the point of view of `side`, which has refused or was refused. The code
+ * of Node or OpenSSL stays in the message.
  */
 export function explainHandshake(error: NodeJS.ErrnoException, side: 'listener' | 'source'): string {
   const code = error.code ?? error.message;
-  // OpenSSL 3.5 (Node 24) has given the alerts of SSL 3 another name.
+  // OpenSSL 3.5 (Node 24) has other names for the alerts of SSL 3.
   const known = code.replace('_SSL/TLS_ALERT_', '_SSLV3_ALERT_');
   const hint = (side === 'listener' ? AT_LISTENER : AT_SOURCE).get(known) ?? AT_BOTH.get(known);
   if (hint !== undefined) return `${hint} (${code})`;
   if (CERTIFICATE_CODE.test(code)) {
     return `the peer's certificate is not accepted: ${error.message} (${code})`;
   }
-  // OpenSSL's own messages carry addresses and file names of its sources.
+  // OpenSSL's own messages have addresses and file names of its sources, which are removed.
   const reason = /SSL routines:[^:]*:([^:]+)/.exec(error.message)?.[1];
   return reason === undefined ? explainAll(error) : `${reason} (${code})`;
 }
 
-/** Whose certificate a handshake has failed over, as the side sees it that connects; `undefined` where it was something else. */
+/** The side whose certificate made a handshake fail, for the side that connects; `undefined` for any other reason. */
 export function refusedCertificate({ code = '' }: NodeJS.ErrnoException): 'ours' | 'theirs' | undefined {
   if (CERTIFICATE_CODE.test(code) || code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'theirs';
   return /_ALERT_(UNKNOWN_CA|.*CERTIFICATE)/.test(code) ? 'ours' : undefined;
 }
 
-/** Codes of what OpenSSL and Node find wrong with a peer's certificate. */
+/** Codes with which OpenSSL and Node refuse a peer's certificate. */
 const CERTIFICATE_CODE = /^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|ERROR_IN_CERT)/;
 
-/** Whether another handshake may go better: not where a certificate, a key or a version is wrong, which OpenSSL's codes say. */
+/** Whether another handshake may succeed: not where a certificate, a key or a version is wrong, which OpenSSL's codes show. */
 export function handshakeMayPass(error: NodeJS.ErrnoException): boolean {
   const { code } = error;
   if (code === undefined || code === 'ERR_TLS_HANDSHAKE_TIMEOUT') return true;

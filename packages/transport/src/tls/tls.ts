@@ -16,7 +16,7 @@ import { tlsStream } from './tls-stream.js';
 export interface TlsOptions extends TlsCredentials {
   /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
   readonly host?: string;
-  /** 0 lets the system choose when listening; `TlsListener.port` tells. */
+  /** With 0 the system chooses when listening; `TlsListener.port` has the result. */
   readonly port: number;
   /** How long `connect` waits for the connection and the handshake together, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
@@ -24,7 +24,7 @@ export interface TlsOptions extends TlsCredentials {
   readonly handshakeTimeoutMs?: number;
   /** Idle time before the kernel starts to probe whether the peer is alive, in milliseconds. Default: 10 000. */
   readonly keepAliveMs?: number;
-  /** Told of every peer that a listener refuses, and why: such a peer never reaches `accept`. */
+  /** Called with the reason for every peer that a listener refuses: such a peer never reaches `accept`. */
   readonly onRefused?: (error: GodwitError) => void;
 }
 
@@ -39,19 +39,19 @@ const TLS_OPTIONS: Readonly<Record<keyof TlsOptions, true>> = {
 };
 
 /**
- * How long a source waits for the listener's word on its certificate. In TLS 1.3 the source's handshake is over before the
- * listener has looked at that certificate; the first session ticket says that it was accepted. Only a listener that is
- * none of ours and sends no tickets makes a connection wait this long, in milliseconds.
+ * How long a source waits for the listener's answer to its certificate. In TLS 1.3 the source's handshake is over before
+ * the listener has looked at that certificate; the first session ticket says that it was accepted. Only a listener of
+ * other software that sends no tickets makes a connection wait this long. Milliseconds.
  */
 const CONFIRMATION_MS = 1_000;
 
 /**
  * TLS over TCP, 1.3 by default, with both sides authenticated: by certificates that the other's `ca` has signed (the
- * listener's must also be for the host that we connect to), or by a pre-shared key. A peer without the right one is
- * refused in the handshake, before any byte of a migration: `connect` fails with `GODWIT_CONNECT_FAILED`, and a
- * listener tells `onRefused` and serves on.
+ * listener's must also be valid for the host to which the source connects), or by a pre-shared key. A peer without the
+ * right one is refused in the handshake, before any byte of a migration: `connect` fails with `GODWIT_CONNECT_FAILED`, and
+ * a listener calls `onRefused` and goes on.
  *
- * Bytes are copied while they are encrypted, so that nothing borrowed is ever seen changing by the cipher.
+ * Bytes are copied before they are encrypted, so that the cipher never reads borrowed memory that changes.
  *
  * @example
  * tls({ host: 'vm-host', port: 4444, ca, cert, key }); // each side its own certificate, both signed by `ca`
@@ -93,7 +93,7 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
           );
           await once(secure, 'secureConnect');
           if (secure.getProtocol() === 'TLSv1.3') await confirmed(secure, fail);
-          // OpenSSL tells from the middle of a read: to write before it has returned would corrupt its state.
+          // OpenSSL reports this during a read: a write before that read has returned would corrupt its state.
           await nextTurn();
         });
       } catch (error) {
@@ -160,7 +160,9 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
   }
 }
 
-/** Waits for the listener's word: a ticket, a byte, or silence that is long enough. Leaves a refusal to `fail`. */
+/**
+ * Waits for the listener's answer: a ticket, a byte, or no refusal within `CONFIRMATION_MS`. A refusal is left to `fail`.
+ */
 async function confirmed(secure: nodeTls.TLSSocket, fail: (error: Error) => void): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const refused = (): void => {

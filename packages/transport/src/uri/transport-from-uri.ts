@@ -8,20 +8,20 @@ import { type TcpOptions, tcp } from '../tcp.js';
 import { type TlsOptions, tls } from '../tls/tls.js';
 import { type UnixOptions, unix } from '../unix.js';
 
-/** What a URI does not say, by transport. Certificates and keys never stand in a URI: those are logged. */
+/** Options that a URI does not have, by transport. Certificates and keys are never in a URI, since URIs are logged. */
 export interface UriOptions {
   readonly tcp?: Omit<TcpOptions, 'host' | 'port'>;
   readonly tls?: Omit<TlsOptions, 'host' | 'port'>;
   readonly unix?: Omit<UnixOptions, 'path'>;
   readonly exec?: Omit<ExecOptions, 'command' | 'args'>;
   readonly file?: Omit<FileOptions, 'path'>;
-  /** For `wss:`, certificates, timeouts and `onRefused` are those of `tls` above unless they are here. */
+  /** For `wss:`, certificates, timeouts and `onRefused` are those of `tls` above unless they are given here. */
   readonly webSocket?: Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'>;
-  /** For schemes of your own. */
+  /** Options for schemes of your own. */
   readonly [scheme: string]: unknown;
 }
 
-/** Makes a transport of what stands behind the first colon of a URI. */
+/** Makes a transport from the part of a URI after its first colon. */
 export type TransportFactory = (rest: string, options: UriOptions, uri: string) => Transport;
 
 const factories = new Map<string, TransportFactory>([
@@ -36,11 +36,11 @@ const factories = new Map<string, TransportFactory>([
 ]);
 
 /**
- * Makes a transport of an address as QEMU writes it: `tcp:host:port`, `tls:host:port`, `unix:/path`, `exec:command`,
- * `file:/path`, `stdio:`, `ws://host:port/path`, `wss://...`, or of a scheme that was registered. `tcp://host:port`, as messages show it, is
- * the same as `tcp:host:port`; IPv6 addresses stand in brackets, and an empty host is `127.0.0.1`.
+ * Makes a transport of an address as QEMU writes it: `tcp:host:port`, `tls:host:port`, `unix:/path`, `exec:command`, `file:/path`,
+ * `stdio:`, `ws://host:port/path`, `wss://...`, or of a scheme that was registered. `tcp://host:port`, as messages show it, is the same as
+ * `tcp:host:port`; IPv6 addresses are in brackets, and an empty host is `127.0.0.1`.
  *
- * Fails with `GODWIT_INVALID_ARGUMENT` and says what was expected.
+ * Throws `GODWIT_INVALID_ARGUMENT`, whose message says what was expected.
  *
  * @example
  * const transport = transportFromUri('tls:vm-host:4444', { tls: { ca, cert, key } });
@@ -59,8 +59,8 @@ export function transportFromUri(uri: string, options: UriOptions = {}): Transpo
 }
 
 /**
- * Adds a scheme of your own to `transportFromUri`, for this process. A scheme that exists is not replaced: whoever reads
- * `tls:` in a configuration must be able to trust it.
+ * Adds a scheme of your own to `transportFromUri`, for this process. An existing scheme is not replaced: the reader of a configuration must
+ * be able to trust `tls:`.
  *
  * @example
  * registerTransport('room', (name) => rooms.get(name) ?? fail(`there is no room ${name}`));
@@ -84,7 +84,7 @@ function hostAndPort(rest: string, uri: string): { host?: string; port: number }
   return { ...(host !== '' && { host }), port: Number(match[3]) };
 }
 
-/** What `tls` says, as a WebSocket takes it: the credentials by themselves. */
+/** The `tls` options in the form of a WebSocket's options, whose credentials are in a field of their own. */
 function secured(tls: UriOptions['tls']): Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'> {
   if (tls === undefined) return {};
   const { connectTimeoutMs, handshakeTimeoutMs, onRefused, ...credentials } = tls;

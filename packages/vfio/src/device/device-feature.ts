@@ -21,7 +21,7 @@ export class FeatureCall<Field extends string> {
     return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, this.#bytes);
   }
 
-  /** For what takes its time: a change of state, or reading a large log. */
+  /** Makes the call on a pool thread, for a change of state or a large log, which take long. */
   callAsync(port: KernelPort, device: number): Promise<number> {
     return port.ioctlAsync(device, DeviceFeature.VFIO_DEVICE_FEATURE, this.#bytes);
   }

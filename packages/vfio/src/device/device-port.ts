@@ -3,8 +3,8 @@ import type { Descriptor } from '../descriptor.js';
 import type { KernelPort } from '../kernel-port.js';
 
 /**
- * The kernel as one device uses it. Calls on the device's own descriptor are refused once it is closed, and keep it from being closed
- * while they are under way; every call that a signal interrupts is made again.
+ * The kernel as one device uses it. Calls on the device's own descriptor are refused once it is closed, and delay its closing while
+ * they are under way; every call that a signal interrupts is made again.
  */
 export class DevicePort implements KernelPort {
   readonly #kernel: KernelPort;

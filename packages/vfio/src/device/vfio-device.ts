@@ -10,7 +10,7 @@ import type { VfioGroup } from '../type1/vfio-group.js';
 import { DevicePort } from './device-port.js';
 import { resetWhenFree } from './device-reset.js';
 
-/** What VFIO says of a device (VFIO_DEVICE_GET_INFO). */
+/** VFIO's information about a device (VFIO_DEVICE_GET_INFO). */
 export interface VfioDeviceInfo {
   readonly resettable: boolean;
   readonly pci: boolean;
@@ -18,7 +18,7 @@ export interface VfioDeviceInfo {
   readonly interruptCount: number;
 }
 
-/** A BAR, the configuration space, or something of the device's own. Read and written at `offset` of the device's fd. */
+/** A BAR, the configuration space, or a region specific to the device. Read and written at `offset` of the device's fd. */
 export interface VfioRegion {
   readonly index: number;
   /** Bytes; 0 when the device does not have it. */
@@ -30,11 +30,14 @@ export interface VfioRegion {
   readonly mappable: boolean;
 }
 
-/** A device that was assigned to this process. */
+/** A device that is assigned to this process. */
 export class VfioDevice {
-  /** As in sysfs. */
+  /** The name as in sysfs. */
   readonly name: string;
-  /** Calls on the device and on the descriptors of its state: made again when a signal interrupts them, refused once it is closed. */
+  /**
+   * Makes the calls on the device and on the descriptors of its state: they are made again when a signal interrupts them, and refused
+   * once the device is closed.
+   */
   readonly port: KernelPort;
   readonly #descriptor: Descriptor;
 
@@ -50,8 +53,8 @@ export class VfioDevice {
   }
 
   /**
-   * A device of a group that is in a container with an IOMMU; see `VfioGroup.deviceFd` for errors. The event loop waits until it is
-   * open, which may take a reset of it: `openAsync` does not hold it up.
+   * A device of a group that is in a container with an IOMMU; see `VfioGroup.deviceFd` for errors. The event loop is blocked until the
+   * device is open, which may include a reset; with `openAsync` it is not.
    */
   static open(group: VfioGroup, name: string, port: KernelPort = linuxKernel): VfioDevice {
     return new VfioDevice(name, group.deviceFd(name), true, port);
@@ -62,7 +65,7 @@ export class VfioDevice {
     return new VfioDevice(name, await group.deviceFdAsync(name), true, port);
   }
 
-  /** A device that the embedder has open already; `fd` stays its own. */
+  /** Takes a device that the embedder has already opened, and that keeps owning `fd`. */
   static adopt(fd: number, name: string, port: KernelPort = linuxKernel): VfioDevice {
     return new VfioDevice(name, fd, false, port);
   }
@@ -96,10 +99,10 @@ export class VfioDevice {
   }
 
   /**
-   * VFIO_DEVICE_RESET, on a pool thread: the device forgets its state, and runs. Drivers that do not advertise it may do it all the
-   * same. While somebody else holds the device's lock (EAGAIN) it is tried again, for half a second.
+   * VFIO_DEVICE_RESET, on a pool thread: the device forgets its state, and runs. Drivers that do not advertise a reset may support it
+   * nevertheless. While the device's lock is held elsewhere (EAGAIN) the reset is tried again, for half a second.
    *
-   * @throws SyscallError GODWIT_UNSUPPORTED when its driver cannot, GODWIT_DEVICE_BUSY when the lock is held for longer
+   * @throws SyscallError GODWIT_UNSUPPORTED when its driver cannot reset it, GODWIT_DEVICE_BUSY when the lock is held for longer
    */
   async reset(): Promise<void> {
     const result = await resetWhenFree(() => this.port.ioctlAsync(this.fd, Vfio.VFIO_DEVICE_RESET));
@@ -114,8 +117,8 @@ export class VfioDevice {
   }
 
   /**
-   * Idempotent: a second call closes nothing. Closed when it returns, or when the calls under way are over. Leaves an adopted descriptor
-   * alone. The event loop waits for the driver, which may reset the device: `closeAsync` does not hold it up.
+   * Idempotent. The device is closed when this returns, or when the calls under way are over. An adopted descriptor is not closed. The
+   * event loop is blocked while the driver closes the device, which may include a reset; with `closeAsync` it is not.
    */
   close(): void {
     this.#descriptor.close();
@@ -132,11 +135,11 @@ export class VfioDevice {
 }
 
 /**
- * What a device is, in a word that both ends can compare: `pci:8086:1572`, `mdev:mtty-2`. State of one kind of device means
- * nothing to another.
+ * The kind of a device, in a word that both ends can compare: `pci:8086:1572`, `mdev:mtty-2`. A device can only load the state of its
+ * own kind.
  *
  * @param folder the device's folder in sysfs
- * @throws GodwitError GODWIT_UNSUPPORTED when sysfs does not say
+ * @throws GodwitError GODWIT_UNSUPPORTED when sysfs does not have it
  */
 export function deviceKind(folder: string): string {
   try {

@@ -9,35 +9,35 @@ import { StoppedDeviceTracker } from './stopped-device-tracker.js';
 import { VfioType1Tracker } from './type1-tracker.js';
 import { UnseenDeviceTracker } from './unseen-device-tracker.js';
 
-/** A device, and where its DMA goes through. */
+/** A device, and the container or page table that its DMA goes through. */
 export interface TrackableDevice {
   readonly device: VfioDevice;
   readonly space: Type1Container | Ioas;
-  /** The page table that it is attached to, when that can log. */
+  /** The page table to which it is attached, when that can log. */
   readonly pagetable?: HardwarePagetable;
   /**
-   * False: nobody watches the device while it runs, and everything that it can reach moves when it has been stopped, with the downtime
-   * that this takes (QEMU: x-pre-copy-dirty-page-tracking=off). For one that cannot be tracked, or whose tracker reports every mapped
-   * page at every harvest, so that pre-copy would never end. Default true.
+   * With false the device is not tracked while it runs, and everything that it can reach is sent after it was stopped, with the
+   * downtime that this takes (QEMU: x-pre-copy-dirty-page-tracking=off): for a device that cannot be tracked, or whose tracker reports
+   * every mapped page at every harvest, so that pre-copy would never end. Default true.
    */
   readonly trackDuringPrecopy?: boolean;
 }
 
-/** Which trackers see what devices write, and why these. */
+/** The tracker that was chosen for a device, and the reasons. */
 export interface TrackerChoice {
   readonly device: VfioDevice;
   /** Several devices may share one. */
   readonly tracker: DirtyTracker;
-  /** Why not a better one, for a log. */
+  /** The reasons why no better tracker was chosen, for a log. */
   readonly passedOver: readonly string[];
 }
 
 /**
- * The best tracker for each device: its own log when it keeps one and the kernel can tell it, else the IOMMU's dirty bits, else
- * the type1 container. They mix freely: the engine ORs what they report.
+ * The best tracker for each device: its own log when it keeps one and the kernel can report it, else the IOMMU's dirty bits, else the
+ * type1 container's log. Trackers of different kinds can be combined: the engine ORs their reports.
  *
- * @returns one choice for each device; give every tracker once to the engine (`trackersOf`)
- * A device whose writes nobody would see has a tracker that blocks the migration, and says why.
+ * @returns one choice for each device; give every tracker once to the engine (`trackersOf`) A device whose writes no tracker would see
+ * has a tracker that blocks the migration with a reason.
  *
  * @throws GodwitError GODWIT_UNSUPPORTED for a device that is not to be tracked while it runs, and cannot migrate
  *
@@ -60,7 +60,9 @@ export async function chooseTrackers(
     trackers.push(tracker);
     return tracker;
   };
-  /** The first tracker of a kind has its name, the next ones a number behind it: messages and statistics tell them apart. */
+  /**
+   * The first tracker of a kind has the kind's name, further ones a number after it, so that messages and statistics distinguish them.
+   */
   const free = (name: string): string => {
     const taken = (wanted: string) => trackers.some((tracker) => tracker.name === wanted);
     if (!taken(name)) return name;
@@ -99,12 +101,12 @@ export async function chooseTrackers(
   return choices;
 }
 
-/** Each tracker once. */
+/** The trackers of all choices, each once. */
 export function trackersOf(choices: readonly TrackerChoice[]): readonly DirtyTracker[] {
   return [...new Set(choices.map(({ tracker }) => tracker))];
 }
 
-/** Tries it out: starting tells less than a report does. */
+/** Tries whether a device can log, including a report: a successful start does not prove that reports work. */
 async function usableLogging(
   device: VfioDevice,
   space: Type1Container | Ioas,

@@ -1,6 +1,6 @@
 import type { DirtyBitmap } from '@godwit/core';
 
-/** Bound once: in a VM context (Jest's, for one) each look-up of a global is slow. */
+/** Bound once, since looking up a global is slow in a VM context (such as Jest's). */
 const { floor, min } = Math;
 
 /**
@@ -9,7 +9,8 @@ const { floor, min } = Math;
  */
 export function orBits(source: DirtyBitmap, from: number, count: number, target: DirtyBitmap, to: number): void {
   if (count === 0) return;
-  // Signed words: V8 keeps these as integers, and those of a Uint32Array as doubles once their highest bit is set.
+  // The words are signed, which V8 keeps as integers; it keeps those of a Uint32Array as doubles once their highest bit
+  // is set.
   const words = signed(source.words);
   const into = signed(target.wordsFor(to, count));
   const end = to + count;
@@ -17,7 +18,9 @@ export function orBits(source: DirtyBitmap, from: number, count: number, target:
   const lastWord = floor((end - 1) / 32);
   const head = -1 << (to % 32);
   const tail = end % 32 === 0 ? -1 : ~(-1 << (end % 32));
-  /** Where bit 0 of the target's first word would be in the source; may be negative, by less than 32. */
+  /**
+   * The bit of the source that corresponds to bit 0 of the target's first word; it may be negative, but not below -31.
+   */
   const start = from - (to - firstWord * 32);
   const shift = ((start % 32) + 32) % 32;
   const distance = floor(start / 32) - firstWord;
@@ -60,7 +63,7 @@ function orWord(into: Int32Array, at: number, bits: number): void {
   into[at] = (into[at] as number) | bits;
 }
 
-/** 32 bits from bit `shift` of word `at` on; what is outside is zero. */
+/** 32 bits from bit `shift` of word `at` on; bits outside the array are zero. */
 function wordAt(words: Int32Array, at: number, shift: number): number {
   const low = at < 0 ? 0 : (words[at] as number);
   if (shift === 0) return low;
@@ -73,10 +76,10 @@ function signed(words: Uint32Array): Int32Array {
 }
 
 /**
- * The same between bitmaps of different page sizes: every page of the target that a dirty page of the source overlaps
- * becomes dirty.
+ * ORs as `orBits` does, between bitmaps of different page sizes: every page of the target that a dirty page of the
+ * source overlaps becomes dirty.
  *
- * @param from byte of the first page of `source` to look at, `byteLength` bytes on; a multiple of `sourcePage`
+ * @param from byte of the first page of `source` to read, `byteLength` bytes on; a multiple of `sourcePage`
  * @param to byte of the target that byte `from` of the source is at
  */
 export function orPages(

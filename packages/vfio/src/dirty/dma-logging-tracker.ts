@@ -23,11 +23,12 @@ function newReport(): ReportCall {
 }
 
 /**
- * What one device wrote, by its own account: devices that log their DMA (VFIO_DEVICE_FEATURE_DMA_LOGGING_*, Linux 6.1), as
- * those made for migration do.
+ * Tracks the writes of one device by the device's own log of its DMA (VFIO_DEVICE_FEATURE_DMA_LOGGING_*, Linux 6.1), which
+ * devices made for migration keep.
  *
- * Logging covers what is mapped when it starts. Memory that is mapped later, outside of that, is reported as dirty at every
- * harvest. A device logs addresses, not mappings: each unmap asks for a report before its addresses may be used again.
+ * Logging covers what is mapped when it starts. Memory that is mapped later at other addresses is reported as dirty at every
+ * harvest. A device logs addresses, not mappings: the tracker reads a report at each unmap, before the addresses may be used
+ * again.
  */
 export class DmaLoggingTracker implements DirtyTracker {
   readonly name: string;
@@ -37,16 +38,16 @@ export class DmaLoggingTracker implements DirtyTracker {
   readonly #memory: GuestMemory;
   readonly #reportPage: number;
   readonly #log: SpaceLog;
-  /** Of reports that are made at once. */
+  /** The argument of reports that are made on the event loop. */
   readonly #report = newReport();
   #ranges: readonly LoggedRange[] = [];
   #devicePage = 0;
-  /** A report that an unmap asked for failed. */
+  /** The error of a failed report at an unmap. */
   #failure: unknown;
-  /** Pages may have been among those of the last harvest that the device did not write. */
+  /** True when the last harvest may have had pages that the device did not write. */
   #guessed = false;
 
-  /** Whether this device logs at all. Whether this kernel can tell what it logged shows when it is started. */
+  /** Whether this device logs its DMA. Whether this kernel can report the log shows when the tracker is started. */
   static supports(device: VfioDevice): boolean {
     const { VFIO_DEVICE_FEATURE_DMA_LOGGING_START, VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT } = DeviceFeature;
     return (
@@ -55,13 +56,13 @@ export class DmaLoggingTracker implements DirtyTracker {
     );
   }
 
-  /** @param space the address space that the device is in */
+  /** @param space the address space of the device */
   constructor(device: VfioDevice, space: DmaSpace, memory: GuestMemory, name = `vfio-dma-log ${device.name}`) {
     this.name = name;
     this.#device = device;
     this.#space = space;
     this.#memory = memory;
-    // Reported in the engine's own pages where that can be: nothing is left to translate then.
+    // The report has the engine's page size where possible, so that nothing has to be translated.
     this.#reportPage = Math.max(memory.pageSize, LEAST_REPORT_PAGE);
     this.#log = new SpaceLog(space, memory, {
       pageSize: this.#reportPage,
@@ -73,24 +74,24 @@ export class DmaLoggingTracker implements DirtyTracker {
   }
 
   /**
-   * Exact when the device logs all that is mapped, in pages no larger than the engine's, and no unmap kept the last harvest from
-   * being so; known once it has started.
+   * Exact when the device logs all mapped memory in pages no larger than the engine's, and no unmap made the last harvest
+   * inexact; known once the tracker has started.
    */
   get exact(): boolean {
     const fine = this.#devicePage > 0 && this.#devicePage <= this.#memory.pageSize;
     return fine && !this.#guessed && this.#space.mappings.every((mapping) => isLogged(this.#ranges, mapping));
   }
 
-  /** What the device logs. */
+  /** The ranges that the device logs. */
   get ranges(): readonly LoggedRange[] {
     return this.#ranges;
   }
 
   /**
-   * Starts logging, and asks for a report at once: where the kernel was built without CONFIG_IOMMUFD_DRIVER (Debian 12's is)
-   * starting goes well and reporting never does.
+   * Starts logging, and makes a report at once: in a kernel without CONFIG_IOMMUFD_DRIVER (Debian 12's) starting succeeds and
+   * reporting always fails.
    *
-   * @throws GodwitError GODWIT_TRACKER_FAILED when the device does not log, or the kernel cannot tell what it logged
+   * @throws GodwitError GODWIT_TRACKER_FAILED when the device does not log, or the kernel cannot report its log
    */
   async start(): Promise<void> {
     if (this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} runs already`);
@@ -130,8 +131,8 @@ export class DmaLoggingTracker implements DirtyTracker {
   }
 
   /**
-   * What the device wrote through a mapping that is gone: it can write no more now, and what it wrote must be known before
-   * the addresses are used again, since its log knows addresses only.
+   * Reads the device's writes through a mapping that is gone: it cannot write there any more, and the log must be read before
+   * the addresses are used again, since it knows addresses only.
    */
   async #unmapped(mapping: DmaMapping): Promise<void> {
     if (!isLogged(this.#ranges, mapping)) return this.#log.departed(mapping, null);
@@ -148,7 +149,7 @@ export class DmaLoggingTracker implements DirtyTracker {
     }
   }
 
-  /** With fewer and fewer ranges, for devices that take only so many. */
+  /** Starts logging, with fewer and fewer ranges for devices that accept only a few. */
   async #startLogging(): Promise<void> {
     const { port, fd } = this.#device;
     for (let most = MOST_RANGES; ; most = Math.floor(most / 2)) {
@@ -186,7 +187,7 @@ export class DmaLoggingTracker implements DirtyTracker {
     return plainFeatureAsync(port, fd, DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, 'SET');
   }
 
-  /** Whether this kernel can tell what the device logged. */
+  /** Tries whether this kernel can report the device's log. */
   async #tryReport(): Promise<void> {
     const [first] = this.#space.mappings;
     if (first === undefined) return;

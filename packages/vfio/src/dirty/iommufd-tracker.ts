@@ -5,10 +5,10 @@ import type { HardwarePagetable } from '../iommufd/hardware-pagetable.js';
 import { SpaceLog } from './space-log.js';
 
 /**
- * What devices wrote through one page table of the IOMMU's, by the IOMMU's own dirty bits. As coarse as its entries: where the
- * kernel has mapped memory in pieces of 2 MiB, one write makes 512 pages dirty.
+ * Tracks the writes of devices through one page table of the IOMMU, by the IOMMU's own dirty bits. A bit is as coarse as an
+ * entry of the table: where the kernel has mapped memory in pieces of 2 MiB, one write makes 512 pages dirty.
  *
- * All of a mapping that is unmapped is dirty, unless its devices were said to be stopped (`Ioas.unmap`).
+ * All of a mapping that is unmapped counts as dirty, unless the caller said that its devices are stopped (`Ioas.unmap`).
  */
 export class IommufdTracker implements DirtyTracker {
   readonly name: string;
@@ -17,7 +17,7 @@ export class IommufdTracker implements DirtyTracker {
   readonly #pagetable: HardwarePagetable;
   readonly #pageSize: number;
   readonly #log: SpaceLog;
-  /** What a mapping's bits said right before its end, with its devices stopped. */
+  /** The dirty bits of a mapping right before its end, with its devices stopped. */
   readonly #last = new Map<DmaMapping, DirtyBitmap>();
 
   /** @param pageSize bytes that a bit stands for; default 4096. Mappings are multiples of it */
@@ -72,7 +72,7 @@ export class IommufdTracker implements DirtyTracker {
     if (result >= 0) this.#last.set(mapping, bitmap);
   }
 
-  /** Between the last look at a mapping and its end a device may have written: all of it is dirty. */
+  /** Between the last read of a mapping's log and its end a device may have written: all of it counts as dirty. */
   #unmapped(mapping: DmaMapping, whole: boolean): void {
     this.#log.departed(mapping, whole ? (this.#last.get(mapping) ?? null) : null);
     this.#last.delete(mapping);

@@ -4,17 +4,17 @@ import { orBits, orPages } from './copy-bits.js';
 
 /** A part of a mapping that is RAM of the guest. Bytes. */
 export interface RamSegment {
-  /** From the start of the mapping. */
+  /** The offset from the start of the mapping. */
   readonly offset: number;
   readonly byteLength: number;
   readonly blockIndex: number;
-  /** From the start of the block. */
+  /** The offset from the start of the block. */
   readonly blockOffset: number;
 }
 
 /**
- * The RAM behind a mapping: its guest-physical range cut at the borders of RAM blocks. What is no RAM (a device's own
- * memory, mapped for peer-to-peer DMA) is left out: nobody migrates it.
+ * The RAM behind a mapping: its guest-physical range cut at the borders of RAM blocks. Parts that are no RAM (a
+ * device's own memory, mapped for peer-to-peer DMA) are left out, since they are not migrated.
  */
 export function ramSegments(mapping: DmaMapping, memory: GuestMemory): readonly RamSegment[] {
   const start = mapping.guestPhysicalAddress;
@@ -34,11 +34,14 @@ export function ramSegments(mapping: DmaMapping, memory: GuestMemory): readonly 
     .sort((a, b) => a.offset - b.offset);
 }
 
-/** From the dirty bits of one mapping, in the IOMMU's page size, to those of RAM blocks, in the engine's. */
+/**
+ * Translates the dirty bits of one mapping, in the IOMMU's page size, to those of RAM blocks, in the engine's page
+ * size.
+ */
 export class MappingTranslation {
   readonly mapping: DmaMapping;
   readonly segments: readonly RamSegment[];
-  /** Pages of the engine's that this mapping covers, wholly or in part. */
+  /** The number of the engine's pages that this mapping covers, wholly or in part. */
   readonly pageCount: number;
   readonly #sourcePage: number;
   readonly #targetPage: number;
@@ -75,7 +78,7 @@ export class MappingTranslation {
     }
   }
 
-  /** What happened to this mapping is not known: all of it is dirty. */
+  /** Reports all pages of the mapping as dirty, when its writes are not known. */
   reportAll(into: DirtyBitmaps): void {
     for (const { byteLength, blockIndex, blockOffset } of this.segments) {
       const first = Math.floor(blockOffset / this.#targetPage);

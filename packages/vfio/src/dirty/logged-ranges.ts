@@ -1,17 +1,20 @@
 import type { DmaMapping } from '../dma-space.js';
 
-/** Addresses that a device is asked to log. Bytes. */
+/** A range of addresses that a device is told to log. Bytes. */
 export interface LoggedRange {
   readonly iova: number;
   readonly byteLength: number;
 }
 
-/** As many as fit into a page, which the kernel takes at least and Linux 6.12 at most (LOG_MAX_RANGES). */
+/**
+ * The most ranges: as many as fit into a page, which every kernel accepts and which is the limit of Linux 6.12
+ * (LOG_MAX_RANGES).
+ */
 export const MOST_RANGES = 256;
 
 /**
  * The ranges that cover all mappings, at most `most` of them: mappings that touch are one range, and when there are still too
- * many, the smallest gaps are logged along. Ascending, apart from each other.
+ * many, the smallest gaps are logged too. The ranges ascend and do not touch.
  */
 export function loggedRanges(mappings: readonly DmaMapping[], most: number = MOST_RANGES): readonly LoggedRange[] {
   const ascending = [...mappings].sort((a, b) => a.iova - b.iova);
@@ -23,7 +26,7 @@ export function loggedRanges(mappings: readonly DmaMapping[], most: number = MOS
   }
   const gaps = ranges.slice(1).map((range, i) => ({ i: i + 1, gap: range.iova - (ranges[i]?.end ?? 0) }));
   gaps.sort((a, b) => b.gap - a.gap || a.i - b.i);
-  // The largest gaps stay; a range begins behind each of them.
+  // The largest gaps stay; a range begins after each of them.
   const begins = new Set([0, ...gaps.slice(0, Math.max(0, most - 1)).map(({ i }) => i)]);
   const merged: { iova: number; end: number }[] = [];
   for (const [i, { iova, end }] of ranges.entries()) {

@@ -3,61 +3,70 @@ import { DirtyBitmap, DirtyBitmaps, type GuestMemory } from '@godwit/core';
 import type { DmaMapping, DmaSpace, UnmapListener } from '../dma-space.js';
 import { MappingTranslation } from './iova-translation.js';
 
-/** How one tracker reads the dirty log of a mapping. */
+/** Reads the dirty log of a mapping for one tracker. */
 export interface MappingReader {
-  /** Bytes that a bit stands for. */
+  /** Bytes per bit. */
   readonly pageSize: number;
-  /** Sets the bits of the mapping's written pages in a bitmap that is all clean, and forgets them. 0, or minus errno. */
+  /**
+   * Sets the bits of the mapping's written pages in a bitmap that is all clean, and clears them in the log. Resolves with 0, or
+   * minus errno.
+   */
   read(mapping: DmaMapping, bitmap: DirtyBitmap): Promise<number>;
-  /** The same in one call that is made at once. */
+  /** Does the same in one call on the event loop. */
   readNow(mapping: DmaMapping, bitmap: DirtyBitmap): number;
-  /** What a result below 0 means. */
+  /** The error for a result below 0. */
   error(mapping: DmaMapping, result: number): Error;
-  /** Whether the log has this mapping at all; without it, it has. All of one that it has not is dirty at every harvest. */
+  /**
+   * Whether the log covers this mapping; without this method it covers all. A mapping that it does not cover is dirty at every
+   * harvest.
+   */
   covers?(mapping: DmaMapping): boolean;
 }
 
-/** What a harvest found. */
+/** The result of a harvest. */
 export interface SpaceHarvest {
   /** Pages of the mappings, in the log's page size. */
   readonly mappedPages: number;
   /** Of these, the dirty ones. */
   readonly dirtyPages: number;
-  /** All of a mapping was reported because nobody knows what of it was written. */
+  /** Whether all of a mapping was reported because its written pages are not known. */
   readonly guessed: boolean;
-  /** The first read that failed: everything that it was for is reported. */
+  /** The error of the first read that failed; all pages of its mapping are reported. */
   readonly failure: unknown;
 }
 
-/** With more mappings than this, small ones are read on the event loop: a hop to a pool thread costs 15 us, a call less than 1. */
+/**
+ * With more mappings than this, small ones are read on the event loop: handing a call to a pool thread takes 15 us, the call
+ * itself less than 1.
+ */
 const MANY_MAPPINGS = 256;
-/** The kernel copies and clears so many bits in about a microsecond. */
+/** The largest small mapping: the kernel copies and clears this many bits in about a microsecond. */
 const SMALL_MAPPING_PAGES = 4096;
-/** Reads on the event loop between two looks at the clock. */
+/** Reads on the event loop between two readings of the clock. */
 const READS_PER_LOOK = 16;
 const LONGEST_SLICE_MS = 1;
 /**
- * Where a read takes longer than this (Linux 6.12 looks for a mapping from the first one on), at so many looks in a row, the
- * rest is for the pool.
+ * If reads take longer than `LONGEST_READ_MS` at several readings of the clock in a row (Linux 6.12 searches for a mapping from
+ * the first one on), the rest is read on pool threads.
  */
 const LONGEST_READ_MS = 0.05;
 const SLOW_LOOKS = 8;
-/** Bitmaps that are kept, one for each size of mappings. */
+/** The number of bitmaps that are kept for reuse, one for each size of mappings. */
 const KEPT_BITMAPS = 64;
 
 /**
  * The dirty log of an address space, mapping by mapping, while mappings come and go.
  *
- * What a mapping leaves behind when it goes is added by `departed`, and is in the next harvest. A harvest waits for changes that
- * were asked for before it, waits at its end for unmaps that overtook its reads, and reports all of a mapping when a later one
- * took its addresses while it was read: all of both.
+ * `departed` adds the dirty pages of a mapping that goes, which are in the next harvest. A harvest waits for changes that were
+ * requested before it, waits at its end for unmaps that overtook its reads, and reports all of a mapping and of a later one that
+ * took its addresses while it was read.
  */
 export class SpaceLog {
   readonly #space: DmaSpace;
   readonly #memory: GuestMemory;
   readonly #reader: MappingReader;
   readonly #bitmaps = new Map<number, DirtyBitmap>();
-  /** Pages of RAM that were written through mappings that went since the last harvest; null: of none. */
+  /** Pages of RAM that were written through mappings that are gone since the last harvest; null when none is. */
   #departed: { readonly pages: DirtyBitmaps; guessed: boolean } | null = null;
   #unlisten: (() => void) | null = null;
 
@@ -92,9 +101,12 @@ export class SpaceLog {
     });
   }
 
-  /** A mapping is gone. `dirty` has its pages that were written since the last harvest; null: all of it is dirty. */
+  /**
+   * Notes that a mapping is gone. `dirty` has its pages that were written since the last harvest; with null all of it counts as
+   * dirty.
+   */
   departed(mapping: DmaMapping, dirty: DirtyBitmap | null): void {
-    // At once into pages of RAM: a guest may unmap a hundred thousand times between two harvests.
+    // The bits are translated to pages of RAM at once, since a guest may unmap a hundred thousand times between two harvests.
     this.#departed ??= { pages: new DirtyBitmaps(this.#memory), guessed: false };
     const translation = this.translation(mapping);
     if (dirty !== null) translation.report(dirty, this.#departed.pages);
@@ -109,9 +121,10 @@ export class SpaceLog {
     const stuck = await this.#space.changesDone();
     if (stuck !== null) pass.reportAll(stuck);
     await this.#readAll(pass);
-    if (pass.overtaken) {
+    if (pass.overtaken.length > 0) {
+      // The bits of these mappings come with their unmaps; where those are not waited for, nobody has them yet.
       const late = stuck ?? (await this.#space.changesDone());
-      if (late !== null) pass.reportAll(late);
+      if (late !== null) for (const mapping of pass.overtaken) pass.reportAll(mapping);
     }
     if (this.#departed !== null) {
       into.or(this.#departed.pages);
@@ -135,7 +148,7 @@ export class SpaceLog {
     for (const mapping of mappings) {
       const pages = Math.ceil(mapping.byteLength / this.#reader.pageSize);
       const bitmap = this.#bitmapOf(pages);
-      // While nobody of ours maps or unmaps, nobody of ours holds the lock that a read takes.
+      // While this process neither maps nor unmaps, it does not hold the lock that a read takes.
       if (onLoop && pages <= SMALL_MAPPING_PAGES && this.#space.idle) {
         pass.readNow(mapping, bitmap);
         if (++reads % READS_PER_LOOK !== 0) continue;
@@ -167,8 +180,8 @@ class HarvestPass implements SpaceHarvest {
   dirtyPages = 0;
   guessed = false;
   failure: unknown;
-  /** An unmap of a mapping that was to be read had begun before its bits were there. */
-  overtaken = false;
+  /** Mappings whose unmap began before their bits were read. */
+  readonly overtaken: DmaMapping[] = [];
   readonly #space: DmaSpace;
   readonly #reader: MappingReader;
   readonly #into: DirtyBitmaps;
@@ -201,8 +214,8 @@ class HarvestPass implements SpaceHarvest {
     } catch (error) {
       this.failure ??= error;
     }
-    // An unmap that began meanwhile may have been first, and has the bits then.
-    if (!this.#space.isMapped(mapping)) this.overtaken = true;
+    // An unmap that began meanwhile may have come first, and then has the bits.
+    if (!this.#space.isMapped(mapping)) this.overtaken.push(mapping);
     const others = read.end();
     for (const other of others) this.reportAll(other);
     this.#found(mapping, bitmap, others.length > 0 ? null : result);
@@ -222,7 +235,7 @@ class HarvestPass implements SpaceHarvest {
 
   #begins(mapping: DmaMapping, { pageCount }: DirtyBitmap): boolean {
     if (!this.#space.isMapped(mapping)) {
-      this.overtaken = true;
+      this.overtaken.push(mapping);
       return false;
     }
     this.mappedPages += pageCount;
@@ -231,7 +244,7 @@ class HarvestPass implements SpaceHarvest {
     return false;
   }
 
-  /** @param result of the call; null: the bits are those of nobody knows whom */
+  /** @param result of the call; null when it is not known to which mapping the bits belong */
   #found(mapping: DmaMapping, bitmap: DirtyBitmap | null, result: number | null): void {
     if (result !== null && result < 0) this.failure ??= this.#reader.error(mapping, result);
     if (bitmap === null || result === null || result < 0) {
@@ -239,7 +252,7 @@ class HarvestPass implements SpaceHarvest {
       this.reportAll(mapping);
       return;
     }
-    // The kernel may leave bits behind past the last page.
+    // The kernel may set bits past the last page.
     bitmap.maskTail();
     const dirty = bitmap.count();
     if (dirty === 0) return;

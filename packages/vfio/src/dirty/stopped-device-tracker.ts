@@ -6,13 +6,13 @@ import { DeviceMigration } from '../migration/device-migration.js';
 import type { MigrationState } from '../migration/migration-state.js';
 import { MappingTranslation } from './iova-translation.js';
 
-/** States in which a device does no DMA. */
+/** The states in which a device does no DMA. */
 const STANDS: ReadonlySet<MigrationState> = new Set(['STOP', 'STOP_COPY', 'RESUMING']);
 
 /**
- * A device that nobody watches while it runs (QEMU: x-pre-copy-dirty-page-tracking=off): everything that it can reach is dirty once,
- * when it has been stopped, and moves then. Nothing of it is reported before, so that pre-copy converges on what the others write;
- * the downtime that all its pages take is in every prediction.
+ * The tracker of a device that is not tracked while it runs (QEMU: x-pre-copy-dirty-page-tracking=off): everything that the device
+ * can reach is reported once, after it was stopped, and sent then. No page is reported before that, so that pre-copy converges on
+ * the writes of the others; every prediction includes the downtime for all these pages.
  */
 export class StoppedDeviceTracker implements DirtyTracker {
   readonly name: string;
@@ -24,12 +24,13 @@ export class StoppedDeviceTracker implements DirtyTracker {
   readonly #translations = new Map<DmaMapping, MappingTranslation>();
   #departed: MappingTranslation[] = [];
   #unlisten: (() => void) | null = null;
-  /** Since the device has stopped, everything was reported. */
+  /** True when everything was reported since the device has stopped. */
   #reported = false;
 
   /**
-   * @param space the address space that the device is in
-   * @throws GodwitError GODWIT_UNSUPPORTED when the device cannot migrate: then nobody can tell whether it stands still
+   * @param space the address space of the device
+   * @throws GodwitError GODWIT_UNSUPPORTED when the device cannot migrate: its state cannot be read then, so that it is not known
+   * whether it is stopped
    */
   constructor(device: VfioDevice, space: DmaSpace, memory: GuestMemory, name = `vfio-stopped ${device.name}`) {
     this.name = name;
@@ -56,10 +57,10 @@ export class StoppedDeviceTracker implements DirtyTracker {
     if (this.#unlisten === null) {
       throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} does not run`);
     }
-    // A mapping that is on its way out is reported here, or with those that are gone.
+    // A mapping whose unmap is under way is reported here, or with those that are gone.
     const unfinished = await this.#space.changesDone();
     if (unfinished !== null) this.#translationOf(unfinished).reportAll(into);
-    // What is gone cannot be written any more: it need not wait for the stop.
+    // Mappings that are gone cannot be written any more, and need not wait for the stop.
     for (const translation of this.#departed.splice(0)) translation.reportAll(into);
     let state: MigrationState;
     try {

@@ -15,17 +15,17 @@ export interface Type1Harvest {
 }
 
 /**
- * What devices in a type1 container wrote (VFIO_IOMMU_DIRTY_PAGES).
+ * Tracks the writes of devices in a type1 container (VFIO_IOMMU_DIRTY_PAGES).
  *
- * How much that says depends on the drivers of the devices:
+ * How exact the log is depends on the drivers of the devices:
  *
- * - A device behind an IOMMU (vfio-pci) that does not tell its driver's pages apart: **every mapped page is dirty at every
+ * - A device behind an IOMMU (vfio-pci), whose driver does not pin single pages: **every mapped page is dirty at every
  *   harvest**, so that a migration cannot converge on it; `lastHarvest.allDirtyInARow` and the round records show it.
  * - Drivers that pin the pages they use (mediated devices: GPUs, AP, CCW): pinned pages are dirty at every harvest, pages
  *   that were pinned meanwhile once more, and pages written by `vfio_dma_rw` once.
- * - Both in one container: the first rules.
+ * - Both in one container: as with the first kind.
  *
- * Either way nothing that was written is ever missed, and pages that were not may be reported: `exact` is false.
+ * In every case all written pages are reported, and pages that were not written may be: `exact` is false.
  */
 export class VfioType1Tracker implements DirtyTracker {
   readonly name: string;
@@ -39,7 +39,7 @@ export class VfioType1Tracker implements DirtyTracker {
   #lastHarvest: Type1Harvest = { mappedPages: 0, dirtyPages: 0, allDirtyInARow: 0 };
 
   /**
-   * @param name default `vfio-type1`; tell containers of one VM apart by it
+   * @param name default `vfio-type1`; give the containers of one VM different names
    * @throws GodwitError GODWIT_UNSUPPORTED when the container cannot track
    */
   constructor(container: Type1Container, memory: GuestMemory, name = 'vfio-type1') {
@@ -53,7 +53,7 @@ export class VfioType1Tracker implements DirtyTracker {
     return this.#lastHarvest;
   }
 
-  /** The kernel gives bitmaps of a limited size. */
+  /** The reason when a mapping is too large for the kernel's limit on bitmaps. */
   migrationBlocker(): string | undefined {
     const { mappings, info } = this.#container;
     return info.dirtyTracking === null ? undefined : bitmapLimitBlocker(mappings, info.dirtyTracking);
@@ -63,7 +63,7 @@ export class VfioType1Tracker implements DirtyTracker {
     const { dirtyLog } = this.#container;
     try {
       await this.#log.start({ unmapped: (mapping, dirty) => this.#log.departed(mapping, dirty) }, async () => {
-        // A mapping that the kernel would not tell about must not wait for the first harvest.
+        // A mapping whose log the kernel would refuse must fail at the start and not at the first harvest.
         for (const mapping of this.#container.mappings) dirtyLog.checkSize(mapping);
         await dirtyLog.start();
       });
@@ -75,8 +75,8 @@ export class VfioType1Tracker implements DirtyTracker {
   }
 
   /**
-   * One call for each mapping, on a pool thread: the kernel holds the container's lock meanwhile, and so may somebody who
-   * maps memory. With hundreds of small mappings, in slices on the event loop.
+   * One call for each mapping, on a pool thread: the kernel holds the container's lock meanwhile, and so may a call that
+   * maps memory. Hundreds of small mappings are read in slices on the event loop.
    *
    * @throws GodwitError GODWIT_TRACKER_FAILED when a bitmap could not be read; every page of that mapping is then set in
    * `into`, and the bits of the other mappings are too

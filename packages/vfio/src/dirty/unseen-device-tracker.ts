@@ -1,6 +1,9 @@
 import { type DirtyTracker, GodwitError } from '@godwit/core';
 
-/** Stands for a device whose writes nobody would see: the migration is refused for its reason, and `dryRun` tells it. */
+/**
+ * Stands for a device whose writes no tracker would see: the migration is refused with its reason, which `dryRun`
+ * reports too.
+ */
 export class UnseenDeviceTracker implements DirtyTracker {
   readonly name: string;
   readonly blindSpots = 'everything';

@@ -34,8 +34,8 @@ export class VfioDeviceNode {
   }
 
   /**
-   * Opens a device and binds it; until then the kernel lets nobody use it. The event loop waits until the device is set up,
-   * which may take a reset of it: `openAsync` does not hold it up.
+   * Opens a device and binds it; before that the kernel refuses all use of it. The event loop is blocked until the device is
+   * set up, which may include a reset; with `openAsync` it is not.
    *
    * @param folder the device's folder in sysfs, as for `iommuGroupOf`
    * @throws GodwitError GODWIT_UNSUPPORTED when it has no node (CONFIG_VFIO_DEVICE_CDEV), GODWIT_DEVICE_BUSY
@@ -67,7 +67,7 @@ export class VfioDeviceNode {
         argument: bind.bytes,
       };
       succeeded(result, 'VFIO_DEVICE_BIND_IOMMUFD', `of ${name}`, {
-        // EINVAL is what Linux 6.12 says when somebody has the node open, and nothing else is wrong with the call.
+        // Linux 6.12 returns EINVAL when the node is open elsewhere; this call has no other cause for it.
         [Errno.EBUSY]: TAKEN,
         [Errno.EINVAL]: TAKEN,
       });
@@ -79,8 +79,8 @@ export class VfioDeviceNode {
   }
 
   /**
-   * Puts the device into an address space, or behind a page table of it that logs. Replaces what it was attached to. The event
-   * loop waits while memory is pinned for it: `attachAsync` does not hold it up.
+   * Puts the device into an address space, or behind a page table of it that logs. Replaces an earlier attachment. The event
+   * loop is blocked while memory is pinned for the device; with `attachAsync` it is not.
    */
   attach(to: Ioas | HardwarePagetable): void {
     atOnce(this.#descriptor.port, this.#attach(to));
@@ -91,7 +91,7 @@ export class VfioDeviceNode {
     return onPool(this.#descriptor.port, this.#attach(to));
   }
 
-  /** VFIO_DEVICE_DETACH_IOMMUFD_PT: the device has no memory any more. Throws `SyscallError`. */
+  /** VFIO_DEVICE_DETACH_IOMMUFD_PT: the device can then reach no memory. Throws `SyscallError`. */
   detach(): void {
     atOnce(this.#descriptor.port, this.#detach());
   }
@@ -101,7 +101,7 @@ export class VfioDeviceNode {
     return onPool(this.#descriptor.port, this.#detach());
   }
 
-  /** Idempotent. The kernel detaches and unbinds it. */
+  /** Closes the node; the kernel detaches and unbinds the device. Idempotent. */
   close(): void {
     if (!this.#descriptor.isOpen) return;
     atOnce(this.#descriptor.port, this.#steps());
@@ -114,7 +114,7 @@ export class VfioDeviceNode {
   }
 
   *#steps(): KernelSteps<void> {
-    // It has the same descriptor, and does not own it.
+    // `device` has the same descriptor, and does not own it.
     this.device.close();
     yield { close: this.#descriptor };
   }
@@ -141,7 +141,7 @@ function nodeOf(folder: string): string {
     const [node] = readdirSync(join(folder, 'vfio-dev'));
     if (node !== undefined) return node;
   } catch {
-    // Said below.
+    // The error is thrown below.
   }
   throw new GodwitError(
     'GODWIT_UNSUPPORTED',

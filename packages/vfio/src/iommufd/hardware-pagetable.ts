@@ -14,9 +14,9 @@ import type { Ioas, IommufdOwner } from './ioas.js';
 /**
  * A page table of the IOMMU's that can log which pages devices wrote through it (Linux 6.7).
  *
- * The kernel (6.12) answers 0 to questions that it has not answered: with tracking off, for a range that is not wholly mapped,
- * and when the bitmap cannot be written, in which case the bits are lost. So what it does not check is checked here, and
- * bitmaps are touched, by zeroing them, right before the call.
+ * The kernel (6.12) returns 0 without having read the log with tracking off, for a range that is not wholly mapped, and when
+ * the bitmap cannot be written, in which case the bits are lost. This class therefore makes the checks that the kernel omits,
+ * and touches bitmaps, by zeroing them, right before the call.
  */
 export class HardwarePagetable {
   readonly id: number;
@@ -47,8 +47,8 @@ export class HardwarePagetable {
   }
 
   /**
-   * Throws GODWIT_INVALID_ARGUMENT unless a mapping's log can be read in pages of this size: a power of two, and what the
-   * mapping is a multiple of.
+   * Throws GODWIT_INVALID_ARGUMENT unless a mapping's log can be read in pages of this size: a power of two of which the
+   * mapping's address and size are multiples.
    */
   checkPageSize({ iova, byteLength }: DmaMapping, pageSize: number): void {
     const powerOfTwo = pageSize > 0 && Number.isInteger(Math.log2(pageSize));
@@ -62,8 +62,9 @@ export class HardwarePagetable {
   /**
    * ORs the bits of one mapping into `bitmap`, and clears them in the page table (IOMMU_HWPT_GET_DIRTY_BITMAP).
    *
-   * @param bitmap of the mapping's pages, zeroed right before: a bitmap whose memory is not there yet would lose the bits
-   * @param pageSize bytes that a bit stands for; see `checkPageSize`. A page is dirty when any part of it is
+   * @param bitmap of the mapping's pages, zeroed right before the call: a bitmap whose memory is not populated yet would lose
+   * the bits
+   * @param pageSize bytes per bit; see `checkPageSize`. A page is dirty when any part of it is
    * @returns 0, or minus errno: every page of the mapping then counts as dirty
    * @throws GodwitError GODWIT_INVALID_STATE with tracking off
    */
@@ -71,7 +72,7 @@ export class HardwarePagetable {
     return this.#owner.ioctlAsync(IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request(mapping, bitmap, pageSize));
   }
 
-  /** The same in one call that is made at once. */
+  /** Does the same in one call on the event loop. */
   readNow(mapping: DmaMapping, bitmap: DirtyBitmap, pageSize: number): number {
     return this.#owner.ioctl(IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request(mapping, bitmap, pageSize));
   }

@@ -12,19 +12,19 @@ import { PinnedMappings } from '../pinned-mappings.js';
 import { succeeded } from '../syscall-result.js';
 import type { MapRequest } from '../type1/type1-container.js';
 
-/** The iommufd that an address space or a page table is in: calls on it, which fail once it is closed. */
+/** The iommufd of an address space or a page table: makes calls on it, which fail once it is closed. */
 export interface IommufdOwner {
   /** ioctl(2) on the iommufd. Returns its result, or minus errno. */
   ioctl(request: number, argument?: IoctlArgument): number;
-  /** The same on a thread of the pool, for what takes long. */
+  /** Makes the call on a pool thread, for calls that take long. */
   ioctlAsync(request: number, argument?: IoctlArgument): Promise<number>;
 }
 
 /** Options of an unmapping. */
 export interface UnmapOptions {
   /**
-   * No device of this address space can write until the unmap is over: all of them are stopped. What the mapping's dirty bits
-   * say right before is then exact. Default false.
+   * Says that all devices of this address space are stopped and cannot write until the unmap is over. The mapping's dirty
+   * bits right before the unmap are then exact. Default false.
    */
   readonly stopped?: boolean;
 }
@@ -69,20 +69,20 @@ export class Ioas implements DmaSpace {
     return this.#space.reading(mapping);
   }
 
-  /** Bytes that addresses and sizes are multiples of; grows when a device with larger pages is attached. */
+  /** The bytes of which addresses and sizes must be multiples; they grow when a device with larger pages is attached. */
   alignment(): number {
     const ranges = new StructBuffer(IOMMU_IOAS_IOVA_RANGES)
       .set('size', IOMMU_IOAS_IOVA_RANGES.size)
       .set('ioas_id', this.id);
     const result = this.#owner.ioctl(IommufdRequest.IOMMU_IOAS_IOVA_RANGES, ranges.bytes);
-    // No room was given for the ranges themselves, which is not what was asked.
+    // EMSGSIZE is expected, since no room was given for the ranges themselves.
     if (result !== -Errno.EMSGSIZE) succeeded(result, 'IOMMU_IOAS_IOVA_RANGES', `of ${this.id}`);
     return ranges.get('out_iova_alignment');
   }
 
   /**
-   * Maps memory at a fixed address and pins it, on a pool thread, after all changes that were asked for before. The same
-   * errors, and the same for discarding, as `Type1Container.map`.
+   * Maps memory at a fixed address and pins it, on a pool thread, after all changes that were requested before. Errors and
+   * the effect on discarding are those of `Type1Container.map`.
    */
   async map(request: MapRequest): Promise<DmaMapping> {
     const { iova, byteLength, guestPhysicalAddress, hostAddress, writable = true } = request;
@@ -112,9 +112,9 @@ export class Ioas implements DmaSpace {
   }
 
   /**
-   * Unmaps one whole mapping, after all changes that were asked for before. There is no call that unmaps and reads the dirty
-   * bits in one step, and between the two a device may write: trackers take all of the mapping for dirty, unless its devices
-   * are said to be stopped.
+   * Unmaps one whole mapping, after all changes that were requested before. No call unmaps and reads the dirty bits in one
+   * step, and a device may write between the two: trackers take all of the mapping for dirty, unless `stopped` says that its
+   * devices are stopped.
    */
   async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>, options: UnmapOptions = {}): Promise<void> {
     const { stopped = false } = options;

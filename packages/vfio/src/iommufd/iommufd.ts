@@ -14,7 +14,7 @@ import { succeeded } from '../syscall-result.js';
 import { HardwarePagetable } from './hardware-pagetable.js';
 import { Ioas, type IommufdOwner } from './ioas.js';
 
-/** /dev/iommu: what is to replace containers (Linux 6.2). Objects in it have numbers; they end with it. */
+/** /dev/iommu, the successor of containers (Linux 6.2). Its objects have numbers, and end with it. */
 export class Iommufd implements IommufdOwner {
   readonly port: KernelPort;
   readonly #descriptor: Descriptor;
@@ -28,12 +28,12 @@ export class Iommufd implements IommufdOwner {
     this.#descriptor = new Descriptor(port, fd, `iommufd ${fd}`, owned);
   }
 
-  /** @throws SyscallError GODWIT_UNSUPPORTED on a kernel without it, GODWIT_PERMISSION */
+  /** @throws SyscallError GODWIT_UNSUPPORTED on a kernel without iommufd, GODWIT_PERMISSION */
   static open(port: KernelPort = linuxKernel): Iommufd {
     return new Iommufd(port.open('/dev/iommu'), true, port);
   }
 
-  /** One that the embedder has open already; `fd` stays its own. */
+  /** Takes an iommufd that the embedder has already opened, and that keeps owning `fd`. */
   static adopt(fd: number, port: KernelPort = linuxKernel): Iommufd {
     return new Iommufd(fd, false, port);
   }
@@ -43,7 +43,7 @@ export class Iommufd implements IommufdOwner {
     return this.#descriptor.fd;
   }
 
-  /** A new I/O address space, with nothing mapped. */
+  /** Makes an I/O address space with nothing mapped. */
   allocateIoas(): Ioas {
     const argument = new StructBuffer(IOMMU_IOAS_ALLOC).set('size', IOMMU_IOAS_ALLOC.size);
     const result = this.ioctl(IommufdRequest.IOMMU_IOAS_ALLOC, argument.bytes);
@@ -57,18 +57,19 @@ export class Iommufd implements IommufdOwner {
   tracksDirtyPages(deviceId: number): boolean {
     const info = new StructBuffer(IOMMU_HW_INFO).set('size', IOMMU_HW_INFO.size).set('dev_id', deviceId);
     const result = this.ioctl(IommufdRequest.IOMMU_GET_HW_INFO, info.bytes);
-    // Not a device with an IOMMU of its own: a mediated device.
+    // These errors are those of a mediated device, which has no IOMMU of its own.
     if (result === -Errno.ENOENT || result === -Errno.EOPNOTSUPP) return false;
     succeeded(result, 'IOMMU_GET_HW_INFO', `of device ${deviceId}`);
     return (info.getBigInt('out_capabilities') & BigInt(IommufdFlag.IOMMU_HW_CAP_DIRTY_TRACKING)) !== 0n;
   }
 
   /**
-   * A page table of the IOMMU's that can log writes, over an address space. Attach devices to it, not to the address space.
+   * Makes a page table of the IOMMU that can log writes, over an address space. Attach devices to the page table, not to the
+   * address space.
    *
-   * The event loop waits while all that is mapped is entered into it: `allocateTrackingAsync` does not hold it up.
+   * The event loop is blocked while all mappings are entered into the table; with `allocateTrackingAsync` it is not.
    *
-   * @throws SyscallError GODWIT_UNSUPPORTED when the IOMMU behind the device cannot
+   * @throws SyscallError GODWIT_UNSUPPORTED when the IOMMU behind the device cannot log
    */
   allocateTracking(deviceId: number, ioas: Ioas): HardwarePagetable {
     return atOnce(this.port, this.#allocateTracking(deviceId, ioas));
@@ -92,7 +93,7 @@ export class Iommufd implements IommufdOwner {
     return new HardwarePagetable(this, alloc.get('out_hwpt_id'), ioas);
   }
 
-  /** Ends an object that nothing uses any more. */
+  /** Destroys an object that nothing uses any more. */
   destroy(id: number): void {
     const argument = new StructBuffer(IOMMU_DESTROY).set('size', IOMMU_DESTROY.size).set('id', id);
     succeeded(this.ioctl(IommufdRequest.IOMMU_DESTROY, argument.bytes), 'IOMMU_DESTROY', `on iommufd ${this.fd}`);
@@ -109,8 +110,8 @@ export class Iommufd implements IommufdOwner {
   }
 
   /**
-   * Idempotent. Leaves an adopted descriptor alone. Close the devices that are bound to it before: they keep what is mapped.
-   * The event loop waits until a guest's memory is unpinned: `closeAsync` does not hold it up.
+   * Idempotent. An adopted descriptor is not closed. Close the devices that are bound to the iommufd first: they keep its
+   * mappings. The event loop is blocked until a guest's memory is unpinned; with `closeAsync` it is not.
    */
   close(): void {
     if (!this.#descriptor.isOpen) return;

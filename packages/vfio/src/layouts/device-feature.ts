@@ -4,8 +4,8 @@ const HEADER = 'linux/vfio.h';
 
 /**
  * Features of a device in linux/vfio.h: device migration v2 (Linux 5.18; pre-copy 6.2; its flags, "INFOv2", after 6.18), DMA logging
- * (6.1).
- * VFIO_DEVICE_FEATURE has the number of VFIO_IOMMU_DIRTY_PAGES: which of the two it is, the file descriptor decides.
+ * (6.1). VFIO_DEVICE_FEATURE and VFIO_IOMMU_DIRTY_PAGES have the same number: the file descriptor decides which of the two a call
+ * is.
  */
 export const DeviceFeature = {
   VFIO_DEVICE_FEATURE: 0x3b75,
@@ -72,8 +72,8 @@ export const VFIO_FEATURE_MIG_DATA_SIZE = struct(HEADER, 'vfio_device_feature_mi
 });
 
 /**
- * Asked of the data descriptor, in the PRE_COPY states only. Linux 6.2. `flags` comes back as it went in, unless the device was told
- * to fill it in (VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2, a SET without data).
+ * The argument of a call on the data descriptor, in the PRE_COPY states only. Linux 6.2. The kernel does not change `flags`, unless
+ * the device was told to fill it in (VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2, a SET without data).
  */
 export const VFIO_PRECOPY_INFO = struct(HEADER, 'vfio_precopy_info', 24, {
   argsz: [0, 4],

@@ -53,7 +53,9 @@ export const VFIO_DMA_MAP = struct(HEADER, 'vfio_iommu_type1_dma_map', 32, {
 /** `size` is in bytes of the bitmap, `pgsize` in bytes of the page that a bit stands for. */
 export const VFIO_BITMAP = struct(HEADER, 'vfio_bitmap', 24, { pgsize: [0, 8], size: [8, 8], data: [16, 8] });
 
-/** `size` comes back as the bytes that were unmapped; a `vfio_bitmap` follows when the dirty bitmap is asked for. */
+/**
+ * The kernel sets `size` to the bytes that were unmapped; a `vfio_bitmap` follows when the dirty bitmap is requested.
+ */
 export const VFIO_DMA_UNMAP = struct(HEADER, 'vfio_iommu_type1_dma_unmap', 24, {
   argsz: [0, 4],
   flags: [4, 4],

@@ -39,7 +39,7 @@ export const VFIO_INFO_CAP_HEADER = struct(HEADER, 'vfio_info_cap_header', 8, {
 
 export const VFIO_GROUP_STATUS = struct(HEADER, 'vfio_group_status', 8, { argsz: [0, 4], flags: [4, 4] });
 
-/** Up to `num_irqs` it is what every kernel has: 16 bytes, the least `argsz`; `cap_offset` is there since Linux 5.4. */
+/** Every kernel has the fields up to `num_irqs`: 16 bytes, the smallest `argsz`; `cap_offset` exists since Linux 5.4. */
 export const VFIO_DEVICE_INFO = struct(
   HEADER,
   'vfio_device_info',

@@ -4,13 +4,13 @@ import { Errno } from '@godwit/linux/unstable';
 import type { KernelPort } from '../kernel-port.js';
 import { RECORD_BYTES, RecordKind, writeRecordHead } from './state-records.js';
 
-/** Records of this size, their heads included: what the engine puts into one frame. */
+/** The size of records, their heads included: as much as the engine puts into one frame. */
 const PIECE_BYTES = 2 ** 20;
 
 /**
- * The descriptor through which a device's state flows, from the change of state that began it to the one that ends it.
- * Reads, writes and closing run on pool threads; `close` waits for the one under way, since a number that is closed too early may be
- * somebody else's file by the time the kernel looks at it.
+ * The descriptor through which a device's state flows, from the change of state that began it to the one that ends it. Reads, writes
+ * and closing run on pool threads; `close` waits for the call under way, since a number that is closed too early may be another
+ * file's when the kernel uses it.
  */
 export class DataSession {
   readonly fd: number;
@@ -28,11 +28,11 @@ export class DataSession {
   }
 
   /**
-   * The next piece as a record, lent until the next call.
+   * Resolves with the next piece as a record, which is borrowed until the next call.
    *
-   * @param phase in `pre-copy` the stream has a temporary end, when the device has nothing new: the kernel's documents say
-   * ENOMSG, some drivers (mtty) return 0. In `stop-copy` 0 is the end for good, and ENOMSG a defect of the driver's.
-   * @returns null at the end that the phase has
+   * @param phase in `pre-copy` the stream has a temporary end, when the device has nothing new: the kernel's documents specify
+   * ENOMSG, some drivers (mtty) return 0. In `stop-copy` 0 is the final end, and ENOMSG a defect of the driver.
+   * @returns null at the end of the phase
    */
   async read(phase: 'pre-copy' | 'stop-copy'): Promise<Uint8Array | null> {
     const result = await this.#exclusively(() => this.#port.read(this.fd, this.#buffer.subarray(RECORD_BYTES)));

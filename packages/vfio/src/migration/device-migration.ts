@@ -19,24 +19,24 @@ import {
   stateOf,
 } from './migration-state.js';
 
-/** What a device in pre-copy still has to say. Bytes; estimates. */
+/** Estimates of what a device in pre-copy still has to send. Bytes. */
 export interface PrecopyInfo {
-  /** Of the state that it had when pre-copy began. Better not to stop before this is 0. */
+  /** The rest of the state that the device had when pre-copy began. It should not be stopped before this is 0. */
   readonly initialBytes: number;
-  /** That changed since it was read. */
+  /** State that has changed since it was read. */
   readonly dirtyBytes: number;
   /**
-   * The device has new initial bytes, whatever it said before (VFIO_PRECOPY_INFO_REINIT: it was reconfigured, say). False where the
-   * kernel cannot tell.
+   * Whether the device has new initial bytes, whatever it reported before (VFIO_PRECOPY_INFO_REINIT: after a reconfiguration, for
+   * example). False where the kernel cannot report it.
    */
   readonly reinitialized: boolean;
 }
 
-/** VFIO device migration v2 (Linux 5.18): the state machine of one device, as the kernel has it. */
+/** VFIO device migration v2 (Linux 5.18): the state machine of one device in the kernel. */
 export class DeviceMigration {
   readonly device: VfioDevice;
   readonly capabilities: MigrationCapabilities;
-  /** The kernel fills in the flags of VFIO_MIG_GET_PRECOPY_INFO; one that was not told to gives back what it was given. */
+  /** Whether the kernel sets the flags of VFIO_MIG_GET_PRECOPY_INFO; a kernel that was not told to leaves them unchanged. */
   readonly #tellsReinit: boolean;
 
   /** @throws GodwitError GODWIT_UNSUPPORTED when the device or its driver cannot migrate */
@@ -62,7 +62,7 @@ export class DeviceMigration {
       this.capabilities.preCopy && setFeature(device.port, device.fd, VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2) === 0;
   }
 
-  /** The state that the device is in now. Waits, and the event loop with it, for a change of state that is under way. */
+  /** The present state of the device. The event loop is blocked while a change of state is under way. */
   state(): MigrationState {
     const { device } = this;
     const call = stateCall();
@@ -91,10 +91,10 @@ export class DeviceMigration {
   /**
    * Takes the device to a state, on a pool thread: drivers wait for DMA to end, and firmware to answer.
    *
-   * @returns the descriptor of the data session that this began, the caller's to close; null when it began none, or goes on
-   * with the one there is
-   * @throws GodwitError GODWIT_INVALID_STATE when there is no way from where it is, GODWIT_DEVICE_FAILED when the device is
-   * in ERROR or does not get there; the message says where it is now
+   * @returns the descriptor of the data session that this began, which the caller closes; null when it began none, or continues the
+   * present one
+   * @throws GodwitError GODWIT_INVALID_STATE when there is no way from the present state, GODWIT_DEVICE_FAILED when the device is
+   * in ERROR or does not reach the state; the message has its present state
    */
   async moveTo(to: MigrationState): Promise<number | null> {
     const { device, capabilities } = this;
@@ -117,9 +117,10 @@ export class DeviceMigration {
   }
 
   /**
-   * VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that stopping and copying would take; null where the kernel cannot tell (before 6.2).
+   * VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that stopping and copying would take; null where the kernel cannot report them (before
+   * 6.2).
    *
-   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to tell
+   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to report them
    */
   stopCopyBytes(): number | null {
     const { device } = this;

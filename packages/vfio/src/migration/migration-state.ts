@@ -38,16 +38,16 @@ export const STATE_NUMBER: Readonly<Record<MigrationState, number>> = {
 
 export const MIGRATION_STATES = Object.keys(STATE_NUMBER) as readonly MigrationState[];
 
-/** The name of a number, or null for one that a newer kernel has. */
+/** The name of a number, or null for a state of a newer kernel. */
 export function stateOf(number: number): MigrationState | null {
   return MIGRATION_STATES.find((state) => STATE_NUMBER[state] === number) ?? null;
 }
 
-/** What a device can do (VFIO_DEVICE_FEATURE_MIGRATION). Every migratable device can stop and be copied. */
+/** What a device can do (VFIO_DEVICE_FEATURE_MIGRATION). Every migratable device has STOP and STOP_COPY. */
 export interface MigrationCapabilities {
-  /** Has the states that hold back DMA between devices. */
+  /** Whether the device has the P2P states, in which it starts no DMA into other devices. */
   readonly p2p: boolean;
-  /** Streams state while it runs. */
+  /** Whether the device can stream its state while it runs. */
   readonly preCopy: boolean;
 }
 
@@ -76,7 +76,7 @@ export function hasState(state: MigrationState, capabilities: MigrationCapabilit
 
 /**
  * The next state on the way from one state (row) to another (column), as the kernel chooses it: the shortest way, and none
- * through a state in which state is saved unless it begins or ends there. `null`: there is no way.
+ * through a saving state unless the way begins or ends there. `null`: there is no way.
  */
 const NEXT: Readonly<Record<MigrationState, Readonly<Partial<Record<MigrationState, MigrationState>>>>> = {
   STOP: {
@@ -145,7 +145,7 @@ const NEXT: Readonly<Record<MigrationState, Readonly<Partial<Record<MigrationSta
 
 /**
  * The states that the kernel takes a device through when it is asked to go from one to another, `to` included and `from`
- * not; empty when it is there already. States that the device lacks are stepped over.
+ * not; empty when it is there already. States that the device lacks are left out.
  *
  * @returns null when the kernel would refuse (EINVAL): out of ERROR, into it, back from STOP_COPY to pre-copy, or a state
  * that the device does not have
@@ -167,7 +167,7 @@ export function migrationPath(
   return from === 'ERROR' ? null : path;
 }
 
-/** States that share one data session: moving among them goes on with the same descriptor. */
+/** States that share one data session: a change among them keeps the descriptor. */
 const SAVING: ReadonlySet<MigrationState> = new Set(['PRE_COPY', 'PRE_COPY_P2P', 'STOP_COPY']);
 
 /** Whether state is read from the device in this state. */

@@ -1,9 +1,10 @@
 import type { MigratableDevice } from '@godwit/core';
 
 /**
- * `device`, but for its `save`, which waits for `ready` first and yields nothing when it is given up meanwhile.
+ * Returns `device` with another `save`, which first waits for `ready`, and yields nothing when it is given up
+ * meanwhile.
  *
- * @param alsoBlocked a reason of its surroundings' why it cannot be migrated, beside those of its own
+ * @param alsoBlocked a further reason, from its surroundings, why it cannot be migrated
  */
 export function savedAfter(
   device: MigratableDevice,
@@ -18,7 +19,7 @@ export function savedAfter(
     const reasons = [await device.migrationBlocker?.(), alsoBlocked?.()].filter((reason) => reason !== undefined);
     return reasons.length === 0 ? undefined : reasons.join('; ');
   }
-  // Whatever else a device has, or has not, is the device's own: also what the contract may get later.
+  // All other members are those of the device itself, also members that the contract may get later.
   return new Proxy(device, {
     get(target, name) {
       if (name === 'save') return save;

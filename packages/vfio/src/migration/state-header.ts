@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 
 /**
- * What a device's state begins with, version 2, little-endian:
+ * The header of a device's state, version 2, little-endian:
  *
  * ```
  * 0  u8[4]  "GVFS"
@@ -41,7 +41,7 @@ export class StateHeaderReader {
   #held = new Uint8Array();
   #done = false;
 
-  /** @param kind what this end has */
+  /** @param kind the kind of this end's device */
   constructor(kind: string) {
     this.#kind = kind;
   }
@@ -53,7 +53,7 @@ export class StateHeaderReader {
   /**
    * The part of `chunk` that lies behind the header; empty as long as the header is not complete.
    *
-   * @throws GodwitError GODWIT_BAD_STREAM when it is none, GODWIT_VERSION_MISMATCH, GODWIT_DEVICE_MISMATCH
+   * @throws GodwitError GODWIT_BAD_STREAM when the bytes are no header, GODWIT_VERSION_MISMATCH, GODWIT_DEVICE_MISMATCH
    */
   take(chunk: Uint8Array): Uint8Array {
     if (this.#done) return chunk;

@@ -7,23 +7,23 @@ import { RecordReader } from './state-records.js';
 
 /** One stream of state on its way into the device. */
 interface Load {
-  /** The session that it is written to, once its header has been read. */
+  /** The session to which it is written, once its header was read. */
   opening: Promise<DataSession> | null;
-  /** RESUMING -> STOP: the driver takes in what was written. */
+  /** The change RESUMING -> STOP, in which the driver loads the written state. */
   completing: Promise<unknown> | null;
 }
 
 /**
- * The destination's side of a device: state that comes as one stream is written into RESUMING, and taken in on the way to STOP.
- * A device in STOP can be loaded again. RESUMING itself is left with complete state, or by a reset of the device, not otherwise,
- * and takes the output of one session of the source's only (`enum vfio_device_mig_state`, linux/vfio.h).
+ * The destination's side of a device: state that comes as one stream is written in RESUMING, and loaded on the way to STOP. A
+ * device in STOP can be loaded again. A device leaves RESUMING only with complete state or by a reset, and RESUMING takes the
+ * output of only one session of the source (`enum vfio_device_mig_state`, linux/vfio.h).
  */
 export class StateLoading {
   readonly #id: string;
   readonly #kind: string;
   readonly #device: VfioDevice;
   readonly #migration: DeviceMigration;
-  /** What is written now; whoever finds another one here has been voided. */
+  /** The present load; a load that finds another one here is void. */
   #load: Load | null = null;
 
   constructor(id: string, kind: string, device: VfioDevice, migration: DeviceMigration) {
@@ -50,7 +50,7 @@ export class StateLoading {
     }
   }
 
-  /** Everything that was loaded is void: a load under way fails, and the device takes state from its first byte again. */
+  /** Makes everything that was loaded void: a load under way fails, and the device takes state from its first byte again. */
   async reset(): Promise<void> {
     const load = this.#load;
     this.#load = null;
@@ -81,7 +81,7 @@ export class StateLoading {
     }
     await this.#opened(load);
     this.#requireCurrent(load);
-    // Here the driver takes it in, and says whether it makes sense.
+    // In this change the driver loads the state, and fails for a state that it does not understand.
     load.completing = this.#migration.moveTo('STOP');
     await load.completing;
     this.#requireCurrent(load);
@@ -120,7 +120,7 @@ export class StateLoading {
   }
 }
 
-/** Its session is closed, after the write under way. */
+/** Closes the session of a load, after the write under way. */
 async function closed({ opening }: Load): Promise<void> {
   const session = await opening?.catch(() => null);
   await session?.close();

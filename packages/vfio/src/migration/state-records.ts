@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 
 /**
- * What follows the header of a device's state: records, little-endian, to the end.
+ * The records that follow the header of a device's state, little-endian, to the end.
  *
  * ```
  * 0  u32    what it is: 1 bytes of the device, 2 "from the beginning"
@@ -9,8 +9,8 @@ import { GodwitError } from '@godwit/core';
  * 8         what the device's data descriptor gave: opaque, in order, in pieces of any size
  * ```
  *
- * "From the beginning" (no bytes follow): the guest has reset its device, and what came before is void. Another session of the
- * device's follows, from its first byte.
+ * "From the beginning" (no bytes follow): the guest has reset its device, and all earlier records are void. Another session of
+ * the device follows, from its first byte.
  */
 export const RECORD_BYTES = 8;
 
@@ -23,29 +23,29 @@ export function writeRecordHead(into: Uint8Array, kind: number, byteLength: numb
   view.setUint32(4, byteLength, true);
 }
 
-/** The record that voids what came before it. */
+/** The record that makes all earlier ones void. */
 export function fromTheBeginning(): Uint8Array {
   const record = new Uint8Array(RECORD_BYTES);
   writeRecordHead(record, RecordKind.FROM_THE_BEGINNING, 0);
   return record;
 }
 
-/** Takes records apart, whose bytes come in chunks that may be cut anywhere. */
+/** Parses records whose bytes come in chunks that may be cut anywhere. */
 export class RecordReader {
   readonly #head = new Uint8Array(RECORD_BYTES);
   #headBytes = 0;
   /** Bytes of the record that are still to come. */
   #left = 0;
 
-  /** The stream may end here: no record is cut short. */
+  /** Whether the stream may end here, with no incomplete record. */
   get whole(): boolean {
     return this.#headBytes === 0 && this.#left === 0;
   }
 
   /**
-   * What is in `chunk`: parts of it, and 'from the beginning' where the state begins anew.
+   * Yields the device's bytes in `chunk`, as parts of it, and 'from the beginning' where the state begins anew.
    *
-   * @throws GodwitError GODWIT_BAD_STREAM for what is no record
+   * @throws GodwitError GODWIT_BAD_STREAM for bytes that are no record
    */
   *take(chunk: Uint8Array): Generator<Uint8Array | 'from the beginning'> {
     for (let at = 0; at < chunk.byteLength; ) {

@@ -7,7 +7,7 @@ import { stateHeader } from './state-header.js';
 import { fromTheBeginning, RECORD_BYTES } from './state-records.js';
 import type { Turns } from './turns.js';
 
-/** Where a device goes from a state of saving when its session ends and it is to run, or stand still, as before. */
+/** The state to which a device changes from each saving state when its session ends and it is to go on running, or stay stopped. */
 const WITHOUT_SESSION: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
   PRE_COPY: 'RUNNING',
   PRE_COPY_P2P: 'RUNNING_P2P',
@@ -15,10 +15,10 @@ const WITHOUT_SESSION: Readonly<Partial<Record<MigrationState, MigrationState>>>
 };
 
 /**
- * The source's side of a device: the session that its state is read from, from the first `precopy` to the end of `save`.
+ * The source's side of a device: the session from which its state is read, from the first `precopy` to the end of `save`.
  *
- * A guest that resets its device (a function-level reset) ends the session behind our back: the device is then in RUNNING, and reads say
- * ENODEV. The session is closed, the next one begins with the state's first byte, and the destination is told to begin anew.
+ * A guest that resets its device (a function-level reset) ends the session without notice: the device is then in RUNNING, and reads
+ * return ENODEV. The session is closed, the next one begins with the state's first byte, and the destination is told to begin anew.
  */
 export class StateSaving {
   readonly #id: string;
@@ -27,13 +27,13 @@ export class StateSaving {
   readonly #migration: DeviceMigration;
   readonly #turns: Turns;
   #session: DataSession | null = null;
-  /** Nothing of the session has been yielded. */
+  /** True while nothing of the session was yielded. */
   #fresh = false;
-  /** `precopy` has yielded state since the last `restart`: the destination may have followed. */
+  /** True when `precopy` has yielded state since the last `restart`: the destination may have loaded it. */
   #streamed = false;
-  /** A `save` has read from the session: what it did not yield is gone with it. */
+  /** True when a `save` has read from the session: state that it has read and not yielded is lost. */
   #saved = false;
-  /** A session that the destination has followed was ended here, and a new one makes no sense to it before it was told. */
+  /** True when a session that the destination has loaded was ended here: the destination must be told before a new one is sent. */
   #mustRestart = false;
 
   constructor(id: string, kind: string, device: VfioDevice, migration: DeviceMigration, turns: Turns) {
@@ -44,30 +44,30 @@ export class StateSaving {
     this.#turns = turns;
   }
 
-  /** There is a session, if only one that a reset of the device has ended. */
+  /** Whether there is a session, also one that a reset of the device has ended. */
   get begun(): boolean {
     return this.#session !== null;
   }
 
-  /** Whether the device is in pre-copy, with a session of ours. */
+  /** Whether the device is in pre-copy, with a session of this object. */
   streams(): boolean {
     return this.#session !== null && isPrecopy(this.#migration.state());
   }
 
-  /** What pre-copy still has; null when the device is in none. */
+  /** The estimates of pre-copy; null when the device is not in pre-copy. */
   precopyInfo(): PrecopyInfo | null {
     const session = this.#session;
     if (session === null || !this.streams()) return null;
     try {
       return this.#migration.precopyInfo(session.fd);
     } catch (error) {
-      // Reset between two calls of ours.
+      // The guest has reset the device between two calls.
       if (!this.streams()) return null;
       throw error;
     }
   }
 
-  /** As much as there is now, and no more: a busy device would keep the round from ending. */
+  /** Yields as much as there is at the call: with more, a busy device would keep the round from ending. */
   async *precopy(state: MigrationState): AsyncGenerator<Uint8Array> {
     const session = await this.#enter(state);
     if (session === null) return;
@@ -83,9 +83,9 @@ export class StateSaving {
     }
   }
 
-  /** The rest, with the device stopped. Ends early when `signal` aborts. */
+  /** Yields the rest of the state, with the device stopped. Ends early when `signal` aborts. */
   async *save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-    // In STOP_COPY already when pre-copy was used and the set has stopped its devices.
+    // The device is already in STOP_COPY when pre-copy was used and the set has stopped its devices.
     const session = await this.#enter('STOP_COPY', signal);
     if (session === null) return;
     this.#saved = true;
@@ -98,11 +98,13 @@ export class StateSaving {
     }
   }
 
-  /** Takes the device to a state; a session that begins on the way is kept. Within a turn, as all that follows. */
+  /**
+   * Takes the device to a state; a session that begins on the way is kept. To be called within a turn, as all methods after this one.
+   */
   async moveTo(state: MigrationState): Promise<void> {
     const fd = await this.#migration.moveTo(state);
     if (fd === null) return;
-    // There may be one: the guest has reset the device a moment ago.
+    // There may still be a session when the guest has just reset the device.
     const ended = this.#session;
     this.#session = new DataSession(this.#device.port, fd, this.#id);
     this.#fresh = true;
@@ -122,13 +124,13 @@ export class StateSaving {
     await session?.close();
   }
 
-  /** Changes the state, which ends reads that wait for data, and then closes the session, which the destination may have followed. */
+  /** Changes the state, which ends reads that wait for data, and then closes the session, which the destination may have loaded. */
   async endBy(move: () => Promise<unknown>): Promise<void> {
     this.#mustRestart ||= this.#session !== null && this.#streamed;
     await this.#endBy(move);
   }
 
-  /** Ends the session, if there is one, with the device left running or standing as it is. The next one begins with the first byte. */
+  /** Ends the session, if there is one; the device stays running or stopped. The next session begins with the first byte. */
   async release(): Promise<void> {
     await this.closeLost();
     this.#mustRestart = false;
@@ -138,7 +140,7 @@ export class StateSaving {
     await this.#endBy(() => this.#migration.moveTo(to));
   }
 
-  /** Into a state of saving, with the session that belongs to it; null when that was given up before it began. */
+  /** Takes the device into a saving state; resolves with the session, or with null when `signal` aborted before it began. */
   #enter(state: MigrationState, signal?: AbortSignal): Promise<DataSession | null> {
     return this.#turns.take(async () => {
       if (signal?.aborted === true) return null;
@@ -150,7 +152,10 @@ export class StateSaving {
     });
   }
 
-  /** What a `save` that was given up has read is not read again: a new session has it, unless the destination followed this one. */
+  /**
+   * Ends the session after a given-up `save`: the device does not repeat what was read. A new session begins with the first byte, for
+   * which the destination must be told if it has loaded the old one.
+   */
   async #endGivenUpSave(): Promise<void> {
     this.#mustRestart ||= this.#saved && this.#streamed;
     if (this.#mustRestart) {
@@ -163,7 +168,7 @@ export class StateSaving {
   }
 
   async #begin(state: MigrationState): Promise<void> {
-    // A session that somebody left behind: its descriptor is lost, so it has to end first.
+    // An earlier user has left a session behind, whose descriptor is lost, so that it has to be ended first.
     const without = WITHOUT_SESSION[state];
     if (without !== undefined && this.#migration.state() === state) await this.#migration.moveTo(without);
     await this.moveTo(state);
@@ -182,14 +187,14 @@ export class StateSaving {
     }
   }
 
-  /** What a session begins with; null once it was given. */
+  /** The header of a session; null once it was returned. */
   #head(): Uint8Array | null {
     if (!this.#fresh) return null;
     this.#fresh = false;
     return this.#streamed ? fromTheBeginning() : stateHeader(this.#kind);
   }
 
-  /** The next piece; null at the temporary end, and when the guest has reset the device. */
+  /** Resolves with the next piece, or with null at the temporary end and when the guest has reset the device. */
   async #unlessReset(session: DataSession): Promise<Uint8Array | null> {
     try {
       return await session.read('pre-copy');
@@ -205,8 +210,8 @@ function isPrecopy(state: MigrationState): boolean {
 }
 
 /**
- * The next piece; null at the end, and once `signal` aborts. A read that waits for the device is left to itself then: it ends
- * when the device leaves STOP_COPY, and the session is closed after it.
+ * Resolves with the next piece, or with null at the end and once `signal` aborts. A read that then still waits for the device ends when
+ * the device leaves STOP_COPY, and the session is closed after it.
  */
 async function unlessAborted(session: DataSession, signal: AbortSignal | undefined): Promise<Uint8Array | null> {
   if (signal?.aborted === true) return null;

@@ -5,8 +5,8 @@ import { Turns } from './turns.js';
 import { type DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
 
 /**
- * The VFIO devices of one VM, which stop and start together: as long as one of them may still write into another (peer-to-peer
- * DMA), neither may be stopped. So all reach their P2P state before any goes on to stop, and the same on the way back.
+ * The VFIO devices of one VM, which stop and start together: as long as one of them may still write into another (peer-to-peer DMA),
+ * neither may be stopped. All of them therefore reach their P2P state before any is stopped, and the same on the way back.
  *
  * ```
  *              holdBack                 pause
@@ -17,7 +17,7 @@ export class VfioDeviceSet {
   readonly devices: readonly VfioMigratableDevice[];
   readonly #resets = new Subject<DeviceReset>();
   readonly #turns = new Turns();
-  /** The stop that the first `save` has begun, for all of them. */
+  /** The stop of all devices, which the first `save` has begun. */
   #stopping: Promise<void> | null = null;
 
   constructor(devices: readonly VfioMigratableDevice[]) {
@@ -25,8 +25,8 @@ export class VfioDeviceSet {
   }
 
   /**
-   * Why a device cannot be migrated together with the others, or `undefined`: without P2P states it cannot be kept from writing into
-   * one that has stopped already.
+   * The reason why a device cannot be migrated together with the others, or `undefined`: a device without P2P states might write
+   * into one that has already stopped.
    */
   migrationBlocker({ id, migration }: VfioMigratableDevice): string | undefined {
     if (migration.capabilities.p2p || this.devices.length === 1) return undefined;
@@ -37,22 +37,25 @@ export class VfioDeviceSet {
     );
   }
 
-  /** Devices that could only be brought back by a reset, and lost their state. Never silent: subscribe, and tell somebody. */
+  /**
+   * Emits every device that could only be brought back by a reset, and has lost its state. Subscribe to it, and report each reset.
+   */
   get resets(): Observable<DeviceReset> {
     return this.#resets.asObservable();
   }
 
   /**
-   * Call it when the vCPUs stand still. Devices start no DMA into each other any more; into guest memory they still do, which
-   * their trackers see. A device that streams its state goes on with it, and comes back from here with nothing lost. Idempotent.
+   * Call it when the vCPUs are stopped. Devices then start no DMA into each other, but still into guest memory, which their trackers
+   * see. A device that streams its state goes on with that, and can run again from here without losing it. Idempotent.
    *
-   * @throws GodwitError GODWIT_BLOCKED for devices that cannot be stopped together, before any is touched: see `migrationBlocker`
+   * @throws GodwitError GODWIT_BLOCKED for devices that cannot be stopped together, before any of them is changed: see
+   * `migrationBlocker`
    */
   holdBack(): Promise<void> {
     return this.#turns.take(() => this.#holdBack());
   }
 
-  /** Call it when the vCPUs stand still. Once resolved no device does DMA. Idempotent. */
+  /** Call it when the vCPUs are stopped. Once the promise has resolved, no device does DMA. Idempotent. */
   pause(): Promise<void> {
     return this.#turns.take(async () => {
       await this.#holdBack();
@@ -61,8 +64,8 @@ export class VfioDeviceSet {
   }
 
   /**
-   * Call it before the vCPUs run. Devices run again whatever state they are in: one that does not come back by itself, or is
-   * in ERROR, is reset (see `resets`). Idempotent.
+   * Call it before the vCPUs run. Devices run again whatever state they are in: a device that cannot return by itself, or is in
+   * ERROR, is reset (see `resets`). Idempotent.
    */
   resume(): Promise<void> {
     this.#stopping = null;
@@ -72,17 +75,17 @@ export class VfioDeviceSet {
     });
   }
 
-  /** For a destination that will never run. */
+  /** Resets the devices of a destination that will never run. */
   async abandon(): Promise<void> {
     await this.#all('let go of its state', (device) => device.abandon());
   }
 
   /**
-   * A VM with these devices: they are saved and loaded after its own, and start before its vCPUs. Its `pause` holds them back;
-   * the first `save` of any device stops them all. So a stop-and-copy that is given up before it, because too much is dirty, costs
-   * no device the state that it has streamed; what they write until then their trackers see.
+   * Returns the VM with these devices added: they are saved and loaded after its own, and start before its vCPUs. Its `pause` holds
+   * them back; the first `save` of any device stops them all. In a stop-and-copy that is given up before that `save`, because too
+   * much is dirty, no device loses the state that it has streamed; the trackers see what devices write until then.
    *
-   * @param trackers further ones, as a rule those of the devices: `trackersOf(await chooseTrackers(...))`
+   * @param trackers further trackers, usually those of the devices: `trackersOf(await chooseTrackers(...))`
    * @throws GodwitError GODWIT_INVALID_ARGUMENT for a VM that has VFIO devices already: they would not stop together with these
    */
   attachTo(vm: MigratableVm, trackers: readonly DirtyTracker[] = []): MigratableVm {
@@ -100,7 +103,7 @@ export class VfioDeviceSet {
     return {
       memory: vm.memory,
       trackers: [...vm.trackers, ...trackers],
-      // Before a vCPU or an interrupt chip is saved: a device that runs may still raise an interrupt.
+      // The devices are stopped before a vCPU or an interrupt chip is saved, since a running device may still raise an interrupt.
       devices: [
         ...vm.devices.map((device) => savedAfter(device, stopped)),
         ...this.devices.map((device) => savedAfter(device, stopped, () => this.migrationBlocker(device))),
@@ -112,7 +115,7 @@ export class VfioDeviceSet {
       pause: async (signal) => {
         this.#stopping = null;
         await vm.pause(signal);
-        // A pause that resolves although it was given up is followed by `resume`.
+        // The engine calls `resume` after a pause that resolves although it was given up.
         if (signal?.aborted !== true) await this.holdBack();
       },
       resume: async () => {
@@ -129,7 +132,10 @@ export class VfioDeviceSet {
     };
   }
 
-  /** The last look at what devices still have to stream: held back they can still go back to it, and stopped they cannot. */
+  /**
+   * Checks the initial bytes of the devices a last time: from the P2P states they can still go back to streaming, once stopped they
+   * cannot.
+   */
   async #stopWhenSettled(): Promise<void> {
     for (const device of this.devices) device.checkInitialBytes();
     await this.pause();
@@ -145,7 +151,9 @@ export class VfioDeviceSet {
     if (reset !== null) this.#resets.next(reset);
   }
 
-  /** All devices at once; when some fail, only after the others are done, so that nothing is under way afterwards. */
+  /**
+   * Runs a step for all devices at once. If some fail, it throws after the others are done, so that nothing is under way afterwards.
+   */
   async #all(what: string, step: (device: VfioMigratableDevice) => Promise<void>): Promise<void> {
     const outcomes = await Promise.allSettled(this.devices.map(step));
     for (const [i, outcome] of outcomes.entries()) {

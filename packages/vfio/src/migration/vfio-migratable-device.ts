@@ -11,13 +11,13 @@ import { Turns } from './turns.js';
 /** Options of a `VfioMigratableDevice`. */
 export interface VfioMigratableDeviceOptions {
   readonly device: VfioDevice;
-  /** Unique within the VM, the same on both sides. Default: the device's name, which differs between hosts as a rule. */
+  /** Unique within the VM, the same on both sides. Default: the device's name, which usually differs between hosts. */
   readonly id?: string;
-  /** What the device is: its state is loaded by the same kind only. See `deviceKind`. */
+  /** The kind of the device: only a device of the same kind can load its state. See `deviceKind`. */
   readonly kind: string;
   /**
-   * Bytes that its state is taken to have when the kernel cannot tell (before Linux 6.2). Default 100 GiB, as in QEMU: a downtime limit
-   * is then out of reach until somebody says more, or forces the switchover.
+   * The assumed bytes of its state where the kernel cannot report them (before Linux 6.2). Default 100 GiB, as in QEMU: no downtime
+   * limit can be reached with it, until the embedder sets another number or forces the switchover.
    */
   readonly assumedStateBytes?: number;
 }
@@ -25,13 +25,16 @@ export interface VfioMigratableDeviceOptions {
 /** hw/vfio/migration.c, VFIO_MIG_STOP_COPY_SIZE */
 const ASSUMED_STATE_BYTES = 100 * 2 ** 30;
 
-/** A device had to be reset: it runs, but what it knew is gone, and the guest's driver will notice. */
+/** A device that had to be reset: it runs, but has lost its state, which the guest's driver will notice. */
 export interface DeviceReset {
   readonly device: VfioMigratableDevice;
   readonly cause: unknown;
 }
 
-/** Where a device without a session goes to stream its state; others stand still, and all of their state comes with `save`. */
+/**
+ * The state to which a device without a session changes to stream its state; in other states it is stopped, and all of its state comes
+ * with `save`.
+ */
 const STREAMS_IN: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
   RUNNING: 'PRE_COPY',
   PRE_COPY: 'PRE_COPY',
@@ -50,19 +53,19 @@ const STREAMS_IN: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
  * destination  load: RUNNING or STOP -> RESUMING, write, -> STOP     resume: RUNNING_P2P -> RUNNING
  * ```
  *
- * `precopy` is there when the device can stream its state while it runs. STOP_COPY goes on with that stream and leads back only
- * by its end, so a stop-and-copy that is given up after it voids everything (`backVoids`). All devices of a VM belong into one
+ * `precopy` is there when the device can stream its state while it runs. STOP_COPY goes on with that stream and leads back only by its
+ * end, so a stop-and-copy that is given up after it makes all of the state void (`backVoids`). All devices of a VM must be in one
  * `VfioDeviceSet`, which takes them through the P2P states together.
  *
- * **PCI configuration space and the state of MSI and MSI-X are not part of it**: whoever emulates them for the guest moves them, as a
- * device of its own (see the package's README).
+ * **PCI configuration space and the state of MSI and MSI-X are not part of it**: the VMM that emulates them for the guest migrates them
+ * as a device of its own (see the package's README).
  */
 export class VfioMigratableDevice implements MigratableDevice {
   readonly id: string;
   readonly version = STATE_VERSION;
   readonly kind: string;
   readonly backVoids: 'stop-state' | 'everything';
-  /** Firmware and drivers work on the states of several devices at once. */
+  /** True, since firmware and drivers can work on the states of several devices at once. */
   readonly parallel = true;
   readonly wholeMemory = 'it accesses guest memory by DMA, which cannot wait for a page that is missing';
   readonly migration: DeviceMigration;
@@ -94,10 +97,10 @@ export class VfioMigratableDevice implements MigratableDevice {
   }
 
   /**
-   * What is still to come if the device were stopped now: by its own estimates, both of them. Assumed, and said to be, when the
-   * kernel cannot tell.
+   * The bytes that would still come if the device were stopped now, by both of its own estimates. When the kernel cannot report them,
+   * the result says that it is assumed.
    *
-   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to tell
+   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to report them
    */
   stateBytes(): StateBytes {
     const info = this.#saving.precopyInfo();
@@ -112,13 +115,13 @@ export class VfioMigratableDevice implements MigratableDevice {
     };
   }
 
-  /** A device in ERROR has no state to save, and takes none. */
+  /** The reason when the device is in ERROR, in which it can neither save nor load. */
   migrationBlocker(): string | undefined {
     return this.migration.state() === 'ERROR' ? `${this.id} is in ERROR, which only a reset of it ends` : undefined;
   }
 
   /**
-   * As long as initial bytes are left the destination cannot have made ready for the rest, and the device is slow to stop
+   * As long as initial bytes are left, the destination cannot be prepared for the rest, and the device is slow to stop
    * (VFIO_MIG_GET_PRECOPY_INFO, linux/vfio.h).
    */
   switchoverBlocker(): string | undefined {
@@ -136,8 +139,8 @@ export class VfioMigratableDevice implements MigratableDevice {
   }
 
   /**
-   * Throws GODWIT_SWITCHOVER_OVERRAN when the device was given new initial bytes since `switchoverBlocker` was asked: stopping it would
-   * take long now.
+   * Throws GODWIT_SWITCHOVER_OVERRAN when the device has new initial bytes since the call of `switchoverBlocker`: stopping it would now
+   * take long.
    */
   checkInitialBytes(): void {
     const info = this.#saving.precopyInfo();
@@ -165,27 +168,27 @@ export class VfioMigratableDevice implements MigratableDevice {
     await this.#loading.load(state);
   }
 
-  /** Destination: what was loaded is void. A device with part of a state in it is reset; `load` then begins anew. */
+  /** Destination: makes the loaded state void. A device with a partial state is reset; `load` then begins anew. */
   reset(): Promise<void> {
     return this.#loading.reset();
   }
 
-  /** The device's state is its own; what it wrote by DMA came with the guest's memory. */
+  /** Loading writes no guest memory: what the device wrote by DMA came with the guest's memory. */
   loadWrites(): readonly [] {
     return [];
   }
 
-  /** The migration is over, whatever became of it: ends what pre-copy began. A device that stands still goes on doing so. */
+  /** Ends the session that pre-copy has begun, at the end of the migration. A device that is stopped stays stopped. */
   release(): Promise<void> {
     return this.#turns.take(() => this.#saving.release());
   }
 
-  /** The destination has nothing, or what it had is void: the next `precopy` begins with the first byte, in a new session. */
+  /** Begins again, since the destination has no valid state: the next `precopy` begins with the first byte, in a new session. */
   restart(): Promise<void> {
     return this.release();
   }
 
-  /** No DMA into other devices any more; nothing to do for a device that has no such state. */
+  /** Stops DMA into other devices; does nothing for a device that has no such state. */
   holdPeerDma(): Promise<void> {
     return this.#turn(async (state) => {
       if (!this.migration.capabilities.p2p) return;
@@ -194,7 +197,7 @@ export class VfioMigratableDevice implements MigratableDevice {
     });
   }
 
-  /** No DMA at all any more. A pre-copy session goes on. */
+  /** Stops all DMA. A pre-copy session goes on. */
   stop(): Promise<void> {
     return this.#turn(async (state) => {
       if (state === 'PRE_COPY' || state === 'PRE_COPY_P2P') await this.#saving.moveTo('STOP_COPY');
@@ -203,9 +206,9 @@ export class VfioMigratableDevice implements MigratableDevice {
   }
 
   /**
-   * Runs again, but for DMA into other devices. When there is no way, the device is reset.
+   * Runs the device again, without DMA into other devices. When no change of state leads there, the device is reset.
    *
-   * @returns why it had to be reset; null as a rule
+   * @returns why it had to be reset; usually null
    */
   startWithoutPeers(): Promise<DeviceReset | null> {
     return this.#turn(async () => {
@@ -214,7 +217,9 @@ export class VfioMigratableDevice implements MigratableDevice {
     });
   }
 
-  /** Runs as before, and streams on if it did. The same way out as `startWithoutPeers`. */
+  /**
+   * Runs the device as before, and continues to stream if it did. If that is impossible, the device is reset as in `startWithoutPeers`.
+   */
   start(): Promise<DeviceReset | null> {
     return this.#turn(async () => {
       if (!this.#saving.streams()) return this.#towards('RUNNING');
@@ -222,13 +227,13 @@ export class VfioMigratableDevice implements MigratableDevice {
         await this.#persistently('PRE_COPY');
         return null;
       } catch {
-        // The stream is lost; the device may still be brought to run.
+        // The stream is lost, but the device may still be able to run.
         return this.#towards('RUNNING');
       }
     });
   }
 
-  /** Lets go of everything; a device with half a state in it is reset. For a destination that will never run. */
+  /** Gives up everything, for a destination that will never run; a device with a partial state is reset. */
   abandon(): Promise<void> {
     return this.#turns.take(async () => {
       await this.#saving.close();
@@ -242,7 +247,7 @@ export class VfioMigratableDevice implements MigratableDevice {
     yield* this.#saving.precopy(STREAMS_IN[state] ?? 'PRE_COPY');
   }
 
-  /** A step of its own, from the state that the device is in. */
+  /** Runs a step in its turn, from the device's present state. */
   #turn<T>(step: (state: MigrationState) => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
       await this.#saving.closeLost();
@@ -251,7 +256,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   }
 
   async #towards(state: MigrationState): Promise<DeviceReset | null> {
-    // A reset has taken it further already.
+    // A reset has already taken the device to RUNNING.
     if (this.migration.state() === 'RUNNING') return null;
     try {
       await this.#saving.endBy(() => this.#persistently(state));
@@ -262,7 +267,10 @@ export class VfioMigratableDevice implements MigratableDevice {
     }
   }
 
-  /** A device that fails half-way, but not into ERROR, gets a second chance from where it is: better than a reset. */
+  /**
+   * Changes the state; a device that fails on the way, but is not in ERROR, is tried once more from its present state, which is better
+   * than a reset.
+   */
   async #persistently(state: MigrationState): Promise<void> {
     try {
       await this.#saving.moveTo(state);

@@ -4,14 +4,15 @@ import type { DirtySample } from './dirty-samples.js';
 /** How fast pages become dirty, over a window of samples. */
 export interface DirtyRate {
   readonly pagesPerSecond: number;
-  /** Averaged, recent samples weighing more. */
+  /** The average rate, in which recent samples weigh more. */
   readonly smoothedPagesPerSecond: number;
 }
 
 /**
  * Pages that become dirty per second.
  *
- * A page that is written twice in an interval counts once, so that the rate falls as intervals grow: compare like with like.
+ * A page that is written twice in an interval counts once, so that the rate falls as intervals grow: compare only rates over
+ * equal intervals.
  *
  * @param weight of the newest sample in the average, 0 to 1; default 0.25
  */

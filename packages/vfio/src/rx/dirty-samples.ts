@@ -1,12 +1,12 @@
 import { DirtyBitmaps, type DirtyTracker, type GuestMemory } from '@godwit/core';
 import { Observable } from 'rxjs';
 
-/** What became dirty in one interval. */
+/** The pages that became dirty in one interval. */
 export interface DirtySample {
-  /** One for each block of the memory; lent until the next sample is emitted. */
+  /** One for each block of the memory; borrowed until the next sample is emitted. */
   readonly bitmaps: DirtyBitmaps;
   readonly dirtyPages: number;
-  /** Since the sample before, or the start. */
+  /** The time since the sample before, or since the start. Milliseconds. */
   readonly intervalMs: number;
 }
 
@@ -23,8 +23,8 @@ export interface DirtySamplesOptions {
  * dirtySamples(tracker, memory, { everyMs: 100 }).pipe(dirtyRate()).subscribe(console.log);
  * ```
  *
- * Cold; a tracker runs for one subscriber at a time (`share()` it for more). Harvests do not overlap, however long they take.
- * Ends with an error when the tracker fails.
+ * The Observable is cold, and a tracker runs for one subscriber at a time (use `share()` for more). Harvests do not overlap,
+ * however long they take. The stream ends with an error when the tracker fails.
  *
  * @example
  * dirtySamples(tracker, memory, { everyMs: 500 }).pipe(dirtyRate()).subscribe(({ pagesPerSecond }) => console.log(pagesPerSecond));
@@ -38,7 +38,7 @@ export function dirtySamples(
   return new Observable((subscriber) => {
     let timer: NodeJS.Timeout | undefined;
     let working: Promise<void> = Promise.resolve();
-    // In turn, so that what one subscriber holds does not change under it while the next sample is made.
+    // Two sets are used in turn, so that the borrowed sample does not change while the next one is made.
     const sets = [new DirtyBitmaps(memory), new DirtyBitmaps(memory)] as const;
     let turn = 0;
     let last = 0;
@@ -67,7 +67,7 @@ export function dirtySamples(
 
     return () => {
       clearTimeout(timer);
-      // After the harvest under way, if there is one.
+      // The tracker is stopped after the harvest under way, if there is one.
       void working.then(() => tracker.stop()).catch(() => {});
     };
   });

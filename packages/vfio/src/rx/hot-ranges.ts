@@ -6,7 +6,7 @@ export interface HotRange {
   readonly blockIndex: number;
   readonly firstPage: number;
   readonly pageCount: number;
-  /** Dirty pages of it per sample, older samples counting less. */
+  /** Its dirty pages per sample; older samples count less. */
   readonly heat: number;
 }
 
@@ -14,13 +14,16 @@ export interface HotRange {
 export interface HotRangesOptions {
   /** Pages per range; default 512, which is 2 MiB of pages of 4 KiB. */
   readonly rangePages?: number;
-  /** How many to name; default 10. */
+  /** The number of ranges to emit; default 10. */
   readonly top?: number;
-  /** What is left of a range's heat after each sample; default 0.8. */
+  /** The part of a range's heat that is left after each sample; default 0.8. */
   readonly decay?: number;
 }
 
-/** Where memory is written most, hottest first. Ranges that are not written any more cool down and drop out. */
+/**
+ * Emits the ranges of memory that are written most, hottest first. Ranges that are not written any more lose heat and
+ * drop out.
+ */
 export function hotRanges(options: HotRangesOptions = {}): OperatorFunction<DirtySample, readonly HotRange[]> {
   const { rangePages = 512, top = 10, decay = 0.8 } = options;
   return (samples) => {

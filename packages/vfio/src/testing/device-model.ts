@@ -14,37 +14,37 @@ import { LoggingModel } from './logging-model.js';
 import { copyFromUser, copyToUser } from './user-memory.js';
 
 export interface DeviceModelOptions {
-  /** Flags of VFIO_DEVICE_FEATURE_MIGRATION; 0: it cannot migrate. Default 7, all of them. */
+  /** Flags of VFIO_DEVICE_FEATURE_MIGRATION; with 0 the device cannot migrate. Default 7, all of them. */
   readonly migrationFlags?: number;
-  /** Logs its DMA; default false. */
+  /** Whether the device logs its DMA; default false. */
   readonly logging?: boolean;
-  /** Ends pre-copy's temporary stream with ENOMSG, as the documents say; default true. mtty returns 0. */
+  /** Whether pre-copy's temporary stream ends with ENOMSG, as documented; default true. mtty returns 0. */
   readonly endsWithNoMessage?: boolean;
-  /** Bytes that pre-copy is said to have beyond those that it has; default 0. Estimates may be wrong. */
+  /** Bytes that pre-copy's estimate has beyond the actual ones; default 0. Estimates may be wrong. */
   readonly precopySurplus?: number;
-  /** What VFIO_DEVICE_FEATURE_MIG_DATA_SIZE says instead, as an errno: ENOTTY before Linux 6.2. */
+  /** The errno with which VFIO_DEVICE_FEATURE_MIG_DATA_SIZE fails: ENOTTY before Linux 6.2. */
   readonly dataSizeFails?: number;
-  /** The kernel knows VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2; default true. */
+  /** Whether the kernel knows VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2; default true. */
   readonly precopyInfoV2?: boolean;
-  /** Resets that fail with EAGAIN before one goes well, since somebody holds the device's lock; default 0. */
+  /** The number of resets that fail with EAGAIN, since the device's lock is held, before one succeeds; default 0. */
   readonly lockedResets?: number;
-  /** Fails on the way into this state, once, and is then in ... */
+  /** The device fails once on the way into `state`, and is then in `leaves`. */
   readonly failInto?: { readonly state: MigrationState; readonly leaves: MigrationState };
 }
 
-/** Header that the model puts before its state, so that it can refuse what is not its own. */
+/** Header that the model puts before its state, so that it can refuse a foreign state. */
 const HEADER_BYTES = 8;
 
 /**
- * A migratable device as the kernel shows it: the state machine, one data session at a time, and a state of some bytes that
- * it insists on getting back whole.
+ * A migratable device as the kernel shows it: the state machine, one data session at a time, and a state of some bytes,
+ * which it accepts only as a whole.
  */
 export class DeviceModel {
-  /** What moves. */
+  /** The state that is migrated. */
   memory: Uint8Array = new Uint8Array();
   state: MigrationState = 'RUNNING';
   resets = 0;
-  /** Every state it has been in, in order. */
+  /** Every state in which the device has been, in order. */
   readonly visited: MigrationState[] = [];
   readonly logging: LoggingModel | null;
   /** Called when a state is entered. */
@@ -52,9 +52,9 @@ export class DeviceModel {
   readonly #options: DeviceModelOptions;
   readonly #newSession: () => number;
   #failInto: DeviceModelOptions['failInto'];
-  /** Asked for by VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: flags are filled in. */
+  /** True when VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 was set: flags are filled in. */
   #fillsInFlags = false;
-  /** Where the initial part of the stream ends. */
+  /** The end of the initial part of the stream. */
   #initialEnd = HEADER_BYTES;
   #reinitialized = false;
   #lockedResets: number;
@@ -69,13 +69,16 @@ export class DeviceModel {
     this.logging = options.logging === true ? new LoggingModel() : null;
   }
 
-  /** The device is reconfigured: so many bytes more of its state are initial bytes (VFIO_PRECOPY_INFO_REINIT). */
+  /** Reconfigures the device: this many more bytes of its state are initial bytes (VFIO_PRECOPY_INFO_REINIT). */
   reinitialize(bytes: number): void {
     this.#initialEnd += bytes;
     this.#reinitialized = true;
   }
 
-  /** VFIO_DEVICE_RESET, or a function-level reset by the guest: its session is over, and its descriptor of no use. */
+  /**
+   * VFIO_DEVICE_RESET, or a function-level reset by the guest: its session is over, and the session's descriptor is
+   * useless.
+   */
   reset(): void {
     this.resets++;
     this.#session = null;
@@ -96,7 +99,7 @@ export class DeviceModel {
     return request === DeviceFeature.VFIO_DEVICE_FEATURE ? this.#feature(argument) : -Errno.ENOTTY;
   }
 
-  /** On the session's descriptor. */
+  /** An ioctl on the session's descriptor. */
   sessionIoctl(fd: number, request: number, argument: bigint): number {
     if (request !== DeviceFeature.VFIO_MIG_GET_PRECOPY_INFO) return -Errno.ENOTTY;
     if (this.#session?.fd !== fd) return -Errno.ENODEV;
@@ -105,7 +108,7 @@ export class DeviceModel {
     if (bytes === null) return -Errno.EFAULT;
     const info = new StructBuffer(VFIO_PRECOPY_INFO, bytes);
     if (info.get('argsz') < VFIO_PRECOPY_INFO.size) return -Errno.EINVAL;
-    // Until it was told otherwise a kernel answers with flags that mean nothing.
+    // Until the feature is set, a kernel does not fill in the flags, whose values have no meaning.
     if (this.#fillsInFlags) info.set('flags', this.#reinitialized ? DeviceFeature.VFIO_PRECOPY_INFO_REINIT : 0);
     else info.set('flags', DeviceFeature.VFIO_PRECOPY_INFO_REINIT);
     this.#reinitialized = false;
@@ -207,7 +210,7 @@ export class DeviceModel {
     return result < 0 && result !== NO_SESSION ? result : 0;
   }
 
-  /** The descriptor of a session that begins, NO_SESSION, or minus errno. */
+  /** Returns the descriptor of a session that begins, NO_SESSION, or minus errno. */
   #goTo(to: MigrationState): number {
     const flags = this.#options.migrationFlags ?? 7;
     const capabilities = { p2p: (flags & 2) !== 0, preCopy: (flags & 4) !== 0 };
@@ -263,7 +266,7 @@ interface Operations {
 
 const NO_SESSION = -1_000_000;
 
-/** Bytes of a whole stream that begins like this; null as long as its header is not complete. */
+/** The bytes of a whole stream, by its header; null while the header is not complete. */
 function expectedBytes(written: Uint8Array): number | null {
   if (written.byteLength < HEADER_BYTES) return null;
   return HEADER_BYTES + new DataView(written.buffer, written.byteOffset).getUint32(4, true);

@@ -31,7 +31,7 @@ interface Pagetable {
   readonly space: Space;
   readonly logs: boolean;
   tracking: boolean;
-  /** Pages of the IOMMU's. */
+  /** The dirty pages, in the IOMMU's page size. */
   readonly dirty: Set<bigint>;
 }
 
@@ -42,17 +42,21 @@ interface Device {
 
 /** A device behind the model's IOMMU, as iommufd's mock devices are. */
 export interface IommufdModelDevice {
-  /** What a VFIO device would have after BIND_IOMMUFD. */
+  /** The number that a VFIO device would have after BIND_IOMMUFD. */
   readonly deviceId: number;
-  /** To an address space or a page table: 0, or minus errno. */
+  /** Attaches the device to an address space or a page table; returns 0, or minus errno. */
   attach(id: number): number;
-  /** Writes by DMA: the pages of a page table that became dirty, or minus errno (EINVAL with tracking off). */
+  /**
+   * Writes by DMA; returns the number of pages of a page table that became dirty, or minus errno (EINVAL with tracking
+   * off).
+   */
   write(pagetable: number, iova: number, byteLength: number): number;
 }
 
 /**
- * iommufd of Linux 6.12 with its mock IOMMU: the checks in their order, and what is dirty when. It says 0 where the kernel
- * does without having answered: with tracking off, past the end of what is mapped, to a bitmap that cannot be written.
+ * iommufd of Linux 6.12 with its mock IOMMU: the checks in their order, and what is dirty when. It returns 0 where the
+ * kernel does so without having read the log: with tracking off, past the end of what is mapped, to a bitmap that cannot
+ * be written.
  */
 export class IommufdModel {
   readonly #objects = new Map<number, Space | Pagetable | Device>();
@@ -111,7 +115,7 @@ export class IommufdModel {
     }
   }
 
-  /** iommufd_fops_ioctl: the size, and zeroes behind a struct that is larger than this kernel's. */
+  /** iommufd_fops_ioctl: checks the size, and for zeroes after a struct that is larger than this kernel's. */
   #struct<Field extends string>(
     layout: StructLayout<Field>,
     argument: bigint,
@@ -144,7 +148,7 @@ export class IommufdModel {
     return 0;
   }
 
-  /** Whole areas only; `length` says afterwards how many bytes went. */
+  /** Unmaps whole areas only, and sets `length` to the number of bytes. */
   #unmap(asked: StructBuffer<keyof typeof IOMMU_IOAS_UNMAP.fields>): number {
     const space = this.#space(asked.get('ioas_id'));
     if (space === null) return -Errno.ENOENT;
@@ -158,7 +162,7 @@ export class IommufdModel {
     for (const area of inside) {
       space.areas.splice(space.areas.indexOf(area), 1);
       bytes += area.end - area.iova;
-      // The page table's entries are gone, and their dirty bits with them.
+      // The dirty bits of the removed entries of the page table are lost.
       for (const object of this.#objects.values()) {
         if (object.kind !== 'hwpt' || object.space !== space) continue;
         for (const page of [...object.dirty]) {
@@ -204,7 +208,7 @@ export class IommufdModel {
     if (length === 0n) return -Errno.EINVAL;
     if (iova + length - 1n >= TWO_64) return -Errno.EOVERFLOW;
     if (iova % IOMMU_PAGE !== 0n || length % IOMMU_PAGE !== 0n || pageSize === 0n) return -Errno.EINVAL;
-    // Masks, as the kernel's IS_ALIGNED: a page size that is no power of two slips through.
+    // The checks use masks, as the kernel's IS_ALIGNED does, so that a page size that is no power of two may pass.
     if ((iova & (pageSize - 1n)) !== 0n || (length & (pageSize - 1n)) !== 0n) return -Errno.EINVAL;
     if (!table.tracking) return 0;
     for (const page of [...table.dirty]) {

@@ -8,7 +8,7 @@ import {
 import { checkFeature } from './feature-checks.js';
 import { copyFromUser, copyToUser } from './user-memory.js';
 
-/** LOG_MAX_RANGES: as many as fit into a page. */
+/** LOG_MAX_RANGES: as many ranges as fit into a page. */
 const MOST_RANGES = 256;
 const LEAST_PAGE = 4096n;
 const TWO_64 = 1n << 64n;
@@ -18,18 +18,18 @@ interface Range {
   readonly end: bigint;
 }
 
-/** DMA logging of a device as Linux 6.12 has it: the checks of vfio_main.c before a driver that logs every page exactly. */
+/** DMA logging of a device as in Linux 6.12: the checks of vfio_main.c, and a driver that logs every page exactly. */
 export class LoggingModel {
-  /** What the device was asked to log. */
+  /** The ranges that the device was told to log. */
   ranges: readonly Range[] = [];
-  /** The kernel lacks CONFIG_IOMMUFD_DRIVER: starting works, reporting never does. */
+  /** True for a kernel without CONFIG_IOMMUFD_DRIVER: starting succeeds, reporting always fails. */
   cannotReport = false;
-  /** Most ranges that the driver takes, the kernel's own limit aside. */
+  /** The most ranges that the driver accepts, below the kernel's own limit. */
   mostRanges = MOST_RANGES;
   running = false;
   readonly #dirty = new Set<bigint>();
 
-  /** The device writes memory: bytes from `iova` on. */
+  /** Writes memory as the device: `byteLength` bytes from `iova` on. */
   deviceWrite(iova: number, byteLength: number): void {
     for (let page = BigInt(iova) / LEAST_PAGE; page * LEAST_PAGE < BigInt(iova + byteLength); page++) {
       const address = page * LEAST_PAGE;

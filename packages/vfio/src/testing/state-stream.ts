@@ -1,14 +1,14 @@
 import { StateHeaderReader, stateHeader } from '../migration/state-header.js';
 import { RECORD_BYTES, RecordKind, RecordReader, writeRecordHead } from '../migration/state-records.js';
 
-/** A stream of state with these bytes of the device's in it. */
+/** Makes a stream of state with these bytes of the device. */
 export function framedState(kind: string, bytes: Uint8Array): Uint8Array {
   const head = new Uint8Array(RECORD_BYTES);
   writeRecordHead(head, RecordKind.DATA, bytes.byteLength);
   return Uint8Array.of(...stateHeader(kind), ...head, ...bytes);
 }
 
-/** The device's own bytes of a stream of state. */
+/** Returns the device's own bytes of a stream of state. */
 export function deviceBytes(kind: string, stream: Uint8Array): Uint8Array {
   const own: number[] = [];
   for (const part of new RecordReader().take(new StateHeaderReader(kind).take(stream))) {

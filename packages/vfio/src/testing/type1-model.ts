@@ -21,22 +21,24 @@ const ALL_FLAGS = 7;
 const MAXIMUM_BITMAP_BYTES = 2 ** 28;
 /** DIRTY_BITMAP_PAGES_MAX: more pages than this in a mapping cannot be tracked. */
 const MAXIMUM_TRACKED_PAGES = 2 ** 31 - 1;
-/** What access_ok takes for an address of the user's: TASK_SIZE_MAX of x86-64. */
+/** The end of the addresses that access_ok accepts: TASK_SIZE_MAX of x86-64. */
 const USER_END = 1n << 47n;
 
 export interface Type1ModelOptions {
   /** Bytes; default 4096. */
   readonly pageSize?: number;
   /**
-   * Whether a device sits behind an IOMMU: then addresses are restricted, mapped memory has to be there, and every mapped
-   * page is always dirty. Default false: mediated devices only.
+   * Whether a device is behind an IOMMU: then addresses are restricted, mapped memory must exist, and every mapped page is
+   * always dirty. Default false: mediated devices only.
    */
   readonly iommu?: boolean;
   /** Default 65,535, the kernel's `dma_entry_limit`. */
   readonly mappingsAvailable?: number;
-  /** Without it the container looks as iommufd's or that of a kernel before 5.8: no migration capability. Default true. */
+  /**
+   * Whether the container has the migration capability; iommufd's container and kernels before 5.8 do not. Default true.
+   */
   readonly tracking?: boolean;
-  /** VFIO_TYPE1_IOMMU, which cannot track; default false, VFIO_TYPE1v2_IOMMU. */
+  /** Whether the IOMMU is VFIO_TYPE1_IOMMU, which cannot track; default false: VFIO_TYPE1v2_IOMMU. */
   readonly versionOne?: boolean;
 }
 
@@ -44,21 +46,21 @@ interface ModelMapping {
   readonly iova: bigint;
   readonly size: bigint;
   readonly pages: number;
-  /** Numbers of the dirty pages. */
+  /** The numbers of the dirty pages. */
   readonly dirty: Set<number>;
-  /** Pins of each page that has any. */
+  /** The number of pins of each pinned page. */
   readonly pins: Map<number, number>;
 }
 
-/** Ranges that an intel-iommu of QEMU's leaves to devices: all but the window of MSI. */
+/** The ranges that QEMU's intel-iommu leaves to devices: all but the window of MSI. */
 const IOVA_RANGES = [
   [0n, 0xfedfffffn],
   [0xfef00000n, (1n << 48n) - 1n],
 ] as const;
 
 /**
- * What vfio_iommu_type1 of Linux 6.12 does with a container: its checks in their order, its errnos, and which pages are
- * dirty when. The rows that are put to the kernel are put to it too, which is what keeps it honest.
+ * A model of vfio_iommu_type1 of Linux 6.12 for a container: its checks in their order, its errnos, and the dirty pages at
+ * each time. The conformance tests make the same calls to the kernel and to this model.
  *
  * Not modelled: the false dirty bits that 6.12 leaves behind when one GET_BITMAP covers several mappings that are not
  * aligned to 64 pages.
@@ -80,14 +82,17 @@ export class Type1Model {
     this.#versionOne = options.versionOne ?? false;
   }
 
-  /** A device writes memory through the container's mappings, as `vfio_dma_rw` does. EINVAL where nothing is mapped. */
+  /**
+   * Writes memory as a device through the container's mappings, as `vfio_dma_rw` does. Returns EINVAL where nothing is
+   * mapped.
+   */
   deviceWrite(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
       if (this.#started) mapping.dirty.add(page);
     });
   }
 
-  /** A driver pins pages: dirty from now on, at every harvest. */
+  /** Pins pages as a driver: they are dirty from now on, at every harvest. */
   pin(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
       mapping.pins.set(page, (mapping.pins.get(page) ?? 0) + 1);
@@ -139,7 +144,7 @@ export class Type1Model {
     return copyToUser(argument, info.bytes) ? 0 : -Errno.EFAULT;
   }
 
-  /** The chain in the kernel's order: 2, 3, 1. */
+  /** The capability chain in the kernel's order: 2, 3, 1. */
   #capabilities(): Uint8Array {
     const parts: { readonly id: number; readonly bytes: Uint8Array }[] = [];
     if (this.#tracking) {
@@ -220,7 +225,7 @@ export class Type1Model {
       if (refusal !== 0) return refusal;
       if (!this.#started) return -Errno.EINVAL;
     }
-    // A mediated device's driver would write through the old address meanwhile.
+    // The driver of a mediated device could still write through the old address.
     if ((flags & 4) !== 0 && !this.#iommu) return -Errno.EBUSY;
     const all = (flags & 2) !== 0;
     const mask = BigInt(this.pageSize - 1);
@@ -303,7 +308,7 @@ export class Type1Model {
     );
   }
 
-  /** Overwrites whole bytes of the user's bitmap, but for a shared first word, which is read back and ORed. */
+  /** Overwrites whole bytes of the user's bitmap, except for a shared first word, which is read back and ORed. */
   #copyOut(mapping: ModelMapping, base: bigint, data: bigint): boolean {
     const first = Number((mapping.iova - base) / BigInt(this.pageSize));
     const shift = first % 64;

@@ -10,7 +10,7 @@ import { copyFromUser, copyToUser } from './user-memory.js';
 
 export interface ModelGroup {
   readonly number: number;
-  /** By name, as in sysfs. */
+  /** The devices by name, as in sysfs. */
   readonly devices?: Readonly<Record<string, DeviceModelOptions>>;
   /** Default true. */
   readonly viable?: boolean;
@@ -27,7 +27,7 @@ type Opened =
 const VFIO_DMA_CC_IOMMU = 4;
 const VFIO_UPDATE_VADDR = 10;
 
-/** Descriptors of the model's are far above any that the process has. */
+/** The first descriptor of the model, far above any that the process has. */
 const FIRST_FD = 1_000_000;
 
 /**
@@ -36,7 +36,7 @@ const FIRST_FD = 1_000_000;
  */
 export class VfioModel implements KernelPort {
   readonly devices = new Map<string, DeviceModel>();
-  /** Every call of the containers', in order: what was asked for. */
+  /** The requests of all calls on containers, in order. */
   readonly requests: number[] = [];
   /** Set to make the next requests of a number fail with an errno, before the model sees them. */
   readonly failures = new Map<number, number>();
@@ -55,14 +55,14 @@ export class VfioModel implements KernelPort {
     return this.#open.size;
   }
 
-  /** The IOMMU behind a container's descriptor. */
+  /** The IOMMU of a container's descriptor. */
   type1(fd: number): Type1Model {
     const opened = this.#open.get(fd);
     if (opened?.kind === 'container' && opened.type1 !== null) return opened.type1;
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${fd} is no container with an IOMMU`);
   }
 
-  /** What is behind an iommufd's descriptor. */
+  /** The model of an iommufd's descriptor. */
   iommufd(fd: number): IommufdModel {
     const opened = this.#open.get(fd);
     if (opened?.kind === 'iommufd') return opened.model;
@@ -216,7 +216,7 @@ export class VfioModel implements KernelPort {
   }
 }
 
-/** The container loses its IOMMU with its last group. */
+/** Takes a group out of its container, which loses its IOMMU with its last group. */
 function leave(container: Extract<Opened, { kind: 'container' }>): void {
   container.groups--;
   if (container.groups === 0) container.type1 = null;

@@ -1,20 +1,22 @@
 import { GodwitError } from '@godwit/core';
 import { VFIO_INFO_CAP_HEADER } from '../layouts/vfio-setup.js';
 
-/** One capability of a chain, as bytes from its header to the end of the buffer: its own length it does not say. */
+/**
+ * One capability of a chain, as bytes from its header to the end of the buffer, since it does not have its own length.
+ */
 export interface Capability {
   readonly id: number;
   readonly version: number;
-  /** From the start of the info buffer. */
+  /** The offset from the start of the info buffer. */
   readonly offset: number;
   readonly bytes: Uint8Array;
 }
 
 /**
- * Walks the capability chain of an info buffer (VFIO_IOMMU_GET_INFO, VFIO_DEVICE_GET_REGION_INFO). Capabilities are told
- * apart by id: their order differs between kernels, and new ones appear in the middle.
+ * Walks the capability chain of an info buffer (VFIO_IOMMU_GET_INFO, VFIO_DEVICE_GET_REGION_INFO). Capabilities are
+ * identified by id: their order differs between kernels, and new ones appear in the middle.
  *
- * @param info what the kernel wrote, all of it
+ * @param info all that the kernel wrote
  * @param first offset of the first capability; 0 for none
  * @param minimum where capabilities may begin: the end of the fixed part
  * @throws GodwitError GODWIT_SYSCALL for a chain that leaves the buffer, runs into its head, or never ends

@@ -18,15 +18,15 @@ export interface IovaRange {
   readonly last: bigint;
 }
 
-/** What the container can say about dirty pages. */
+/** The support of a container for dirty tracking. */
 export interface DirtyTrackingSupport {
-  /** Bytes that a bit of the bitmap stands for: the smallest page size, the only one that the kernel takes. */
+  /** Bytes per bit of the bitmap: the smallest page size, the only one that the kernel accepts. */
   readonly pageSize: number;
-  /** Most bytes of bitmap that one call takes (256 MiB in Linux 6.12). */
+  /** The most bytes of bitmap that one call accepts (256 MiB in Linux 6.12). */
   readonly maximumBitmapBytes: number;
 }
 
-/** VFIO_IOMMU_GET_INFO, read. */
+/** The result of VFIO_IOMMU_GET_INFO. */
 export interface Type1Info {
   /** Page sizes that can be mapped, one bit each. */
   readonly pageSizes: bigint;
@@ -34,16 +34,16 @@ export interface Type1Info {
   readonly smallestPageSize: number;
   /** null when no device restricts them (mediated devices only, or a kernel before 5.4). */
   readonly iovaRanges: readonly IovaRange[] | null;
-  /** null when this container cannot track: a kernel before 5.8, or iommufd behind a container's face. */
+  /** null when this container cannot track: a kernel before 5.8, or a container that iommufd emulates. */
   readonly dirtyTracking: DirtyTrackingSupport | null;
-  /** Mappings that may still be made; null when the kernel (before 5.10) does not say. */
+  /** Mappings that may still be made; null when the kernel (before 5.10) does not report it. */
   readonly mappingsAvailable: number | null;
 }
 
-/** A kernel that asks for more than this has lost its mind; 6.12 with an IOMMU needs about 150 bytes. */
+/** The most bytes of information that are accepted from a kernel; 6.12 with an IOMMU needs about 150 bytes. */
 const MOST_INFO_BYTES = 2 ** 20;
 
-/** Asks the kernel, with as large a buffer as it says it needs. */
+/** Asks the kernel, with a buffer as large as it requires. */
 export function readType1Info(port: KernelPort, container: number): Type1Info {
   let size = VFIO_IOMMU_TYPE1_INFO.size;
   for (;;) {

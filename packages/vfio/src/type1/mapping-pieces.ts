@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core';
 import type { DmaMapping } from '../dma-space.js';
 import type { DirtyTrackingSupport } from './iommu-info.js';
 
-/** A part of something that is mapped piece by piece. Bytes. */
+/** A part of memory that is mapped piece by piece. Bytes. */
 export interface Piece {
   readonly offset: number;
   readonly byteLength: number;
@@ -12,8 +12,8 @@ export interface Piece {
 const MOST_PAGES = 2 ** 31 - 1;
 
 /**
- * Most bytes of one mapping, so that its dirty bitmap can be had: the kernel refuses a bitmap larger than
- * `maximumBitmapBytes`, and also a part of a mapping, so a mapping that is too large cannot be asked for in steps.
+ * The most bytes of one mapping whose dirty bitmap can be read: the kernel refuses a bitmap larger than `maximumBitmapBytes`, and
+ * also a read of a part of a mapping, so that a larger mapping cannot be read in steps.
  */
 export function largestMapping({ pageSize, maximumBitmapBytes }: DirtyTrackingSupport): number {
   // Bitmaps are whole 64-bit words; so are the pieces' pages.
@@ -33,7 +33,10 @@ export function mappingPieces(byteLength: number, largest: number): readonly Pie
   return pieces;
 }
 
-/** Why the log of these mappings cannot be read: one is larger than the kernel can give a bitmap for. `undefined` when all can be. */
+/**
+ * The reason why the log of these mappings cannot be read, when one is too large for the kernel's bitmaps; `undefined` when all can
+ * be read.
+ */
 export function bitmapLimitBlocker(mappings: readonly DmaMapping[], support: DirtyTrackingSupport): string | undefined {
   const most = largestMapping(support);
   const large = mappings.find(({ byteLength }) => byteLength > most);

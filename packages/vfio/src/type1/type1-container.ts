@@ -28,14 +28,14 @@ export interface HostMappedMemory extends GuestMemory {
 
 /** Options of `mapMemory`. */
 export interface MapMemoryOptions {
-  /** IOVA of a guest-physical address. Default: the same, as a guest without a virtual IOMMU sees it. */
+  /** IOVA of a guest-physical address. Default: the same address, as for a guest without a virtual IOMMU. */
   readonly iovaOf?: (guestPhysicalAddress: number) => number;
-  /** Most bytes of one mapping. Default: as much as the kernel can give a dirty bitmap for. */
+  /** Most bytes of one mapping. Default: the most bytes whose dirty bitmap the kernel can return. */
   readonly largestPiece?: number;
 }
 
 /**
- * A VFIO container with the type1v2 IOMMU: an address space for DMA, and the log of what devices wrote through it.
+ * A VFIO container with the type1v2 IOMMU: an address space for DMA, and the log of devices' writes through it.
  *
  * ```
  * open -> groups in, IOMMU set -> map ... unmap -> close
@@ -43,8 +43,9 @@ export interface MapMemoryOptions {
  *                                  +-> dirtyLog.start -> read ... -> dirtyLog.stop
  * ```
  *
- * Mappings come and go through this object, during a migration too: it sees to it that no dirty bit dies with its
- * mapping, and that none is credited to the next one at its address. Type1 is what stock kernels have; it is meant to give way to iommufd one day (`Documentation/driver-api/vfio.rst`).
+ * Mappings come and go through this object, during a migration too: it ensures that no dirty bit is lost with its mapping, and that none is
+ * taken for one of the next mapping at its address. Stock kernels have type1, which iommufd is to replace
+ * (`Documentation/driver-api/vfio.rst`).
  */
 export class Type1Container implements DmaSpace {
   readonly info: Type1Info;
@@ -72,10 +73,10 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * A container of its own for these groups, which stay the caller's: close their devices, then the container, then them. Undoes
-   * what it did when it fails half-way.
+   * Opens a new container for these groups, which the caller goes on to own: close their devices, then the container, then the groups. A
+   * failure undoes the steps that were made.
    *
-   * The event loop waits for it, which for devices with much to set up takes a while: `openAsync` does not hold it up.
+   * The event loop is blocked meanwhile, for long if devices have much to set up; with `openAsync` it is not.
    *
    * @throws GodwitError GODWIT_UNSUPPORTED without VFIO or its type1v2 IOMMU, GODWIT_PERMISSION, GODWIT_INVALID_STATE when
    * a group is in another container
@@ -90,11 +91,11 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * For an embedder that has a container already, with its IOMMU set: `fd` stays its own. From here on mappings that it
-   * unmaps by itself must not be in use for tracking: a mapping that goes behind this object's back takes its dirty bits
-   * along. Memory that it has mapped must not be discarded: see `pinHostMemory` of `@godwit/linux`.
+   * Takes the container of an embedder that has one already, with its IOMMU set, and that keeps owning `fd`. From here on the embedder must
+   * not unmap tracked mappings by itself: the dirty bits of a mapping that is removed without this object are lost. Memory that the
+   * embedder has mapped must not be discarded: see `pinHostMemory` of `@godwit/linux`.
    *
-   * @param mappings what is mapped now, as it was mapped: the kernel refuses to tell about a part of a mapping
+   * @param mappings the present mappings, as they were made: the kernel refuses to read the log of a part of a mapping
    */
   static adopt(fd: number, mappings: readonly DmaMapping[], port: KernelPort = linuxKernel): Type1Container {
     const descriptor = new Descriptor(port, fd, `VFIO container ${fd}`, false);
@@ -138,9 +139,9 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * The log of what devices wrote.
+   * The log of devices' writes.
    *
-   * @throws GodwitError GODWIT_UNSUPPORTED when this container has none
+   * @throws GodwitError GODWIT_UNSUPPORTED when this container has no log
    */
   get dirtyLog(): Type1DirtyLog {
     if (this.#dirtyLog !== null) return this.#dirtyLog;
@@ -152,9 +153,9 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * Maps memory for devices, after all changes that were asked for before. With an IOMMU behind the container all of it is
-   * pinned now, which takes its time (on a pool thread) and counts against `ulimit -l`. Guest memory of `@godwit/linux` is not
-   * discarded for as long as it is mapped: a device would go on writing the pages that it had.
+   * Maps memory for devices, after all changes that were requested before. With an IOMMU behind the container all of the memory is pinned
+   * now, which takes long (on a pool thread) and counts against `ulimit -l`. Guest memory of `@godwit/linux` is not discarded for as long
+   * as it is mapped, since a device would go on writing the old pages.
    *
    * @throws SyscallError GODWIT_INVALID_ARGUMENT for a range that overlaps another or that devices cannot address,
    * GODWIT_OUT_OF_MEMORY when the lock limit is reached, GODWIT_LIMIT_EXCEEDED when there are too many mappings
@@ -189,7 +190,7 @@ export class Type1Container implements DmaSpace {
     });
   }
 
-  /** Maps all blocks, in pieces whose dirty bitmaps can be had. Undoes what it did when one cannot be mapped. */
+  /** Maps all blocks, in pieces whose dirty bitmaps can be read. If one cannot be mapped, the mappings made by this call are removed. */
   async mapMemory(memory: HostMappedMemory, options: MapMemoryOptions = {}): Promise<readonly DmaMapping[]> {
     const { iovaOf = (address) => address } = options;
     const { dirtyTracking } = this.info;
@@ -218,9 +219,9 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * Unmaps one whole mapping, after all changes that were asked for before. While its pages are tracked the kernel hands over
-   * their dirty bits in the same call (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP), and trackers report them at their next harvest.
-   * When the kernel says that it unmapped less than was asked, all of it counts as dirty.
+   * Unmaps one whole mapping, after all changes that were requested before. While its pages are tracked, the kernel returns their dirty
+   * bits in the same call (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP), and trackers report them at their next harvest. When the kernel unmapped
+   * less than was asked, all of the mapping counts as dirty.
    */
   async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>): Promise<void> {
     const { mapping, result } = await this.#space.unmap(which, false, (found) => this.#unmap(found));
@@ -229,7 +230,7 @@ export class Type1Container implements DmaSpace {
 
   async #unmap(mapping: DmaMapping): Promise<Unmapped> {
     const log = this.#dirtyLog;
-    // A mapping too large for a bitmap can go only without one, and all of it is dirty.
+    // A mapping that is too large for a bitmap is unmapped without one, and all of it counts as dirty.
     const bits = log?.running === true && log.takes(mapping);
     const dirty = bits ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
     const unmap = unmapArgument(mapping, dirty, log?.pageSize ?? 0);
@@ -241,10 +242,10 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * Idempotent. Takes the groups out of the container and closes it, and the kernel unmaps everything, before it returns; when
-   * calls are in flight, as soon as they are over. Leaves an adopted descriptor alone.
+   * Idempotent. Takes the groups out of the container and closes it, and the kernel unmaps everything, before it returns; when calls are in
+   * flight, as soon as they are over. An adopted descriptor is not closed.
    *
-   * The event loop waits until a guest's memory is unpinned: `closeAsync` does not hold it up.
+   * The event loop is blocked until a guest's memory is unpinned; with `closeAsync` it is not.
    */
   close(): void {
     if (!this.#descriptor.isOpen) return;
@@ -260,7 +261,7 @@ export class Type1Container implements DmaSpace {
   *#steps(): KernelSteps<void> {
     if (this.#descriptor.isOpen) yield* leaving(this.#groups);
     yield { close: this.#descriptor };
-    // What an adopted descriptor has mapped stays mapped.
+    // The mappings of an adopted descriptor stay.
     if (this.#groups.length > 0) this.#pins.releaseAll();
   }
 }
@@ -303,7 +304,7 @@ function* opening<T>(
   }
 }
 
-/** Takes groups out of their container, as far as they are open and the kernel lets them go: not with a device open. */
+/** Takes groups out of their container, as far as they are open and the kernel allows it, which it does not while a device is open. */
 function* leaving(groups: readonly VfioGroup[]): KernelSteps<void> {
   for (const group of groups) yield* group.leaves();
 }
@@ -328,7 +329,7 @@ function unmapArgument(
   return unmap;
 }
 
-/** The kernel says EINVAL to this and to five other things: better say it ourselves. */
+/** Checks the addresses here, since the kernel returns EINVAL for this and for five other mistakes. */
 function checkAddressable(mapping: DmaMapping, ranges: readonly IovaRange[] | null): void {
   if (ranges === null) return;
   const start = BigInt(mapping.iova);

@@ -8,15 +8,15 @@ import { succeeded } from '../syscall-result.js';
 import type { DirtyTrackingSupport } from './iommu-info.js';
 
 /**
- * VFIO_IOMMU_DIRTY_PAGES: which pages devices wrote through a type1 container (merged in Linux 5.8, May 2020: "vfio iommu:
- * Add ioctl definition for dirty pages tracking", K. Wankhede).
+ * VFIO_IOMMU_DIRTY_PAGES: the pages that devices wrote through a type1 container (merged in Linux 5.8, May 2020: "vfio
+ * iommu: Add ioctl definition for dirty pages tracking", K. Wankhede).
  */
 export class Type1DirtyLog {
-  /** Bytes that a bit stands for. */
+  /** Bytes per bit. */
   readonly pageSize: number;
   readonly maximumBitmapBytes: number;
   readonly #container: Descriptor;
-  /** The request of reads that are made at once. */
+  /** The request of reads on the event loop. */
   readonly #request = new GetBitmap();
   #running = false;
 
@@ -30,7 +30,7 @@ export class Type1DirtyLog {
     return this.#running;
   }
 
-  /** Begins clean, but for pages that drivers have pinned: those are dirty already. */
+  /** Starts tracking. All pages begin clean, except those that drivers have pinned, which are dirty already. */
   async start(): Promise<void> {
     if (this.#running) throw new GodwitError('GODWIT_INVALID_STATE', 'dirty tracking of this container is on already');
     const result = await this.#control(Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_START);
@@ -40,7 +40,9 @@ export class Type1DirtyLog {
     this.#running = true;
   }
 
-  /** Everything not yet read is forgotten. Idempotent; the log of a closed container is gone with it. */
+  /**
+   * Stops tracking; bits that were not read are lost. Idempotent. The log of a closed container is gone with the container.
+   */
   async stop(): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
@@ -48,7 +50,7 @@ export class Type1DirtyLog {
     succeeded(await this.#control(Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP), 'VFIO_IOMMU_DIRTY_PAGES', 'STOP');
   }
 
-  /** Whether the kernel gives a bitmap of so many bytes of memory. */
+  /** Whether the kernel can return a bitmap for this many bytes of memory. */
   takes({ byteLength }: Pick<DmaMapping, 'byteLength'>): boolean {
     return bitmapBytesOf(byteLength, this.pageSize) <= this.maximumBitmapBytes;
   }
@@ -67,10 +69,10 @@ export class Type1DirtyLog {
   /**
    * Reads the bits of one mapping and clears them in the kernel; pages that are still pinned stay dirty there.
    *
-   * Always the whole mapping from its own IOVA on: with several mappings in one call Linux (seen in 6.12) shifts its own
-   * bitmap in place and leaves bits behind that come back as dirty pages ever after.
+   * A call always reads one whole mapping: with several mappings in one call Linux (seen in 6.12) shifts its own bitmap in
+   * place and leaves bits that are reported as dirty pages in all later calls.
    *
-   * @param bitmap of the mapping's pages, all clean: the kernel never writes holes. Bits past the last page are to be masked
+   * @param bitmap of the mapping's pages, all clean: the kernel never writes holes. The caller masks bits past the last page
    * @returns 0, or minus errno: the bits may then be gone, so that every page of the mapping counts as dirty
    */
   async read(mapping: DmaMapping, bitmap: DirtyBitmap): Promise<number> {
@@ -79,7 +81,7 @@ export class Type1DirtyLog {
     return this.#container.ioctlAsync(Type1.VFIO_IOMMU_DIRTY_PAGES, request);
   }
 
-  /** The same in one call that is made at once. */
+  /** Does the same in one call on the event loop. */
   readNow(mapping: DmaMapping, bitmap: DirtyBitmap): number {
     this.checkSize(mapping);
     return this.#container.ioctl(Type1.VFIO_IOMMU_DIRTY_PAGES, this.#request.of(mapping, bitmap, this.pageSize));
@@ -96,7 +98,7 @@ export class Type1DirtyLog {
   }
 }
 
-/** Whole words of 64 bits. */
+/** The bytes of a bitmap, in whole words of 64 bits. */
 function bitmapBytesOf(byteLength: number, pageSize: number): number {
   return Math.ceil(byteLength / pageSize / 64) * 8;
 }

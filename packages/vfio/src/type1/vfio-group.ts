@@ -12,7 +12,7 @@ import { succeeded } from '../syscall-result.js';
  * The number of the IOMMU group of a device.
  *
  * @param device its folder in sysfs: `/sys/bus/pci/devices/0000:01:00.0`, `/sys/bus/mdev/devices/UUID`
- * @throws GodwitError GODWIT_UNSUPPORTED when it is in none: the host has no IOMMU, or it is turned off
+ * @throws GodwitError GODWIT_UNSUPPORTED when it is in no group: the host has no IOMMU, or it is turned off
  */
 export function iommuGroupOf(device: string): number {
   let link: string;
@@ -28,7 +28,7 @@ export function iommuGroupOf(device: string): number {
   return Number(basename(link));
 }
 
-/** An IOMMU group: the devices that the IOMMU cannot keep apart, and so the smallest thing that can be assigned. */
+/** An IOMMU group: devices that the IOMMU cannot isolate from each other. It is the smallest unit that can be assigned. */
 export class VfioGroup {
   readonly number: number;
   readonly #descriptor: Descriptor;
@@ -83,7 +83,7 @@ export class VfioGroup {
     atOnce(this.#descriptor.port, this.enters(container));
   }
 
-  /** The calls of `setContainer`. */
+  /** The calls that `setContainer` makes. */
   *enters(container: number): KernelSteps<void> {
     const argument = new Uint8Array(new Int32Array([container]).buffer);
     const result = yield { on: this.#descriptor, request: Vfio.VFIO_GROUP_SET_CONTAINER, argument };
@@ -96,14 +96,17 @@ export class VfioGroup {
     });
   }
 
-  /** Takes the group out of its container. With a device of it open the kernel refuses, and it stays in until it is closed. */
+  /**
+   * Takes the group out of its container. While a device of the group is open the kernel refuses, and the group stays in the
+   * container until it is closed.
+   */
   *leaves(): KernelSteps<void> {
     if (this.#descriptor.isOpen) yield { on: this.#descriptor, request: Vfio.VFIO_GROUP_UNSET_CONTAINER };
   }
 
   /**
-   * A descriptor of one of the group's devices; the caller closes it. The group must be in a container with an IOMMU. The event
-   * loop waits until the device is open, which may take a reset of it: `deviceFdAsync` does not hold it up.
+   * Opens one of the group's devices; the caller closes the descriptor. The group must be in a container with an IOMMU. The
+   * event loop is blocked until the device is open, which may include a reset; with `deviceFdAsync` it is not.
    *
    * @param name as in sysfs: `0000:01:00.0`, or a mediated device's UUID
    */
@@ -132,7 +135,7 @@ export class VfioGroup {
     });
   }
 
-  /** Idempotent. Devices of the group must be closed before, and its container. */
+  /** Idempotent. Devices of the group, and its container, must be closed first. */
   close(): void {
     this.#descriptor.close();
   }
@@ -152,7 +155,7 @@ export class VfioGroup {
   }
 }
 
-/** EBUSY from open is somebody else's group; all other failures pass. */
+/** Explains EBUSY from open, which means that another process has the group open; returns all other errors unchanged. */
 function busy(error: unknown, number: number): unknown {
   if ((error as { errno?: number }).errno !== Errno.EBUSY) return error;
   return new GodwitError('GODWIT_DEVICE_BUSY', `another process has IOMMU group ${number} open`, { cause: error });

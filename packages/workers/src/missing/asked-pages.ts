@@ -1,6 +1,6 @@
 import type { PagePlace } from '@godwit/core/pages';
 
-/** When so many are noted, those that another thread has put are forgotten. */
+/** When this many pages are noted, those that another thread has put are removed. */
 const MANY = 64;
 
 /** Pages that were asked for and have not come, in the order of asking: about as many as there are threads that wait. */
@@ -18,7 +18,7 @@ export class AskedPages {
     if (!this.#pages.some((asked) => asked.page === page && asked.block === block)) this.#pages.push({ block, page });
   }
 
-  /** These pages are there. */
+  /** Removes pages that are in memory now. */
   came(block: number, page: number, pageCount: number): void {
     for (let i = this.#pages.length - 1; i >= 0; i--) {
       const asked = this.#pages[i] as PagePlace;

@@ -17,19 +17,20 @@ import { PagePutter } from './page-putter.js';
 import { sizesOf } from './sizes-of.js';
 
 /**
- * How long the thread looks for the next fault, giving way to others, before it sleeps. With pages sent ahead the next fault comes after some
- * hundred microseconds; on a host of 2 processors the median fault took 128 to 256 us when the threads slept before it, and 32 to 64 when not.
- * Microseconds.
+ * How long the thread polls for the next fault, yielding to other threads, before it sleeps. With pages sent ahead the next fault comes
+ * after some hundred microseconds; on a host of 2 processors the median fault took 128 to 256 us when the threads slept before the fault,
+ * and 32 to 64 us when they polled. Microseconds.
  */
 const AWAKE_US = 1000;
 /** The longest sleep: Node can end the thread only between two calls. Milliseconds. */
 const SLEEP_MS = 500;
-/** Room for pages that come together. */
+/** The number of pages that may come at once. */
 const PAGES_AT_ONCE = 64;
 
 /**
- * Serves page faults, on a thread of its own that never touches guest memory: reads which pages are waited for, asks the source for them,
- * and puts them there; or asks for them over a link, which may be lost and made anew. Orders to bring pages (`PresentOrder`) are served one page at a time, when no fault waits.
+ * Serves page faults, on a thread of its own that never touches guest memory: reads which pages are waited for, asks the `PageSource` for
+ * them and puts them into memory, or asks for them over a link, which may be lost and made anew. Orders to bring pages (`PresentOrder`) are
+ * served one page at a time, when no fault waits.
  */
 export class FaultLoop {
   readonly #messages: FaultMessages;
@@ -43,18 +44,18 @@ export class FaultLoop {
   readonly #source: PageSource | undefined;
   #link: LinkPages | undefined;
   #generation = 0;
-  /** The main thread asks for pages. */
+  /** True while the main thread asks for pages. */
   #relayed = false;
-  /** Without a source: what was asked for and has not come. */
+  /** Without a `PageSource`: pages that were asked for and have not come. */
   readonly #asked = new AskedPages((block, page) => this.#isMissing(block, page));
-  /** What is to be asked for. */
+  /** Pages that are still to be asked for. */
   readonly #unasked: PagePlace[] = [];
   readonly #report: (report: ServiceReport) => void;
   readonly #takeOrder: () => FaultOrder | undefined;
   readonly #place: PagePlace = { block: 0, page: 0 };
   #orders: PresentOrder[] = [];
   #ordersSeen = 0;
-  /** The page that was asked for by an order. */
+  /** The page that was asked for on behalf of an order. */
   #fetching: PagePlace | undefined;
   readonly #lost = new Set<string>();
 
@@ -76,24 +77,24 @@ export class FaultLoop {
     this.#report = report;
   }
 
-  /** Resolves when it is told to stop. It never gives way to the event loop of its thread. */
+  /** Serves faults; resolves when it is told to stop. Meanwhile the event loop of this thread does not run. */
   async run(): Promise<void> {
     try {
       await this.#run();
     } finally {
       this.#link?.close();
-      // A link that came when it was told to stop is nobody else's.
+      // A link that came with the order to stop is closed here, since no other code owns it.
       for (let order = this.#takeOrder(); order !== undefined; order = this.#takeOrder()) {
         if ('generation' in order && order.link !== undefined) closeFd(order.link.fd);
       }
     }
   }
 
-  /** Does what there is to do, with the link too; resolves with false when there was nothing. */
+  /** Does all pending work, that on the link included; resolves with false when there was none. */
   async turn(): Promise<boolean> {
     const stepped = this.step();
     const delivered = this.#link?.readable === true && (await this.#deliverFrom(this.#link));
-    // What has arrived may be what is waited for.
+    // Pages that have arrived may be the ones that are waited for, so they come first.
     if (!delivered) this.#askForUnasked();
     return stepped || delivered;
   }
@@ -114,7 +115,7 @@ export class FaultLoop {
     }
   }
 
-  /** Does what there is to do; false when there was nothing. */
+  /** Does all pending work; returns false when there was none. */
   step(): boolean {
     this.#statistics.settleArrived(this.#isMissing);
     const faults = this.#readFaults();
@@ -144,7 +145,7 @@ export class FaultLoop {
       );
     }
     const page = Math.floor((address - putter.addressOf(block, 0)) / putter.pageSize);
-    // Before the wait is counted: a page that two threads wait for is asked for once.
+    // This is read before the wait is counted, so that a page for which two threads wait is asked for once.
     const asked = this.#statistics.isAwaited(block, page) || this.#isFetching(block, page);
     this.#statistics.begin(thread, block, page, now);
     if (!putter.missing.isMissing(block, page)) {
@@ -169,7 +170,7 @@ export class FaultLoop {
     this.#unasked.push({ block, page });
   }
 
-  /** Asks for what is still missing; without a link it is asked for once there is one again. */
+  /** Asks for the pages that are still missing; without a link they are asked for once there is one again. */
   #askForUnasked(): void {
     if (this.#unasked.length === 0) return;
     for (const { block, page } of this.#unasked.splice(0)) {
@@ -224,7 +225,7 @@ export class FaultLoop {
     return true;
   }
 
-  /** Who waits goes on waiting until there is another link. */
+  /** Notes that the link is lost. Threads that wait for a page go on waiting until there is another link. */
   #loseLink(error: unknown): void {
     this.#link?.close();
     this.#link = undefined;
@@ -233,7 +234,7 @@ export class FaultLoop {
     this.#report({ type: 'link lost', generation: this.#generation, code, message });
   }
 
-  /** Asks over another link, also for all that was asked for and is missing still. */
+  /** Asks over another link from now on, also for the pages that were asked for and are still missing. */
   #askOver({ generation, link }: AskOver): void {
     this.#generation = generation;
     this.#link?.close();
@@ -259,11 +260,11 @@ export class FaultLoop {
     return true;
   }
 
-  /** Asks for the next page of the first order that is not served, when no fault waits; reports those that are. */
+  /** Asks for the next page of the first unfinished order, when no fault waits; reports the orders that are finished. */
   #fetchOrdered(): boolean {
     const { missing } = this.#putter;
     const fetching = this.#fetching;
-    // Another thread may have put it.
+    // Another thread may have put the page.
     if (fetching !== undefined && !missing.isMissing(fetching.block, fetching.page)) this.#fetching = undefined;
     if (this.#orders.length === 0 || this.#fetching !== undefined) return false;
     for (;;) {
@@ -276,7 +277,7 @@ export class FaultLoop {
         continue;
       }
       if (this.#lost.has(`${order.block}/${page}`)) {
-        // The main thread has been told which page it is, and answers who waits.
+        // The main thread was told which page cannot be had, and rejects the promises that wait for it.
         this.#orders.shift();
         continue;
       }

@@ -3,7 +3,7 @@ import { nowUs } from './now-us.js';
 
 /** Elements of the distribution, as QEMU has them. */
 export const LATENCY_BUCKETS = 32;
-/** Threads whose time is counted by itself; those that come later share the last row. */
+/** The number of threads whose times are counted separately; further threads share the last row. */
 export const MOST_THREADS = 128;
 
 const Counter = { faults: 0, zeroFaults: 1, worstUs: 2, count: 3 } as const;
@@ -11,7 +11,7 @@ const Row = { thread: 0, faults: 1, blockedUs: 2, since: 3, count: 4 } as const;
 const ROWS = Counter.count + LATENCY_BUCKETS;
 const NUMBERS = ROWS + MOST_THREADS * Row.count;
 
-/** What is counted here. */
+/** The counts that this class keeps. */
 export type FaultCounts = Pick<
   FaultStatus,
   'faults' | 'zeroFaults' | 'latencyDistribution' | 'worstLatencyUs' | 'blocked' | 'waitingUs'
@@ -27,8 +27,8 @@ interface Waiting {
 }
 
 /**
- * What the fault thread counts, in shared memory that anybody reads at any time without asking it. The fault thread alone writes; each
- * number is a 64-bit float, which is stored and read whole.
+ * The counts of the fault thread, in shared memory that any thread can read at any time. Only the fault thread writes; each number is
+ * a 64-bit float, which is stored and read whole.
  */
 export class FaultStatistics {
   readonly storage: SharedArrayBuffer;
@@ -41,14 +41,15 @@ export class FaultStatistics {
     this.#numbers = new Float64Array(storage);
   }
 
-  /** Whether somebody waits for this page. */
+  /** Whether a thread waits for this page. */
   isAwaited(block: number, page: number): boolean {
     for (const waiting of this.#waiting) if (waiting.page === page && waiting.block === block) return true;
     return false;
   }
 
   /**
-   * A thread begins to wait for a page. One that was woken by a signal, and waits for the same page again, has waited all the time.
+   * A thread begins to wait for a page. A thread that was woken by a signal and waits for the same page again counts as having waited
+   * all the time.
    *
    * @param nowUs the time, in microseconds since 1970: threads read the same clock
    */
@@ -74,7 +75,7 @@ export class FaultStatistics {
     this.#waiting.push(waiting);
   }
 
-  /** These pages are there: who waited for one goes on. */
+  /** Ends the waits for these pages, which are in memory now. */
   settle(block: number, page: number, pageCount: number, nowUs: number): void {
     for (let i = this.#waiting.length - 1; i >= 0; i--) {
       const waiting = this.#waiting[i] as Waiting;
@@ -94,7 +95,7 @@ export class FaultStatistics {
     this.#add(Counter.zeroFaults, 1);
   }
 
-  /** For anybody, at any time. */
+  /** Reads the counts; any thread may call this at any time. */
   read(nowUs: number): FaultCounts {
     const numbers = this.#numbers;
     let waitingUs = 0;

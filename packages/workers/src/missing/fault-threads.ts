@@ -13,8 +13,8 @@ import { type ServiceThread, startServiceThread } from './service-thread-pool.js
 import { memoryBlockers, rangesOf, servable, servingBlockers } from './serving-blockers.js';
 
 /**
- * Threads that bring the pages of guest memory while the guest runs in it: one serves page faults, the other loads the rest. They stand
- * ready from the start, since starting them takes 100 ms or more; each service has two of its own.
+ * Threads that bring the pages of guest memory while the guest runs in it: one serves page faults, the other loads the rest. They are
+ * started in advance, since starting them takes 100 ms or more; each service has two of its own.
  *
  * @example
  * const faults = faultThreads();
@@ -28,7 +28,7 @@ export class FaultThreads implements FaultService {
     this.#idle = pair();
   }
 
-  /** Resolves when the threads of the next service stand ready. Those that serve wait for it by themselves. */
+  /** Resolves when the threads of the next service are ready. `serve` waits for this by itself. */
   async ready(): Promise<void> {
     if (!this.#closed) this.#idle ??= pair();
     await Promise.all(this.#idle?.map(({ ready }) => ready) ?? []);
@@ -41,7 +41,7 @@ export class FaultThreads implements FaultService {
   async serve(request: PagesToServe): Promise<MissingMemory> {
     if (this.#closed)
       throw new GodwitError('GODWIT_INVALID_STATE', 'the threads that serve missing pages have been stopped');
-    // What the host cannot do shows by itself below.
+    // Only the reasons in the memory are checked: those of the host show when the calls below fail.
     const reasons = memoryBlockers(request.memory);
     if (reasons.length > 0) {
       throw new GodwitError('GODWIT_BLOCKED', `the guest cannot run before its memory is whole: ${reasons.join('; ')}`);
@@ -53,11 +53,11 @@ export class FaultThreads implements FaultService {
     const user = SharedUserfaultfd.join(rangesOf(memory), 'missing');
     let served: ServedMemory | undefined;
     try {
-      // After the registration: nothing can come in again.
+      // The contents are given up after the registration, so that no page can be populated again meanwhile.
       giveUpContents(memory, request.others === 'stay' ? request.contents : undefined);
       served = new ServedMemory(memory, request, user, threads);
       await served.serving();
-      // Two more stand ready for the next guest, once this one needs no processor for its pages.
+      // Two more threads are started for the next guest, once this guest needs no processor time for its pages.
       const again = (): void => {
         if (!this.#closed) this.#idle ??= pair();
       };
@@ -73,7 +73,7 @@ export class FaultThreads implements FaultService {
     }
   }
 
-  /** Ends the threads that stand idle. Those that serve end with their service. */
+  /** Ends the idle threads. Threads that serve end with their service. */
   async close(): Promise<void> {
     this.#closed = true;
     const idle = this.#idle;

@@ -5,7 +5,7 @@ import { DescriptorStream } from '../descriptor-stream.js';
 
 /** A connection to the source, on which the fault thread asks for pages. */
 export interface UrgentLink {
-  /** A socket that the thread closes. */
+  /** The socket, which the thread closes. */
   readonly fd: number;
   readonly peer: string;
   readonly unread: Uint8Array;
@@ -27,14 +27,14 @@ export class LinkPages {
   readonly #stream: FrameStream;
   readonly #memory: GuestMemory;
   readonly #peeked = new Uint8Array(1);
-  /** Why nothing can be asked any more. */
+  /** The error after which no page can be asked for any more. */
   #failure: unknown;
 
-  /** `memory`: the sizes of its blocks; it is not touched. */
+  /** Of `memory` only the sizes of its blocks are used; the memory itself is not touched. */
   constructor({ fd, peer, unread, checksums, received }: UrgentLink, memory: GuestMemory) {
     this.descriptor = fd;
     this.#memory = memory;
-    // Bytes that were read ahead would not be seen in the socket.
+    // Nothing is read ahead: a poll of the socket would not show bytes that were read already.
     this.#bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received), 0);
     this.#stream = frameStream(this.#bytes, { checksums });
   }
@@ -45,15 +45,17 @@ export class LinkPages {
     });
   }
 
-  /** Whether `take` has something to say. */
+  /** Whether `take` would return or throw without waiting. */
   get readable(): boolean {
     if (this.#failure !== undefined) return true;
     const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
-    // The end of the stream, and a failure, are to be read too.
+    // The end of the stream and a failure count as readable too.
     return receiveFrom(this.descriptor, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK) !== -Errno.EAGAIN;
   }
 
-  /** Reads one answer into `bytes`. Rejects when the link is lost, or the source sends what is no answer. */
+  /**
+   * Reads one answer into `bytes`. Rejects when the link is lost, or the source sends a frame that is no valid answer.
+   */
   async take(bytes: Uint8Array): Promise<AnsweredPages> {
     if (this.#failure !== undefined) throw this.#failure;
     return readAnswer(this.#stream, this.#memory, bytes);
@@ -67,7 +69,7 @@ export class LinkPages {
 
 /**
  * Reads the next answer on an urgent channel into `bytes`. Throws `GODWIT_LINK_LOST` at its end, and `GODWIT_PROTOCOL` or
- * `GODWIT_OUT_OF_RANGE` for what is no answer.
+ * `GODWIT_OUT_OF_RANGE` for a frame that is no valid answer.
  */
 export async function readAnswer(stream: FrameStream, memory: GuestMemory, bytes: Uint8Array): Promise<AnsweredPages> {
   const received = await stream.read();

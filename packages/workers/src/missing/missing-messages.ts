@@ -4,10 +4,10 @@ import type { MissingPagesBuffers } from './missing-pages.js';
 
 /** Memory in which pages are missing, as its threads need it. */
 export interface ServedMemoryParts {
-  /** The userfaultfd; it stays its owner's, and open until the threads have ended. */
+  /** The userfaultfd, which its owner closes after the threads have ended. */
   readonly uffd: number;
   readonly pageSize: number;
-  /** Each block: where it is mapped, and its bytes. */
+  /** For each block the address of its mapping and its size in bytes. */
   readonly blocks: readonly { readonly address: number; readonly byteLength: number }[];
   readonly missing: MissingPagesBuffers;
   /** `FaultStatistics.storage` */
@@ -16,17 +16,17 @@ export interface ServedMemoryParts {
   readonly control: SharedArrayBuffer;
   /** An event counter that wakes the fault thread. */
   readonly wake: number;
-  /** Undefined: pages are asked for over a link (`AskOver`), and others put them. */
+  /** Undefined: pages are asked for over a link (`AskOver`), and other threads put them. */
   readonly source: ThreadRecipe | undefined;
 }
 
-/** What the threads share beside the pages. */
+/** The indices of the words that the threads share beside the pages. */
 export const ControlWord = {
-  /** 1: end. */
+  /** 1: the threads are to end. */
   stop: 0,
-  /** How many `FaultOrder`s were sent. */
+  /** The number of `FaultOrder`s that were sent. */
   orders: 1,
-  /** Where the last fault was: the loading thread goes on there. -1: nowhere. */
+  /** The block of the last fault, after which the loading thread goes on; -1: none. */
   hintBlock: 2,
   hintPage: 3,
   count: 4,
@@ -40,7 +40,7 @@ export interface ServeOrder {
   readonly parts: ServedMemoryParts;
 }
 
-/** Bring these pages, and say when all of them are there. */
+/** Bring these pages, and report when all of them are there. */
 export interface PresentOrder {
   readonly id: number;
   readonly block: number;
@@ -48,7 +48,9 @@ export interface PresentOrder {
   readonly pageCount: number;
 }
 
-/** Ask over this link from now on, also for what was asked for before; undefined: ask the main thread (`asked`). */
+/**
+ * Ask over this link from now on, also for pages that were asked for before; undefined: ask the main thread (`asked`).
+ */
 export interface AskOver {
   readonly generation: number;
   readonly link: UrgentLink | undefined;
@@ -62,7 +64,7 @@ export type ServiceReport =
   /** The thread has its source, and is at work. */
   | { readonly type: 'serving' }
   | { readonly type: 'present'; readonly id: number }
-  /** Somebody waits for this page, and the main thread asks for it. */
+  /** A thread waits for this page; the main thread is to ask for it. */
   | { readonly type: 'asked'; readonly block: number; readonly page: number }
   /** The link of this generation is lost. */
   | { readonly type: 'link lost'; readonly generation: number; readonly code: ErrorCode; readonly message: string }
@@ -76,7 +78,7 @@ export type ServiceReport =
     }
   /** No page is missing any more. */
   | { readonly type: 'whole' }
-  /** The loading thread has brought, or left to others, all there were, and everything was checked. */
+  /** The loading thread has brought every page or left it to another thread, and everything was checked. */
   | { readonly type: 'loaded' }
   /** The thread ends, for this reason; its work is not done. */
   | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

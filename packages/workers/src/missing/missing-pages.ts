@@ -1,6 +1,6 @@
 import type { DirtyBitmaps } from '@godwit/core/pages';
 
-/** Goes to another thread with `postMessage` as it is. */
+/** The buffers of `MissingPages`, which can be passed to `postMessage` as they are. */
 export interface MissingPagesBuffers {
   readonly pages: readonly number[];
   readonly missing: readonly SharedArrayBuffer[];
@@ -14,11 +14,11 @@ const DUPLICATES = 1;
 const COUNTS = 2;
 
 /**
- * Which pages are missing still, in memory that all threads share.
+ * The pages that are still missing, in memory that all threads share.
  *
- * A page is **missing** until it is in guest memory, whole: its bit is cleared after that, by whoever put it there, once. A page that is
- * not missing is there, or is zero. A page is **claimed** once it was asked for by a fault: the loading thread leaves it out. A fault on a
- * page that is just being loaded is served all the same, and the page that comes second is dropped.
+ * A page is **missing** until it is in guest memory, whole: its bit is cleared once after that, by the thread that put the page. A page
+ * that is not missing is in memory, or is zero. A page is **claimed** once it was asked for because of a fault: the loading thread then
+ * leaves it out. A fault on a page that is just being loaded is served nevertheless, and the second copy of the page is dropped.
  */
 export class MissingPages {
   readonly buffers: MissingPagesBuffers;
@@ -33,7 +33,7 @@ export class MissingPages {
     this.#counts = new Int32Array(buffers.counts);
   }
 
-  /** All pages of `contents` are missing. */
+  /** Makes the bits of a memory in which all pages of `contents` are missing. */
   static of(contents: DirtyBitmaps): MissingPages {
     const pages = contents.blocks.map(({ pageCount }) => pageCount);
     const storage = () => pages.map((count) => new SharedArrayBuffer(Math.ceil(count / 32) * 4));
@@ -50,7 +50,7 @@ export class MissingPages {
     return made;
   }
 
-  /** How many pages are missing. */
+  /** The number of missing pages. */
   get left(): number {
     return Atomics.load(this.#counts, LEFT);
   }
@@ -60,7 +60,7 @@ export class MissingPages {
     return this.#missing[block] as Int32Array;
   }
 
-  /** How many pages came when they were there already. */
+  /** The number of pages that came although they were already in memory. */
   get duplicates(): number {
     return Atomics.load(this.#counts, DUPLICATES);
   }
@@ -87,8 +87,8 @@ export class MissingPages {
   }
 
   /**
-   * The first run of missing pages that nobody has claimed, at or after `page` and before `end`, of at most `most` pages: where it begins,
-   * and in `runPages` how many. -1 when there is none.
+   * The first page of the first run of missing and unclaimed pages at or after `page` and before `end`; -1 when there is none. `runPages`
+   * is then its length, at most `most`.
    */
   unclaimedRun(block: number, page: number, end: number, most: number): number {
     const missing = this.#missing[block] as Int32Array;
@@ -109,10 +109,10 @@ export class MissingPages {
     return start;
   }
 
-  /** Pages of the last `unclaimedRun`. */
+  /** The number of pages of the last `unclaimedRun`. */
   runPages = 0;
 
-  /** Notes that a page is in guest memory, after it was put there. Returns whether this call was the first to say so. */
+  /** Notes that a page is in guest memory, after it was put there. Returns whether this call was the first for the page. */
   arrived(block: number, page: number): boolean {
     const bit = 1 << (page & 31);
     const before = Atomics.and(this.#missing[block] as Int32Array, page >>> 5, ~bit);
@@ -124,7 +124,7 @@ export class MissingPages {
     return true;
   }
 
-  /** The runs of missing pages, for the end. */
+  /** The runs of missing pages, which are marked at the end of the service. */
   *runs(block: number): Iterable<{ readonly page: number; readonly pageCount: number }> {
     const pages = this.buffers.pages[block] as number;
     for (let page = this.firstMissing(block, 0, pages); page !== -1; ) {

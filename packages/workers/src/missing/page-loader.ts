@@ -2,14 +2,14 @@ import { GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages
 import { ControlWord, type ServedMemoryParts, type ServiceReport } from './missing-messages.js';
 import { PagePutter } from './page-putter.js';
 
-/** Bytes that are brought at a time: enough for the disk, and soon done with. */
+/** Bytes that are brought at a time: enough for the disk, and few enough to be done soon. */
 const BATCH_BYTES = 2 ** 20;
-/** Pages that are brought behind one that a thread has waited for: the next ones that it needs, as a rule. */
+/** Bytes of pages that are brought after one for which a thread has waited: usually the thread needs them next. */
 const BEHIND_BYTES = 2 ** 17;
 
 /**
- * Brings all pages that are missing, in the background: in their order, but first those behind the last fault. A page that a fault brings
- * is left out.
+ * Brings all missing pages in the background, in their order, but first those after the last fault. A page that a fault brings is left
+ * out.
  */
 export class PageLoader {
   readonly #putter: PagePutter;
@@ -30,7 +30,7 @@ export class PageLoader {
     this.#report = report;
   }
 
-  /** Returns when it has brought what nobody else has claimed, or is told to stop. */
+  /** Returns when all unclaimed pages were brought, or when it is told to stop. */
   run(): void {
     for (const block of this.#putter.blocks.keys()) {
       for (let from = 0; ; ) {
@@ -53,11 +53,11 @@ export class PageLoader {
     if (page === this.#hintSeen) return;
     this.#hintSeen = page;
     const block = Atomics.load(this.#control, ControlWord.hintBlock);
-    // The hint is two words: the page may be of another block, and behind the end of this one.
+    // The hint's two words are not read at once, so that its page may belong to another block and be after the end of this one.
     this.#bring(block, page + 1, this.#behind, page + 1 + this.#behind);
   }
 
-  /** Brings the next run at or after `from`; returns where it ends, -1 when there is none. */
+  /** Brings the next run at or after `from`; returns the end of the run, or -1 when there is none. */
   #bring(block: number, from: number, most: number, before = Number.POSITIVE_INFINITY): number {
     const { missing } = this.#putter;
     const end = Math.min(before, missing.buffers.pages[block] ?? 0);
@@ -65,7 +65,7 @@ export class PageLoader {
     if (page === -1) return -1;
     const pages = missing.runPages;
     if (!this.#fetch(block, page, pages)) {
-      // One of them cannot be had: one by one, to find out which.
+      // One of the pages cannot be had: they are brought one by one, to find out which.
       for (let i = 0; i < pages; i++) if (missing.isMissing(block, page + i)) this.#fetchOne(block, page + i);
     }
     return page + pages;

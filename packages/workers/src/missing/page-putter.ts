@@ -4,23 +4,25 @@ import { Userfaultfd } from '@godwit/linux/userfaultfd';
 import type { ServedMemoryParts } from './missing-messages.js';
 import { MissingPages } from './missing-pages.js';
 
-/** Tries after which a mapping that is always being changed is given up; each gives way to other threads. */
+/** The number of tries before the putter gives up on a mapping that is being changed all the time; each try yields to other threads. */
 const MOST_TRIES = 10_000;
 
 /**
- * Puts pages into guest memory while the guest runs: each appears whole and once. A page that is there already is dropped; who waits
- * for it is woken.
+ * Puts pages into guest memory while the guest runs: each page appears whole and once. A page that is already there is dropped, and the
+ * threads that wait for it are woken.
  */
 export class PagePutter implements MissingSink {
-  /** Where pages are put first: on this thread's own memory. */
+  /** This thread's buffer for the bytes of pages. */
   readonly bytes: Uint8Array;
   readonly missing: MissingPages;
   readonly pageSize: number;
   readonly blocks: ServedMemoryParts['blocks'];
   readonly #uffd: Userfaultfd;
   readonly #from: number;
+  /** An empty page of the host's page size. */
+  readonly #zeros = new Uint8Array(HOST_PAGE_SIZE);
 
-  /** @param pages room for so many */
+  /** @param pages the number of pages for which `bytes` has room */
   constructor(parts: ServedMemoryParts, pages: number) {
     this.#uffd = Userfaultfd.attach(parts.uffd);
     this.missing = new MissingPages(parts.missing);
@@ -30,10 +32,13 @@ export class PagePutter implements MissingSink {
     this.#from = Number(addressOf(this.bytes));
   }
 
-  /** Puts `pageCount` pages there, from `offset` of `bytes` on. Returns whether these were the last that were missing anywhere. */
+  /**
+   * Puts `pageCount` pages into guest memory; their bytes begin at `offset` of `bytes`. Returns whether these were the last missing pages
+   * of all blocks.
+   */
   put(block: number, page: number, pageCount: number, offset = 0): boolean {
     const { pageSize } = this;
-    // With the last page the service ends, and pages that were under way are dropped.
+    // The service ends with the last page, and pages in flight are dropped.
     if (this.missing.left > 0) this.#place(this.addressOf(block, page), this.#from + offset, pageCount * pageSize);
     let last = false;
     for (let i = 0; i < pageCount; i++) {
@@ -42,18 +47,18 @@ export class PagePutter implements MissingSink {
     return last;
   }
 
-  /** Makes a page zero that is there or is to be zero, and wakes who waits for it. */
+  /** Makes a page zero unless it is there, and wakes the threads that wait for it. */
   zero(block: number, page: number): void {
     this.#place(this.addressOf(block, page), undefined, this.pageSize);
   }
 
   /**
-   * Says that these pages are zero; they take no memory. Who waits for one already is woken, and faults again: the answer to its request may
-   * have been lost with its link, and a page that is not missing is not asked for again.
+   * Notes that these pages are zero; they take no memory. Threads that already wait for one are woken, and fault again: the answer to its
+   * request may have been lost with its link, and a page that is not missing is not asked for again.
    */
   putZero(block: number, page: number, pageCount: number): void {
     for (let i = 0; i < pageCount; i++) this.missing.arrived(block, page + i);
-    // With the last page the service ends, which wakes everybody.
+    // The service ends with the last page, which wakes all threads.
     if (this.missing.left > 0) this.#uffd.wake(this.addressOf(block, page), pageCount * this.pageSize);
   }
 
@@ -61,12 +66,12 @@ export class PagePutter implements MissingSink {
     return (this.blocks[block] as { address: number }).address + page * this.pageSize;
   }
 
-  /** The block of an address; -1 for none. */
+  /** The index of the block at an address; -1 for none. */
   blockAt(address: number): number {
     return this.blocks.findIndex((block) => address >= block.address && address < block.address + block.byteLength);
   }
 
-  /** Fills host memory: from `from` on, or with zeros. */
+  /** Fills guest memory with the bytes at the address `from`, or with zeros. */
   #place(to: number, from: number | undefined, byteLength: number): void {
     const uffd = this.#uffd;
     let tries = 0;
@@ -74,8 +79,14 @@ export class PagePutter implements MissingSink {
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return;
+      // In anonymous memory, the kernel mistakes the mark of a protected hole for a page, except when it copies a page there.
+      const isMark = from === undefined && uffd.errno === Errno.EEXIST && this.#copyZeros(to + done);
+      if (isMark) {
+        done += HOST_PAGE_SIZE;
+        continue;
+      }
       if (uffd.errno === Errno.EEXIST) {
-        // The page that is there stays. Whoever has put it there has woken who waits for it; once more costs nothing.
+        // A page that is already there stays. The thread that put it has woken those that wait; waking again does no harm.
         uffd.wake(to + done, HOST_PAGE_SIZE);
         done += HOST_PAGE_SIZE;
         continue;
@@ -85,9 +96,14 @@ export class PagePutter implements MissingSink {
       yieldProcessor();
     }
   }
+
+  /** False when there is a page, or the mapping is being changed (EAGAIN): `#uffd.errno` says which. */
+  #copyZeros(to: number): boolean {
+    return this.#uffd.copy(to, Number(addressOf(this.#zeros)), HOST_PAGE_SIZE) === HOST_PAGE_SIZE;
+  }
 }
 
-/** Puts pages as they come in frames, on any thread. */
+/** Makes the sink for pages that come in frames, on any thread. */
 export function missingSinkOf(parts: ServedMemoryParts): PagePutter {
   return new PagePutter(parts, Math.ceil(MAXIMUM_PAYLOAD / parts.pageSize));
 }

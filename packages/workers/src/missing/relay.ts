@@ -5,15 +5,15 @@ import { missingSinkOf, type PagePutter } from './page-putter.js';
 import { sizesOf } from './sizes-of.js';
 
 export interface RelayEvents {
-  /** Pages were put. */
+  /** Called when pages were put. */
   readonly onPages: () => void;
-  /** Nothing more can be asked. */
+  /** Called when no page can be asked for any more. */
   readonly onLost: (reason: GodwitError) => void;
 }
 
 /**
- * Asks for pages on the main thread, over a stream that cannot live anywhere else (TLS, a command): who waits for a page waits for the
- * event loop too.
+ * Asks for pages on the main thread, over a stream that cannot be moved to another thread (TLS, a command): a thread that waits for a
+ * page also waits for the event loop.
  */
 export class Relay {
   readonly #stream: PageStream;

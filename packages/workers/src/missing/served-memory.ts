@@ -29,11 +29,11 @@ import { Relay } from './relay.js';
 import type { ServiceThread } from './service-thread-pool.js';
 import { settlesWithin } from './settles-within.js';
 
-/** How long the end waits for the threads: a read of a disk may take its time. Milliseconds. */
+/** How long `end` waits for the threads, one of which may be in a read from a disk. Milliseconds. */
 const END_MS = 2_000;
-/** Rates are those of at least this long. Milliseconds. */
+/** The shortest time over which a rate is measured. Milliseconds. */
 const RATE_MS = 100;
-/** Lost pages that an error names. */
+/** The most lost pages that an error names. */
 const MOST_NAMED = 8;
 const PUTTER = new URL('./page-putter.js', import.meta.url).href;
 
@@ -77,7 +77,10 @@ export class ServedMemory implements MissingMemory {
   /** Ends the threads at `process.exit`, which waits for them. */
   readonly #onExit = (): void => this.#stop();
 
-  /** `user`: the registered ranges; nothing of the memory is there. `threads`: that for the faults, and that for the rest; ready. */
+  /**
+   * `user`: the registered ranges, of which no page is populated. `threads`: the thread for faults and the thread that loads the
+   * rest, both ready.
+   */
   constructor(
     memory: MappedGuestMemory,
     { contents, source, onLost }: PagesToServe,
@@ -117,7 +120,7 @@ export class ServedMemory implements MissingMemory {
     port1.unref();
     this.#orders = port1;
     this.#serving = this.#give(faults, { role: 'faults', parts }, port2);
-    // Pages that come by themselves are loaded by whoever sends them.
+    // Without a `PageSource` the pages come from a sender, and nothing has to be loaded.
     this.#loaded = source === undefined;
     this.#loadRest = () => {
       if (source !== undefined) void this.#give(loading, { role: 'loading', parts }).catch(() => {});
@@ -149,7 +152,7 @@ export class ServedMemory implements MissingMemory {
   }
 
   arrived(): void {
-    // Who waits for one of them is awake; its wait ends in the counts too.
+    // The threads that waited for one of the pages are awake; this ends their waits in the counts too.
     this.#wakeUp();
     this.#settleIfOver();
   }
@@ -165,7 +168,6 @@ export class ServedMemory implements MissingMemory {
   status(): FaultStatus {
     const atUs = nowUs();
     const counts = this.#statistics.read(atUs);
-    // The first is the oldest.
     const [wait] = this.#waits.values();
     const pagesMissing = this.#missing.left;
     const now = performance.now();
@@ -225,7 +227,7 @@ export class ServedMemory implements MissingMemory {
     this.#wakeUp();
   }
 
-  /** What the main thread does with an answer, and with the end of the channel, while it is the one of this generation. */
+  /** The callbacks of a `Relay` for an answer and for the end of its stream; they do nothing once another generation has begun. */
   #relayed(generation: number) {
     return {
       onPages: () => this.arrived(),
@@ -235,7 +237,7 @@ export class ServedMemory implements MissingMemory {
     };
   }
 
-  /** Sends a thread its order; resolves when it is at work. */
+  /** Sends a thread its order; resolves when the thread is at work. */
   #give({ worker, ended }: ServiceThread, order: ServeOrder, orders?: MessagePort): Promise<void> {
     worker.ref();
     return new Promise((resolve, reject) => {
@@ -324,7 +326,10 @@ export class ServedMemory implements MissingMemory {
     this.#fail(this.#gone([...this.#lost.values()][0]?.message ?? '', [...this.#lost.values()][0], lost));
   }
 
-  /** Nothing more comes from a thread. The ranges stay registered: whoever waits for a page goes on waiting. */
+  /**
+   * Handles the failure of a thread, after which no more pages come. The ranges stay registered, so that threads that wait for a
+   * page go on waiting.
+   */
   #fail(error: GodwitError): void {
     if (this.#settled) return;
     this.#settled = true;
@@ -355,7 +360,7 @@ export class ServedMemory implements MissingMemory {
   }
 
   #wakeUp(): void {
-    // One is enough: the thread has not read it yet when the counter is full.
+    // A failed write does not matter: a full counter means that the thread has not read it yet, and will wake.
     writeFd(this.#wake, new Uint8Array(new BigUint64Array([1n]).buffer));
   }
 
@@ -364,7 +369,7 @@ export class ServedMemory implements MissingMemory {
     process.removeListener('exit', this.#onExit);
     const threadsEnded = Promise.all(
       this.#threads.map(({ worker, ended }) => {
-        // For a thread that never got its order.
+        // This ends a thread that never got its order.
         worker.postMessage({ order: undefined });
         return ended;
       }),
@@ -374,13 +379,13 @@ export class ServedMemory implements MissingMemory {
     this.#memory.missing = how === 'poison' ? this : undefined;
     if (how === 'poison') this.#poison();
     this.#orders.close();
-    // From now on a hole is no page that is missing, and a page that never came is poisoned.
+    // After this a hole is no missing page any more; a page that never came was poisoned.
     this.#user.unregister();
     const close = (): void => {
       this.#user.leave();
       closeFd(this.#wake);
     };
-    // A thread that hangs in a read still has both: their numbers must not become those of other files.
+    // A thread that hangs in a read still uses both descriptors, whose numbers must not be given to other files.
     if (ended) close();
     else void threadsEnded.then(close);
   }
@@ -392,7 +397,7 @@ export class ServedMemory implements MissingMemory {
       for (const { page, pageCount } of this.#missing.runs(index)) {
         const start = Number(hostAddress) + page * pageSize;
         const byteLength = pageCount * pageSize;
-        // A page that came in this moment is there: it stays.
+        // A page that has just come is not poisoned.
         for (let done = 0; done < byteLength; done += pageSize) done += uffd.poison(start + done, byteLength - done);
       }
     }

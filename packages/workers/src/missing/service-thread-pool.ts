@@ -2,15 +2,15 @@ import { Worker } from 'node:worker_threads';
 import { type ThreadName, threadFile } from '../thread-modules.js';
 import type { ServiceReport } from './missing-messages.js';
 
-/** A thread that stands ready for its order. */
+/** A thread that waits for its order. */
 export interface ServiceThread {
   readonly worker: Worker;
-  /** Resolves when it has loaded its modules, or has ended. */
+  /** Resolves when the thread has loaded its modules, or has ended. */
   readonly ready: Promise<void>;
   readonly ended: Promise<void>;
 }
 
-/** Starts a thread. It does not keep the process alive until it is given its order. */
+/** Starts a thread. The thread does not keep the process alive until it is given its order. */
 export function startServiceThread(name: string, thread: ThreadName = 'service-thread'): ServiceThread {
   const [file, options] = threadFile(thread);
   const worker = new Worker(file, { ...options, name, execArgv: [] });
@@ -18,7 +18,7 @@ export function startServiceThread(name: string, thread: ThreadName = 'service-t
   const ended = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());
   });
-  // An error is reported by whoever has given it an order.
+  // The code that has given the thread its order reports errors.
   worker.on('error', () => undefined);
   const ready = new Promise<void>((resolve) => {
     worker.once('message', (message: Pick<ServiceReport, 'type'>) => {

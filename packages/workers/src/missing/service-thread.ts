@@ -9,15 +9,18 @@ import { PageLoader } from './page-loader.js';
 import { warmUpFaults } from './warm-up.js';
 
 /*
- * A thread that serves memory in which pages are missing: page faults, or the loading of the rest. It stands ready until its order comes;
- * from then on it never comes back to its event loop, and ends with the service.
+ * A thread that serves memory in which pages are missing: page faults, or the loading of the rest. The thread waits until its order
+ * comes; after that it never returns to its event loop, and ends with the service.
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is a thread that serves missing pages');
 provideModules(workerData as ThreadModules);
 const report = (message: ServiceReport): void => port.postMessage(message);
 
-/** The loading thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */
+/**
+ * The number that is added to the loading thread's nice value, so that the guest's vCPUs and the thread that serves their faults come
+ * first.
+ */
 const NICER = 4;
 
 async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
@@ -43,7 +46,7 @@ function take(orders: MessagePort | undefined): FaultOrder | undefined {
   return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
 }
 
-/** Until the order comes. The role is not known before: both threads are alike. */
+/** True until the order comes, which has the role: both threads are started alike. */
 let waiting = true;
 
 port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
@@ -65,7 +68,7 @@ port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders
 report({ type: 'ready' });
 void warmUpFaults(nextTurn);
 
-/** Lets an order come; resolves with whether none has. */
+/** Lets the event loop run; resolves with true when no order has come. */
 async function nextTurn(): Promise<boolean> {
   await setImmediate();
   return waiting;

@@ -2,19 +2,19 @@ import type { GuestMemory } from '@godwit/core';
 import { type AddressRange, type MappedGuestMemory, SharedUserfaultfd, Userfaultfd } from '@godwit/linux';
 import { pinnedBytes, Uffd } from '@godwit/linux/unstable';
 
-/** The memory as this package needs it; undefined for memory of another kind. */
+/** The memory as memory mapped by `@godwit/linux`; undefined for memory of another kind. */
 export function servable(memory: GuestMemory): MappedGuestMemory | undefined {
   const blocks = memory.blocks as Partial<MappedGuestMemory['blocks'][number]>[];
   const known = blocks.every(({ hostAddress, pins }) => hostAddress !== undefined && pins !== undefined);
   return known && 'missing' in Object.getPrototypeOf(memory) ? (memory as MappedGuestMemory) : undefined;
 }
 
-/** Where the blocks are mapped. */
+/** The address ranges at which the blocks are mapped. */
 export function rangesOf({ blocks }: MappedGuestMemory): AddressRange[] {
   return blocks.map(({ hostAddress: address, byteLength }) => ({ address, byteLength }));
 }
 
-/** Why the pages of this memory cannot come while a guest runs in it, a sentence for each reason. */
+/** The reasons why the pages of this memory cannot come while a guest runs in it, one sentence each. */
 export function servingBlockers(memory: GuestMemory): string[] {
   const reasons = memoryBlockers(memory);
   const mapped = servable(memory);
@@ -31,7 +31,7 @@ export function servingBlockers(memory: GuestMemory): string[] {
   return reasons.length > 0 ? reasons : rangeBlockers(mapped);
 }
 
-/** Those of these reasons that are in the memory itself. */
+/** The reasons of `servingBlockers` that are in the memory itself. */
 export function memoryBlockers(memory: GuestMemory): string[] {
   const mapped = servable(memory);
   if (mapped === undefined) {
@@ -41,9 +41,9 @@ export function memoryBlockers(memory: GuestMemory): string[] {
   }
   const reasons: string[] = [];
   for (const block of mapped.blocks) {
-    const { id, fd, shared, pinned, filePageSize = 0 } = block;
+    const { id, fd, anonymous, shared, pinned, filePageSize = 0 } = block;
     if (shared === true) reasons.push(`RAM block "${id}" is shared with the source: its pages are there already`);
-    if (fd === null) {
+    if (fd === null && !anonymous) {
       reasons.push(`RAM block "${id}" was attached without its memory file, so that its contents cannot be given up`);
     }
     if (pinned) {
@@ -62,7 +62,7 @@ export function memoryBlockers(memory: GuestMemory): string[] {
   return reasons;
 }
 
-/** Whether the ranges can be had: tried out, with nothing missing yet. */
+/** The reasons why the ranges cannot be registered, found by registering them while no page is missing. */
 function rangeBlockers(memory: MappedGuestMemory): string[] {
   try {
     SharedUserfaultfd.join(rangesOf(memory), 'missing').leave();

@@ -1,7 +1,7 @@
 import type { GuestMemory } from '@godwit/core/pages';
 import type { ServedMemoryParts } from './missing-messages.js';
 
-/** The blocks of memory that is served, for checks of page numbers; none of it can be seen. */
+/** The sizes of the blocks of served memory, for checks of page numbers; the blocks have no views. */
 export function sizesOf({ pageSize, blocks }: ServedMemoryParts): GuestMemory {
   return {
     pageSize,

@@ -10,18 +10,21 @@ import { ControlWord, type FaultOrder, type ServedMemoryParts } from './missing-
 import { MissingPages } from './missing-pages.js';
 
 const PAGE = 4096;
-/** Pages of the memory with which it is done. */
+/** Pages of the memory of the warm-up. */
 const PAGES = 256;
-/** How often a page is asked for: V8 compiles what was called some hundred times, and a first fault takes ten times as long as a late one. */
+/**
+ * The number of requests for pages: V8 compiles a function after some hundred calls, and a first fault takes ten times as long as a late
+ * one.
+ */
 const ROUNDS = 1024;
-/** Requests after which it is asked whether to go on. */
+/** Requests after which `goOn` is called. */
 const CHUNK = 16;
 
 const PLAIN = { out: undefined, in: undefined, begun: true } as const;
 
 /**
- * Asks for pages and answers, both on this thread, over a socket of its own, until the code of it is compiled: when a vCPU waits, it is late
- * for that. `goOn` is called now and then, and ends it when it resolves with false.
+ * Asks for pages and answers, both on this thread, over a socket of its own, until V8 has compiled this code: once a vCPU waits, it is too
+ * late. `goOn` is called now and then, and ends the warm-up when it resolves with false.
  */
 export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Promise<void> {
   const [near, far] = socketPair();
@@ -32,7 +35,7 @@ export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Pro
     const bytes = new Uint8Array(new ArrayBuffer(64 * PAGE));
     for (let i = 0; i < ROUNDS; i++) {
       if (i % CHUNK === 0 && !(await goOn())) return;
-      // Far apart, so that nothing is sent ahead.
+      // The requested pages are far apart, so that no page is sent ahead.
       await stream.write({ type: 'requestPages', block: 0, page: (i * 67) % PAGES, pages: 1 });
       await server.answer();
       await readAnswer(stream, server.memory, bytes);
@@ -44,7 +47,10 @@ export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Pro
   }
 }
 
-/** The same for the thread that serves faults, with memory of its own in which pages are missing. Does nothing where that cannot be. */
+/**
+ * Does the same for the thread that serves faults, with memory of its own in which pages are missing. Does nothing where such memory cannot
+ * be made.
+ */
 export async function warmUpFaults(goOn: () => boolean | Promise<boolean>): Promise<void> {
   let uffd: Userfaultfd;
   try {
@@ -65,7 +71,7 @@ export async function warmUpFaults(goOn: () => boolean | Promise<boolean>): Prom
       }
     }
   } catch {
-    // It was only to make something faster.
+    // A failure is ignored: the warm-up only makes later work faster.
   } finally {
     closeFd(wake);
     uffd.close();
@@ -120,13 +126,13 @@ async function fetchAll(
     return true;
   } finally {
     Atomics.store(control, ControlWord.stop, 1);
-    // Closes the link too.
+    // `run` also closes the link.
     await loop.run();
     server.close();
   }
 }
 
-/** Answers requests for the pages of a little memory. */
+/** Answers requests for the pages of a small memory. */
 class Server {
   readonly memory: MemoryWindows['memory'];
   readonly #fd: number;
@@ -137,7 +143,7 @@ class Server {
     this.#fd = fd;
     this.#stream = new DescriptorStream(fd, 'itself', new Uint8Array(), counter());
     const bytes = new Uint8Array(new ArrayBuffer(PAGES * PAGE));
-    // A large buffer stays where it is once its address was asked for.
+    // A large buffer is not moved any more once its address was asked for.
     addressOf(bytes);
     this.memory = {
       pageSize: PAGE,

@@ -1,25 +1,25 @@
-/** Goes to another thread as it is. */
+/** The parts of a `CopyBuffer`, which can be passed to another thread as they are. */
 export interface CopyBufferParts {
-  /** Where the slots are, and how many; each has the size of a page. */
+  /** The address and the number of the slots, each of the size of a page. */
   readonly address: number;
   readonly slots: number;
   readonly pageSize: number;
-  /** Which page each slot has: its block (32 bits), and its number (64-bit floats). */
+  /** The page in each slot: the index of its block (32 bits), and its number (64-bit floats). */
   readonly blocks: SharedArrayBuffer;
   readonly pages: SharedArrayBuffer;
   /** `Counter`s, of 32 bits. */
   readonly counters: SharedArrayBuffer;
 }
 
-/** They run on for ever, and are compared by their difference. */
+/** The counters wrap around, and are compared by their difference. */
 const Counter = { put: 0, taken: 1, high: 2, count: 3 } as const;
 
 /**
- * A ring of copies of pages between the thread that serves faults, which puts them there, and the one that saves them. A slot is taken out
- * when its page was written, so that a buffer that is full makes faults wait for the disk, and nothing else does.
+ * A ring of copies of pages between the thread that serves faults, which puts them into it, and the thread that saves them. A slot is free
+ * again when its page was written to the target, so that faults wait for the disk only when the buffer is full.
  */
 export class CopyBuffer {
-  /** The run of pages that `next` has found: in slots one after the other, from `slot` on. */
+  /** The run of pages that `next` has found: in consecutive slots from `slot` on. */
   block = 0;
   page = 0;
   slot = 0;
@@ -56,14 +56,14 @@ export class CopyBuffer {
     return Atomics.load(this.#counters, Counter.high);
   }
 
-  /** Where the next copy goes; -1 when there is no room. For the thread that puts. */
+  /** The slot of the next copy; -1 when there is no room. Only for the thread that puts copies. */
   get room(): number {
     const { address, slots, pageSize } = this.#parts;
     if (this.used >= slots) return -1;
     return address + this.#slot(Atomics.load(this.#counters, Counter.put)) * pageSize;
   }
 
-  /** The copy at `room` is whole, and is that of this page. */
+  /** Notes that the copy in the slot `room` is complete and is that of this page. */
   put(block: number, page: number): void {
     const counters = this.#counters;
     const put = Atomics.load(counters, Counter.put);
@@ -80,19 +80,22 @@ export class CopyBuffer {
     Atomics.notify(this.#counters, Counter.put);
   }
 
-  /** Waits until slots are taken out, at most `ms` milliseconds. For the thread that puts. */
+  /** Waits until slots are taken out, at most `ms` milliseconds. Only for the thread that puts copies. */
   waitForRoom(ms: number): void {
     const taken = Atomics.load(this.#counters, Counter.taken);
     if (this.used >= this.#parts.slots) Atomics.wait(this.#counters, Counter.taken, taken, ms);
   }
 
-  /** Waits until there is a copy, at most `ms` milliseconds. For the thread that saves. */
+  /** Waits until there is a copy, at most `ms` milliseconds. Only for the thread that saves copies. */
   waitForCopies(ms: number): void {
     const put = Atomics.load(this.#counters, Counter.put);
     if (this.used === 0) Atomics.wait(this.#counters, Counter.put, put, ms);
   }
 
-  /** Finds the first run of copies, at most `most` of them: `block`, `page`, `slot`; returns how many, 0 when there are none. */
+  /**
+   * Finds the first run of at most `most` copies and sets `block`, `page` and `slot` to its beginning; returns its length, 0 when there is
+   * no copy.
+   */
   next(most: number): number {
     const { used } = this;
     if (used === 0) return 0;
@@ -108,7 +111,7 @@ export class CopyBuffer {
     return count;
   }
 
-  /** Takes out the first `count` copies: they are saved. */
+  /** Takes out the first `count` copies, which are saved. */
   take(count: number): void {
     const counters = this.#counters;
     Atomics.store(counters, Counter.taken, (Atomics.load(counters, Counter.taken) + count) | 0);

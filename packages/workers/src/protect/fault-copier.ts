@@ -10,23 +10,23 @@ import { bitmapsIn, OwedPages } from './owed-pages.js';
 import { ControlWord, Figure, Mode, type ProtectedParts, type ProtectReport } from './protect-messages.js';
 import { WriteStreams } from './write-streams.js';
 
-/** How long the thread looks for the next fault, giving way to others, before it sleeps. Microseconds. */
+/** How long the thread polls for the next fault, yielding to other threads, before it sleeps. Microseconds. */
 const AWAKE_US = 200;
 /** The longest sleep: Node can end the thread only between two calls. Milliseconds. */
 const SLEEP_MS = 500;
-/** How long a full buffer is waited for before new faults are looked at: most of them need no room. Milliseconds. */
+/** How long the thread waits for room in a full buffer before it looks at new faults, most of which need no room. Milliseconds. */
 const ROOM_MS = 1;
 /**
- * Pages protected in one call, between which faults are served. While a call changes the page table, KVM lets no vCPU of the guest in whose
- * page fault is in that range: some 50 us for 2 MiB.
+ * The pages that are protected in one call; faults are served between two calls. While a call changes the page table, KVM resolves no page
+ * fault of a vCPU in that range: some 50 us for 2 MiB.
  */
 const CHUNK_PAGES = 512;
 /**
- * Pages that were not written are protected with their neighbours up to this gap: they are so already, and one call, which interrupts every
- * processor that runs the guest, costs as much as a hundred (some 50 us; 131,072 pages in one call: 52 ms).
+ * Pages that were not written are protected with their neighbours up to this gap: these are protected already, and one call, which
+ * interrupts every processor that runs the guest, takes as long as a hundred pages (some 50 us; 131,072 pages in one call: 52 ms).
  */
 const GAP_PAGES = 128;
-/** How often a call is made again that the kernel refuses while the mapping is being changed. */
+/** The number of times that a call is repeated which the kernel refuses while the mapping is being changed. */
 const TRIES = 1000;
 
 interface Fault {
@@ -35,9 +35,10 @@ interface Fault {
 }
 
 /**
- * Serves the page faults of writes to protected memory, on a thread of its own: until the moment of the snapshot it lets the write through
- * and notes the page; from then on it copies the page first, with those that will follow. It protects the memory itself, so that a page is
- * protected and let go in one order. It waits for nothing but room in the buffer, and reads guest memory, but never writes it.
+ * Serves the page faults of writes to protected memory, on a thread of its own: until the moment of the snapshot the thread lets the write
+ * through and notes the page; after it, the thread copies the page first, with pages that are likely to follow. The same thread protects
+ * the memory, so that protecting a page and letting it be written have one order. It waits only for room in the buffer, and reads guest
+ * memory but never writes it.
  */
 export class FaultCopier {
   readonly #parts: ProtectedParts;
@@ -72,7 +73,7 @@ export class FaultCopier {
     this.#poll = new PollSet([parts.uffd, parts.wake]);
   }
 
-  /** Protects all memory and serves its faults. Returns when it is told to stop. */
+  /** Protects all memory and serves its faults. Returns when the thread is told to stop. */
   run(): void {
     this.#protectAll();
     if (this.#stopped) return;
@@ -89,14 +90,14 @@ export class FaultCopier {
     }
   }
 
-  /** Does what there is to do; false when there was nothing. */
+  /** Does all pending work; returns false when there was none. */
   step(): boolean {
     const frozen = this.#freezeIfAsked();
     const retried = this.#retry();
     return this.#readFaults() || retried || frozen;
   }
 
-  /** A thread is about to write the page at this address, and waits. */
+  /** Handles the fault of a thread that is about to write the page at this address, and waits. */
   fault(address: number, thread: number, now: number): void {
     const { blocks, pageSize } = this.#parts;
     const block = blocks.findIndex(({ address: at, byteLength }) => address >= at && address < at + byteLength);
@@ -107,7 +108,7 @@ export class FaultCopier {
       );
     }
     const page = Math.floor((address - (blocks[block] as { address: number }).address) / pageSize);
-    // The same page may be waited for by several threads, or by one that a signal has woken: it is let go once for all.
+    // Several threads may wait for the same page, or one that a signal has woken again: letting the page be written once is enough for all.
     this.#statistics.begin(thread, block, page, now);
     if (this.#serve(block, page)) return;
     this.#figures[Figure.withoutRoom] = (this.#figures[Figure.withoutRoom] as number) + 1;
@@ -139,11 +140,11 @@ export class FaultCopier {
     return this.#waiting.length < waiting.length;
   }
 
-  /** Lets the page be written, after what is to be done before that; false when there is no room for its copy. */
+  /** Notes or copies the page, and then lets it be written; returns false when there is no room for its copy. */
   #serve(block: number, page: number): boolean {
     let pages = 1;
     if (this.#mode === Mode.noting) {
-      // Before it is let go: whoever protects again must find it.
+      // The page is noted before it may be written, so that `freeze` protects it again.
       (this.#written[block] as DirtyBitmap).setRange(page, 1);
     } else if (this.#mode === Mode.copying && this.#owed.isOwed(block, page)) {
       pages = this.#copy(block, page);
@@ -154,7 +155,7 @@ export class FaultCopier {
     return true;
   }
 
-  /** Copies this page and those that follow, as far as they are owed and there is room; returns how many may be written then. */
+  /** Copies this page and the pages after it, as far as they are owed and there is room; returns how many pages may then be written. */
   #copy(block: number, page: number): number {
     const { blocks, pageSize } = this.#parts;
     const { address } = blocks[block] as { address: number };
@@ -186,14 +187,14 @@ export class FaultCopier {
     const start = (blocks[block] as { address: number }).address + page * pageSize;
     const byteLength = pages * pageSize;
     for (let tries = 0; this.#uffd.writeProtect(start, byteLength, protect) < byteLength; tries++) {
-      // Taken out by the main thread, which ends it: nothing is protected any more.
+      // The main thread has taken the ranges out, since the service ends: nothing is protected any more.
       if (this.#stopped) return;
       if (this.#uffd.errno !== Errno.EAGAIN || tries === TRIES) throw this.#uffd.failure();
       yieldProcessor();
     }
   }
 
-  /** Protects what is owed, with the guest running, which is served meanwhile. */
+  /** Protects the owed pages while the guest runs, and serves its faults meanwhile. */
   #protectAll(): void {
     for (const [block, owed] of this.#owed.bitmaps.entries()) {
       for (let page = owed.nextDirty(0); page !== -1 && !this.#stopped; ) {
@@ -207,18 +208,18 @@ export class FaultCopier {
 
   #freezeIfAsked(): boolean {
     if (this.#mode !== Mode.noting || Atomics.load(this.#control, ControlWord.freeze) === 0) return false;
-    // What was written before the pause, and not served yet: to be noted, and not to be copied.
+    // Faults from before the pause that were not served yet are noted here, and their pages are not copied.
     this.#readFaults();
     let pages = 0;
     for (const [block, written] of this.#written.entries()) pages += this.#protectWritten(block, written);
-    // Unless the snapshot has failed meanwhile.
+    // The mode does not change if the snapshot has failed meanwhile.
     Atomics.compareExchange(this.#control, ControlWord.mode, Mode.noting, Mode.copying);
     Atomics.notify(this.#control, ControlWord.mode);
     this.#report({ type: 'frozen', pages });
     return true;
   }
 
-  /** Protects again what was written; returns how many pages. */
+  /** Protects again the pages that were written; returns their number. */
   #protectWritten(block: number, written: DirtyBitmap): number {
     for (let page = written.nextDirty(0); page !== -1; ) {
       let end = written.nextClean(page);

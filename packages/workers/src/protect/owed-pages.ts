@@ -1,7 +1,7 @@
 import { DirtyBitmap } from '@godwit/core/pages';
 import type { SharedBitmaps } from './protect-messages.js';
 
-/** Storage for bitmaps of blocks with so many pages, all clear. */
+/** Makes storage, all clear, for bitmaps of blocks with these numbers of pages. */
 export function sharedBitmaps(pageCounts: readonly number[]): SharedBitmaps {
   return {
     words: pageCounts.map((count) => new SharedArrayBuffer(DirtyBitmap.storageBytes(count))),
@@ -15,9 +15,9 @@ export function bitmapsIn({ words, summaries }: SharedBitmaps, pageCounts: reado
 }
 
 /**
- * The pages whose contents at the moment of the snapshot are still only in guest memory. Two threads take them out: who reads a page first,
- * and clears its bit then, has the contents of that moment, since nobody lets the page be written before its bit is clear. Who finds the bit
- * clear drops what it has read.
+ * The pages whose contents at the moment of the snapshot are still only in guest memory. Two threads take them out: the thread that reads a
+ * page and then clears its bit first has the contents of that moment, since no thread lets the page be written before its bit is clear. A
+ * thread that finds the bit clear drops what it has read.
  */
 export class OwedPages {
   readonly bitmaps: readonly DirtyBitmap[];
@@ -32,7 +32,7 @@ export class OwedPages {
     return (Atomics.load(this.#words[block] as Int32Array, page >>> 5) & (1 << (page & 31))) !== 0;
   }
 
-  /** Takes out one page, after it was read; false when somebody else has it. */
+  /** Takes out one page, after it was read; returns false when the other thread has it. */
   take(block: number, page: number): boolean {
     const bit = 1 << (page & 31);
     return (Atomics.and(this.#words[block] as Int32Array, page >>> 5, ~bit) & bit) !== 0;

@@ -6,18 +6,19 @@ import { copyMemory } from './copy-memory.js';
 import { OwedPages } from './owed-pages.js';
 import { ControlWord, Figure, Mode, type ProtectedParts } from './protect-messages.js';
 
-/** Bytes that are read, let go and written at a time. */
+/** Bytes of pages that are read, made writable and saved at a time. */
 const BATCH_BYTES = 2 ** 20;
 /** Copies that are written in one call. */
 const COPIES_AT_ONCE = 256;
-/** How long the thread sleeps for copies, or for its order, before it looks whether it is to end. Milliseconds. */
+/** How long the thread sleeps for copies, or for its order, before it checks whether it is to end. Milliseconds. */
 const SLEEP_MS = 50;
-/** How often a call is made again that the kernel refuses while the mapping is being changed. */
+/** The number of times that a call is repeated which the kernel refuses while the mapping is being changed. */
 const TRIES = 1000;
 
 /**
- * Saves the pages of the snapshot, on a thread of its own: first the copies that the fault thread has made, whose room is needed, and in
- * turn all other pages. A page is read and let go before it is written to the disk, so that nobody waits for that.
+ * Saves the pages of the snapshot, on a thread of its own: first the copies of the fault thread, whose room is needed, and then all
+ * other pages in their order. A page is read and made writable before it is written to the disk, so that no guest write waits for the
+ * disk.
  */
 export class PageSaver {
   readonly #parts: ProtectedParts;
@@ -31,11 +32,11 @@ export class PageSaver {
   readonly #batchPages: number;
   readonly #batch: bigint;
   readonly #bytes: Uint8Array;
-  /** Pages that are saved. */
+  /** The number of saved pages. */
   #saved = 0;
-  /** Pages of the batch, relative to its first, that this thread has taken: begins of runs and their lengths. */
+  /** The runs of the batch that this thread has taken: for each run its first page, relative to the batch, and its length. */
   readonly #runs: number[] = [];
-  /** When the next batch may be read, under a limit. Milliseconds. */
+  /** The time at which the next batch may be read under a limit. Milliseconds. */
   #nextAt = 0;
 
   constructor(parts: ProtectedParts, target: PageTarget) {
@@ -57,7 +58,9 @@ export class PageSaver {
     this.#bytes = viewOf(this.#batch, byteLength);
   }
 
-  /** Waits for the moment of the snapshot, and saves it. Returns true when all is saved, false when it is told to stop. */
+  /**
+   * Waits for the moment of the snapshot, and saves it. Returns true when all pages are saved, false when the thread is told to stop.
+   */
   run(): boolean {
     while (Atomics.load(this.#control, ControlWord.mode) === Mode.noting) {
       if (this.#stopped) return false;
@@ -73,7 +76,7 @@ export class PageSaver {
         page = owed.nextDirty(end);
       }
     }
-    // A page that the fault thread has taken out may not be in the buffer yet: they are counted.
+    // Saved pages are counted, since a page that the fault thread has taken out may not be in the buffer yet.
     while (this.#saved < (this.#figures[Figure.total] as number)) {
       if (this.#stopped) return false;
       if (!this.#drain()) this.#copies.waitForCopies(SLEEP_MS);
@@ -89,7 +92,7 @@ export class PageSaver {
     return Atomics.load(this.#control, ControlWord.stop) !== 0;
   }
 
-  /** Saves the copies that are there; false when there are none. */
+  /** Saves the copies that are in the buffer; returns false when there are none. */
   #drain(): boolean {
     const { pageSize } = this.#parts;
     const { slots } = this.#parts.copies;
@@ -105,7 +108,7 @@ export class PageSaver {
     return some;
   }
 
-  /** Reads a run of owed pages, lets it go and saves what of it nobody else has taken. */
+  /** Reads a run of owed pages, makes it writable, and saves the pages of it that the other thread has not taken. */
   #saveRun(block: number, page: number, pageCount: number): void {
     const { blocks, pageSize } = this.#parts;
     const start = (blocks[block] as { address: number }).address + page * pageSize;
@@ -125,7 +128,9 @@ export class PageSaver {
     this.#pace(begun, bytes);
   }
 
-  /** Takes out the pages that were read; what others have taken was written meanwhile, perhaps, and is with them. */
+  /**
+   * Takes out the pages that were read. Pages that the fault thread has taken may have been written meanwhile, and are in its buffer.
+   */
   #takeRun(block: number, page: number, pageCount: number): number {
     const runs = this.#runs;
     runs.length = 0;
@@ -158,17 +163,17 @@ export class PageSaver {
     this.#figures[Figure.written] = (this.#figures[Figure.written] as number) + bytes;
   }
 
-  /** A batch of so many bytes, begun at this time, is paid for before the next one. */
+  /** Delays the next batch by the time that `bytes` take under the limit. */
   #pace(begun: number, bytes: number): void {
     const limit = this.#figures[Figure.limit] as number;
     this.#nextAt = limit === 0 ? 0 : Math.max(this.#nextAt, begun) + (bytes / limit) * 1000;
   }
 
-  /** Whether the limit wants a wait; a part of it is over then, in which copies may have come. */
+  /** Whether the limit requires a wait; a part of the wait is then over, in which copies may have come. */
   #tooEarly(): boolean {
     const limit = this.#figures[Figure.limit] as number;
     const now = performance.now();
-    // Never longer than a batch takes: the limit may have been raised since.
+    // The wait is never longer than one batch takes, since the limit may have been raised.
     if (limit > 0) this.#nextAt = Math.min(this.#nextAt, now + (BATCH_BYTES / limit) * 1000);
     const left = this.#nextAt - now;
     if (left <= 0 || limit === 0) return false;

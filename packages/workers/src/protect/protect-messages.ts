@@ -3,12 +3,12 @@ import type { CopyBufferParts } from './copy-buffer.js';
 
 /** Protected memory, as its threads need it. */
 export interface ProtectedParts {
-  /** The userfaultfd; it stays its owner's, and open until the threads have ended. */
+  /** The userfaultfd, which its owner closes after the threads have ended. */
   readonly uffd: number;
   readonly pageSize: number;
-  /** Each block: where it is mapped, and its bytes. */
+  /** For each block the address of its mapping and its size in bytes. */
   readonly blocks: readonly { readonly address: number; readonly byteLength: number }[];
-  /** Bitmaps: pages that are to be saved, and of these the ones that were written since they were protected. */
+  /** Bitmaps of the pages that are to be saved, and of those of them that were written since they were protected. */
   readonly owed: SharedBitmaps;
   readonly written: SharedBitmaps;
   /** `FaultStatistics.storage` */
@@ -19,7 +19,7 @@ export interface ProtectedParts {
   /** An event counter that wakes the fault thread. */
   readonly wake: number;
   readonly copies: CopyBufferParts;
-  /** Makes the `PageTarget`. */
+  /** The recipe of the `PageTarget`. */
   readonly target: ThreadRecipe;
 }
 
@@ -29,37 +29,37 @@ export interface SharedBitmaps {
   readonly summaries: readonly SharedArrayBuffer[];
 }
 
-/** What the threads share beside the pages. */
+/** The indices of the words that the threads share beside the pages. */
 export const ControlWord = {
-  /** 1: end. */
+  /** 1: the threads are to end. */
   stop: 0,
   /** One of `Mode`. The fault thread sets it, and the saving thread when it has failed. */
   mode: 1,
-  /** 1: the pages that were written are to be protected again, and `Mode.copying` is to begin. */
+  /** 1: the fault thread is to protect again the pages that were written, and to begin `Mode.copying`. */
   freeze: 2,
   count: 3,
 } as const;
 
-/** What happens to a page that is about to be written. */
+/** The treatment of a page that is about to be written. */
 export const Mode = {
-  /** It is noted: the moment of the snapshot is still to come. */
+  /** The page is noted, before the moment of the snapshot. */
   noting: 0,
-  /** It is copied first. */
+  /** The page is copied first. */
   copying: 1,
-  /** Nothing: the snapshot has failed. */
+  /** The page is only made writable, since the snapshot has failed. */
   lifting: 2,
 } as const;
 
 /** Numbers that one thread writes and others read. */
 export const Figure = {
-  /** Most bytes a second that are saved in turn; 0: no limit. By the main thread. */
+  /** The limit of bytes per second for pages that are saved in their order; 0: no limit. Written by the main thread. */
   limit: 0,
-  /** Pages that are to be saved. By the main thread. */
+  /** Pages that are to be saved. Written by the main thread. */
   total: 1,
-  /** Pages that were copied, and faults that waited for room. By the fault thread. */
+  /** Pages that were copied, and faults that waited for room. Written by the fault thread. */
   copied: 2,
   withoutRoom: 3,
-  /** Pages that the saving thread has read by itself, and bytes that it has written. */
+  /** Pages that the saving thread has read itself, and bytes that it has written. */
   read: 4,
   written: 5,
   count: 6,
@@ -80,7 +80,7 @@ export type ProtectReport =
   | { readonly type: 'serving' }
   /** All memory is protected. */
   | { readonly type: 'protected' }
-  /** This moment is that of the snapshot; so many pages were protected again. */
+  /** This moment is that of the snapshot; `pages` pages were protected again. */
   | { readonly type: 'frozen'; readonly pages: number }
   /** Every page is saved. */
   | { readonly type: 'saved' }

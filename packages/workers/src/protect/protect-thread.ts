@@ -10,15 +10,17 @@ import { ControlWord, Mode, type ProtectedParts, type ProtectOrder, type Protect
 import { warmUp } from './warm-up.js';
 
 /*
- * A thread of a background snapshot: it serves the page faults of writes, or saves pages. It stands ready until its order comes; from then on
- * it never comes back to its event loop, and ends with the snapshot.
+ * A thread of a background snapshot: it serves the page faults of writes, or saves pages. The thread waits until its order comes; after
+ * that it never returns to its event loop, and ends with the snapshot.
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is a thread of background snapshots');
 provideModules(workerData as ThreadModules);
 const report = (message: ProtectReport): void => port.postMessage(message);
 
-/** The saving thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */
+/**
+ * The number that is added to the saving thread's nice value, so that the guest's vCPUs and the thread that serves their faults come first.
+ */
 const NICER = 4;
 
 async function protect({ role, parts }: ProtectOrder): Promise<void> {
@@ -46,7 +48,7 @@ function save(parts: ProtectedParts, target: PageTarget): void {
   }
 }
 
-/** Nobody serves faults any more: no page may be protected. */
+/** Makes all pages writable, since faults are not served any more. */
 function letAllGo({ uffd, blocks }: ProtectedParts): void {
   const there = Userfaultfd.attach(uffd);
   for (const { address, byteLength } of blocks) {
@@ -55,7 +57,7 @@ function letAllGo({ uffd, blocks }: ProtectedParts): void {
   }
 }
 
-/** Until the order comes. The role is not known before: both threads are alike. */
+/** True until the order comes, which has the role: both threads are started alike. */
 let waiting = true;
 
 port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
@@ -66,7 +68,7 @@ port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
   }
   protect(order)
     .catch((error: unknown) => {
-      // In this moment, and not when the main thread has heard of it: somebody may wait for room that will never be there.
+      // The mode changes at once and not after the main thread was told: a thread may wait for room that will never be there.
       const control = new Int32Array(order.parts.control);
       Atomics.store(control, ControlWord.mode, Mode.lifting);
       const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a thread of a background snapshot failed');
@@ -78,7 +80,7 @@ port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
 report({ type: 'ready' });
 void warmUp(nextTurn);
 
-/** Lets an order come; resolves with whether none has. */
+/** Lets the event loop run; resolves with true when no order has come. */
 async function nextTurn(): Promise<boolean> {
   await setImmediate();
   return waiting;

@@ -14,10 +14,10 @@ import { CopyBuffer } from './copy-buffer.js';
 import { bitmapsIn, OwedPages, sharedBitmaps } from './owed-pages.js';
 import { ControlWord, Figure, type ProtectedParts, type ProtectOrder, type ProtectReport } from './protect-messages.js';
 
-/** Rates are those of at least this long. Milliseconds. */
+/** The shortest time over which a rate is measured. Milliseconds. */
 const RATE_MS = 100;
 
-/** Something that is waited for once. */
+/** A promise with its `resolve` and `reject`, whose rejection is never unhandled. */
 class Moment<T> {
   readonly promise: Promise<T>;
   resolve: (value: T) => void = () => {};
@@ -55,7 +55,7 @@ export class ProtectedThreads implements ProtectedMemory {
   /** Ends the threads at `process.exit`, which waits for them. */
   readonly #onExit = (): void => this.#stop();
 
-  /** `user`: the registered ranges. `threads`: that for the faults, and that which saves; ready. */
+  /** `user`: the registered ranges. `threads`: the thread for faults and the thread that saves, both ready. */
   constructor(
     memory: MappedGuestMemory,
     { contents, target }: PagesToProtect,
@@ -91,7 +91,7 @@ export class ProtectedThreads implements ProtectedMemory {
     process.once('exit', this.#onExit);
     const [faults, saving] = threads;
     this.#give(saving, { role: 'saving', parts });
-    // Nothing is protected before there is somewhere to save it.
+    // The memory is protected only after the saving thread has its target.
     void this.#serving.promise.then(
       () => this.#ending ?? this.#give(faults, { role: 'faults', parts }),
       () => {},
@@ -150,7 +150,10 @@ export class ProtectedThreads implements ProtectedMemory {
     return this.#ending;
   }
 
-  /** Pages that were populated since the memory was protected: they were holes, which are not. Only these are looked at again. */
+  /**
+   * Adds the pages that were populated since the memory was protected: holes cannot be protected, so only former holes are looked
+   * at again.
+   */
   #addPopulated(): void {
     for (const [i, block] of this.#memory.blocks.entries()) {
       const owed = this.#owed.bitmaps[i] as DirtyBitmap;
@@ -174,7 +177,7 @@ export class ProtectedThreads implements ProtectedMemory {
     worker.on('message', (report: ProtectReport) => this.#handle(report));
     worker.once('error', (error: unknown) => this.#fail(new GodwitError('GODWIT_INTERNAL', String(error))));
     void over.then(() => {
-      // The saving thread ends when all is saved.
+      // The saving thread ends by itself when all pages are saved.
       this.#fail(new GodwitError('GODWIT_INTERNAL', `the thread of the ${order.role} has ended`));
     });
     worker.postMessage({ order });
@@ -201,7 +204,7 @@ export class ProtectedThreads implements ProtectedMemory {
     }
   }
 
-  /** Writes go through, and what was saved is worth nothing. */
+  /** Handles a failure: writes go through from now on, and the snapshot is worthless. */
   #fail(error: GodwitError): void {
     for (const moment of [this.#serving, this.#protected, this.#frozen, this.#saved]) moment.reject(error);
   }
@@ -214,18 +217,18 @@ export class ProtectedThreads implements ProtectedMemory {
   }
 
   #wakeUp(): void {
-    // One is enough: the thread has not read it yet when the counter is full.
+    // A failed write does not matter: a full counter means that the thread has not read it yet, and will wake.
     writeFd(this.#wake, new Uint8Array(new BigUint64Array([1n]).buffer));
   }
 
   async #end(): Promise<void> {
     this.#stop();
     process.removeListener('exit', this.#onExit);
-    // Whoever waits goes on, in this tick.
+    // Threads that wait go on in this tick.
     this.#user.unregister();
     const threadsEnded = Promise.all(
       this.#threads.map(({ worker, ended: over }) => {
-        // For a thread that never got its order.
+        // This ends a thread that never got its order.
         worker.postMessage({ order: undefined });
         return over;
       }),

@@ -6,7 +6,7 @@ import { rangesOf, servable } from '../missing/serving-blockers.js';
 
 type Block = MappedGuestMemory['blocks'][number];
 
-/** Why this memory cannot be protected against writing, a sentence for each reason; empty when it can. */
+/** The reasons why this memory cannot be protected against writing, one sentence each; empty when it can. */
 export function protectionBlockers(memory: GuestMemory): string[] {
   const mapped = servable(memory);
   if (mapped === undefined) {
@@ -37,10 +37,10 @@ export function protectionBlockers(memory: GuestMemory): string[] {
 }
 
 function blockBlockers({ pageSize }: MappedGuestMemory, block: Block): string[] {
-  const { id, fd, shared, pinned, filePageSize = 0 } = block;
+  const { id, fd, anonymous, shared, pinned, filePageSize = 0 } = block;
   const reasons: string[] = [];
   if (shared === true) reasons.push(`RAM block "${id}" is declared shared: its contents would not be in the snapshot`);
-  if (fd === null) {
+  if (fd === null && !anonymous) {
     reasons.push(
       `RAM block "${id}" was attached without its memory file, so that its holes and its other mappings cannot be found`,
     );
@@ -71,14 +71,14 @@ function otherMappings({ hostAddress, byteLength, fileOffset }: Block, fd: numbe
     const from = BigInt(`0x${offset}`);
     const to = from + (end - start);
     if (to <= BigInt(fileOffset) || from >= BigInt(fileOffset + byteLength)) continue;
-    // The block itself: as one mapping, or as a part of one, or cut where its modes change.
+    // This is the block's own mapping, which may be one mapping, a part of one, or cut where its modes change.
     if (start - from === hostAddress - BigInt(fileOffset)) continue;
     found.push(`at 0x${start.toString(16)}`);
   }
   return found;
 }
 
-/** Whether the ranges can be had: tried out, with nothing protected yet. */
+/** The reasons why the ranges cannot be registered, found by registering them while nothing is protected. */
 function rangeBlockers(memory: MappedGuestMemory): string[] {
   try {
     SharedUserfaultfd.join(rangesOf(memory), 'synchronous').leave();

@@ -9,14 +9,16 @@ import { ControlWord, Figure, Mode, type ProtectedParts } from './protect-messag
 
 const PAGE = 4096;
 const PAGES = 256;
-/** How often all pages are served: V8 compiles what was called some hundred times, and a first fault takes ten times as long as a late one. */
+/**
+ * How often all pages are served: V8 compiles a function after some hundred calls, and a first fault takes ten times as long as a late one.
+ */
 const ROUNDS = 8;
-/** Faults after which it is asked whether to go on. */
+/** Faults after which `goOn` is called. */
 const CHUNK = 16;
 
 /**
- * Serves faults on memory of its own, which nobody waits for, until the code of it is compiled. Does nothing where that cannot be. `goOn` is
- * called now and then, and ends it when it resolves with false.
+ * Serves faults on memory of its own, for which no thread waits, until V8 has compiled this code. Does nothing where such memory cannot be
+ * made. `goOn` is called now and then, and ends the warm-up when it resolves with false.
  */
 export async function warmUp(goOn: () => Promise<boolean>): Promise<void> {
   let uffd: Userfaultfd;
@@ -34,7 +36,7 @@ export async function warmUp(goOn: () => Promise<boolean>): Promise<void> {
     uffd.register(address, byteLength, Uffd.UFFDIO_REGISTER_MODE_WP);
     await serve({ uffd: uffd.fd, wake, address: Number(address), buffer: Number(buffer) }, goOn);
   } catch {
-    // It was only to make something faster.
+    // A failure is ignored: the warm-up only makes later work faster.
   } finally {
     uffd.close();
     closeFd(wake);
@@ -63,12 +65,12 @@ async function serve(
   const copies = new CopyBuffer(parts.copies);
   const [bitmap] = bitmapsIn(owed, [PAGES]);
   for (let round = 0; round < ROUNDS; round++) {
-    // Both ways that a fault is served.
+    // Both modes are used, so that the code of both is compiled.
     Atomics.store(control, ControlWord.mode, round % 4 === 0 ? Mode.noting : Mode.copying);
     bitmap?.setAll();
     for (let i = 0; i < PAGES; i++) {
       if (i % CHUNK === 0 && !(await goOn())) return;
-      // Far apart, so that each is one fault.
+      // The pages are far apart, so that each fault copies one page.
       copier.fault(own.address + ((i * 67) % PAGES) * PAGE, 1, nowUs());
       copier.step();
       copies.take(copies.next(PAGES));

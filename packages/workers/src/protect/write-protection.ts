@@ -18,17 +18,17 @@ const MIB = 2 ** 20;
 /** Options of `writeProtection`. */
 export interface WriteProtectionOptions {
   /**
-   * Room for copies of pages that the guest was about to write and that are not on the disk yet, in bytes. It bounds how far the guest is
-   * slowed: while there is room, a write to a page that is not saved yet costs a copy, some tens of microseconds, and not a write to the
-   * disk; once it is full, such a write waits until the disk has taken a page. As much memory as the guest writes for the first time while
-   * the snapshot is saved is always enough. At least 1 MiB. Default: 64 MiB.
+   * Room for copies of pages that the guest was about to write and that are not on the disk yet, in bytes. While there is room, a write to
+   * a page that is not saved yet takes the time of a copy, some tens of microseconds; once the buffer is full, such a write waits until
+   * the disk has taken a page. Room for all the memory that the guest writes while the snapshot is saved is always enough. At least 1 MiB.
+   * Default: 64 MiB.
    */
   readonly bufferBytes?: number;
 }
 
 /**
  * Threads that protect guest memory against writing, for snapshots that do not stop the guest: one serves the page faults, the other saves
- * the pages. They stand ready from the start, since starting them takes 50 ms or more; each snapshot has two of its own.
+ * the pages. They are started in advance, since starting them takes 50 ms or more; each snapshot has two of its own.
  *
  * @example
  * const background = writeProtection();
@@ -44,7 +44,7 @@ export class WriteProtectionThreads implements WriteProtection {
     this.#idle = pair();
   }
 
-  /** Resolves when the threads of the next snapshot stand ready. A snapshot waits for it by itself. */
+  /** Resolves when the threads of the next snapshot are ready. A snapshot waits for this by itself. */
   async ready(): Promise<void> {
     if (!this.#closed) this.#idle ??= pair();
     await Promise.all(this.#idle?.map(({ ready }) => ready) ?? []);
@@ -74,7 +74,7 @@ export class WriteProtectionThreads implements WriteProtection {
       await made.end();
       throw error;
     }
-    // Two more stand ready for the next snapshot, once this one needs no processor any more.
+    // Two more threads are started for the next snapshot, once this one needs no more processor time.
     const again = (): void => {
       if (!this.#closed) this.#idle ??= pair();
     };
@@ -82,7 +82,7 @@ export class WriteProtectionThreads implements WriteProtection {
     return made;
   }
 
-  /** Ends the threads that stand idle. Those of a snapshot end with it. */
+  /** Ends the idle threads. The threads of a snapshot end with it. */
   async close(): Promise<void> {
     this.#closed = true;
     const idle = this.#idle ?? [];

@@ -1,20 +1,20 @@
-/** Streams that are followed at once: one for each thread that writes in order, as a rule. */
+/** The number of streams that are followed at once; usually each thread that writes in order is one. */
 const STREAMS = 16;
-/** Most pages of one fault: their copies take about as long as the fault itself. */
+/** The most pages that are copied for one fault: their copies take about as long as the fault itself. */
 const MOST_PAGES = 32;
 
 /**
- * Finds threads that write page after page, so that the pages in front of them are copied with the one that is waited for: a fault for each
- * of them takes longer. The first fault behind a run of pages that were copied doubles the run.
+ * Finds threads that write page after page, so that the pages that they will write next are copied with the one for which they wait, which
+ * takes less time than a fault for each. A fault on the page after a run of copied pages doubles the next run.
  */
 export class WriteStreams {
   readonly #blocks = new Int32Array(STREAMS).fill(-1);
-  /** The page behind the last run of each stream, and how many it had. */
+  /** For each stream the page after its last run, and the length of that run. */
   readonly #next = new Float64Array(STREAMS);
   readonly #pages = new Int32Array(STREAMS);
   #oldest = 0;
 
-  /** How many pages are to be copied for a fault on this one, itself included. */
+  /** The number of pages to copy for a fault on this page, itself included. */
   pagesAt(block: number, page: number): number {
     for (let i = 0; i < STREAMS; i++) {
       if (this.#blocks[i] !== block || this.#next[i] !== page) continue;

@@ -7,7 +7,7 @@ import type { ViewState } from './view-state.js';
 
 const MARGIN = '  ';
 
-/** What stands before each row: with colours or without, one sees which host has printed it. */
+/** The mark before each row, which shows the host that has printed it, with and without colours. */
 const MARKS: Readonly<Record<HostName, string>> = { source: '▌', destination: '▐' };
 
 /** Two cells above each other in one character, by the upper one and twice the lower one. */
@@ -46,7 +46,7 @@ export function consoleRows(console: ViewState['console'], width: number): reado
       continue;
     }
     const beat = { host, line };
-    // Always the same two rows in one line: else the picture would flicker while it scrolls.
+    // A line always has the same two rows: the picture would otherwise flicker while it scrolls.
     if (upper !== undefined && line.count === upper.line.count + 1) flush(beat);
     else {
       flush();
@@ -58,7 +58,7 @@ export function consoleRows(console: ViewState['console'], width: number): reado
   return rows;
 }
 
-/** The rows around the last move, so that the picture is seen to go on; without a move, the last ones. */
+/** The rows around the last move, which show that the picture continues; without a move, the last ones. */
 export function rowsAround(rows: readonly StyledLine[], count: number): readonly StyledLine[] {
   const move = rows.findLastIndex(isCrossing);
   const start = move === -1 ? rows.length - count : Math.min(move - Math.floor(count / 2), rows.length - count);
@@ -108,7 +108,7 @@ function bit(cells: bigint, shift: number): number {
   return Number((cells >> BigInt(shift)) & 1n);
 }
 
-/** Between two hosts: how long the guest stood still by its own clock, which its first two heartbeats there tell. */
+/** Between two hosts: how long the guest was stopped by its own clock, which its first two heartbeats there show. */
 function crossing(after: ViewState['console'], width: number): StyledLine {
   const beats = after.map(({ text }) => parseGuestLine(text)).filter((line) => line.type === 'heartbeat');
   const stallMs = Math.max(0, ...beats.slice(0, 2).map(({ stall }) => stall)) / 1000;

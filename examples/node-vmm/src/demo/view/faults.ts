@@ -11,7 +11,7 @@ export function isFollowed({ state }: ViewState): boolean {
   return state === 'postcopy-active' || state === 'postcopy-paused' || state === 'postcopy-recover';
 }
 
-/** By post-copy: how many pages are missing, how the guest's faults go, and how long they take. None before the guest runs there. */
+/** By post-copy: the number of missing pages, the guest's faults, and their times. No lines before the guest runs there. */
 export function faultLines(view: ViewState, width: number): StyledLine[] {
   const { faults } = view;
   if (faults === undefined || !isFollowed(view)) return [];

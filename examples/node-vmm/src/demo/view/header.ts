@@ -8,7 +8,7 @@ import type { ViewState } from './view-state.js';
 
 const MARGIN = '  ';
 
-/** Which guest it is: one line where there is room. */
+/** The description of the guest: one line where there is room. */
 export function titleLines(view: ViewState, width: number): StyledLine[] {
   const left = [span('godwit', 'bold'), span(' live migration', 'dim')];
   if (view.guest === undefined) return [spread(left, [span('starting two hosts', 'dim')], width)];
@@ -41,13 +41,13 @@ export function route(view: ViewState, width: number): StyledLine {
   ];
 }
 
-/** What is going on, for how long, and how long it will take. */
+/** The present phase, the time that it has taken, and the remaining time. */
 export function phaseLines(view: ViewState, width: number, nowMs: number): StyledLine[] {
   const { maxBandwidth = 0, postcopyBandwidth = 0 } = view.guest?.settings ?? {};
   const [limit, what] = isFollowed(view) ? [postcopyBandwidth, 'post-copy'] : [maxBandwidth, 'pre-copy'];
   const right = [span(limit === 0 ? '' : `${what} limited to ${formatRate(limit)}`, 'dim')];
   const left = phase(view, nowMs);
-  // While pages follow, what limits them is worth a line of its own.
+  // While pages follow, their limit has a line of its own.
   const below = isFollowed(view) && widthOf(left) + widthOf(right) >= width;
   const more = below && limit > 0 ? indented(right[0]?.text ?? '', width, 'dim') : [];
   if (widthOf(left) <= width) return [spread(left, below ? [] : right, width), ...more];
@@ -88,7 +88,7 @@ function phase(view: ViewState, nowMs: number): StyledLine {
   }
 }
 
-/** The time that is left, as an interval where there is one. */
+/** The remaining time, as an interval where there is one. */
 function leftText(
   progress: (Progress & { readonly remainingRangeMs?: readonly [number, number] | undefined }) | undefined,
 ): string {

@@ -16,7 +16,7 @@ export interface Output {
 
 const FRAMES_PER_SECOND = 15;
 
-/** Whether to use colours: not with `--no-color`, nor where NO_COLOR is set to anything (no-color.org). */
+/** Whether to use colours: not with `--no-color`, nor where NO_COLOR is not empty (no-color.org). */
 export function wantsColour(asked: boolean, environment: Readonly<Record<string, string | undefined>>): boolean {
   return asked && !environment['NO_COLOR'];
 }
@@ -40,19 +40,19 @@ export function plainOutput(write: (text: string) => void): Output {
 }
 
 /**
- * Redraws the view in place, 15 times a second: drawing at every event would flicker. Without `colour` it has the same characters, and no
- * colours.
+ * Redraws the view in place, 15 times a second: drawing at every event would flicker. Without `colour` the view has the same characters,
+ * without colours.
  */
 export function liveOutput(stream: NodeJS.WriteStream, now: () => number, colour: boolean): Output {
   const colors = picocolors.createColors(colour);
   const log = createLogUpdate(stream);
   let view = EMPTY_VIEW;
   const draw = () => {
-    // One column and one row less: a full last line would scroll the terminal.
+    // The last column and row stay free: a full last line would scroll the terminal.
     const lines = render(view, stream.columns - 1, stream.rows - 1, now());
     log(lines.map((line) => paint(line, colors)).join('\n'));
   };
-  // At once: modules and processes take their time to start.
+  // The view is drawn at once, since modules and processes take some time to start.
   draw();
   const timer = setInterval(draw, 1000 / FRAMES_PER_SECOND);
   return {
@@ -61,7 +61,7 @@ export function liveOutput(stream: NodeJS.WriteStream, now: () => number, colour
     },
     end() {
       clearInterval(timer);
-      // It fits the terminal if it can; what is more stays in the scrollback.
+      // The last picture fits the terminal if possible; further lines go to the scrollback.
       const lines = render(view, stream.columns - 1, stream.rows - 1, now());
       log.clear();
       log.done();

@@ -8,7 +8,7 @@ import { newsText } from './news.js';
 import { summaryLines } from './summary.js';
 import { LATE, type ViewState } from './view-state.js';
 
-/** The lines of `--plain` for an event, which `view` includes already; none for events that only the live view shows. */
+/** The lines of `--plain` for an event, which `view` already includes; none for events that only the live view shows. */
 export function plainLines(event: TimedEvent, view: ViewState): readonly string[] {
   const many = (view.guest?.settings.roundTrips ?? 0) > 0;
   switch (event.event) {
@@ -94,7 +94,7 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
         ),
       ];
     case 'faults':
-      // One line, at the end: they are told ten times a second.
+      // Only the last of these events has a line: they come ten times a second.
       return event.pagesMissing === 0 ? [`its pages have come: ${faultsText(event)}`] : [];
     case 'state':
       return event.state.startsWith('postcopy-') && event.state !== 'postcopy-device'
@@ -115,7 +115,7 @@ function consoleText(text: string): string {
   return line.type === 'heartbeat' ? `${String(line.count).padStart(6, '0')} |${cellsText(line.cells)}|` : text;
 }
 
-/** The interval of a prediction, where the record has it. */
+/** The interval of a prediction, where the record has one. */
 function rangeText(round: RoundRecord & { readonly predictedDowntimeRangeMs?: readonly [number, number] }): string {
   return round.predictedDowntimeRangeMs === undefined ? '' : ` (${formatRange(round.predictedDowntimeRangeMs)})`;
 }

@@ -7,12 +7,13 @@ import type { ViewState } from './view-state.js';
 const MARGIN = '  ';
 const NOT_YET = 'not measured yet';
 
-/** How fast the guest writes, how fast the link carries, and what the downtime would be or was: three lines. */
+/** Three lines: the rate of the guest's writes, the rate of the link, and the predicted or actual downtime. */
 export function rateLines(view: ViewState, width: number): StyledLine[] {
   const words = downtimeText(view);
   const texts = [dirtyText(view), linkText(view), words.text];
   const chart = Math.max(4, width - MARGIN.length - 12 - Math.max(...texts.map(({ length }) => length), 17));
-  // Both rates have one scale, with the bandwidth limit, if any, at full height: the burst of the switchover is not limited.
+  // Both rates have one scale, with the bandwidth limit, if any, at full height, since the burst of the switchover is not
+  // limited.
   const limited = view.guest?.settings.maxBandwidth ?? 0;
   const top = Math.max(...view.dirtyBytesPerSecond, ...(limited > 0 ? [limited] : view.linkBytesPerSecond), 1);
   const limit = view.guest?.settings.downtimeLimitMs ?? 100;
@@ -32,7 +33,7 @@ export function rateLines(view: ViewState, width: number): StyledLine[] {
   ];
 }
 
-/** The same in words, for a picture with little room. */
+/** The same values in words, for a picture with little room. */
 export function ratesInWords(view: ViewState, width: number): StyledLine[] {
   const text = `dirtied ${dirtyText(view)}, link ${linkText(view)}`;
   return wrap(text, width - MARGIN.length, 0, 'dim').map((line) => [span(MARGIN), ...line]);
@@ -56,7 +57,7 @@ function linkText(view: ViewState): string {
   const hasBegun = view.current !== undefined || view.rounds.length > 0;
   if (!hasBegun) return NOT_YET;
   const now = view.progress?.wireBytesPerSecond ?? 0;
-  // Between two samples nothing may have been taken: that is no rate.
+  // A sample of 0 only means that nothing was sent between two samples, so that the last rate is shown.
   return now > 0 ? formatRate(now) : lastOf(history);
 }
 

@@ -7,13 +7,13 @@ import { cut, type StyledLine } from './styled-line.js';
 import { summaryLines } from './summary.js';
 import type { ViewState } from './view-state.js';
 
-/** Rows of the guest's console, at least: a picture with fewer says nothing. */
+/** The fewest rows of the guest's console: fewer would not show the picture. */
 const FEWEST_CONSOLE_ROWS = 3;
-/** Lines of notices while the guest moves; what is cut off stays in the summary's reason. */
+/** Lines of notices while the guest moves; the summary's reason has the rest. */
 const MOST_NOTICE_LINES = 6;
-/** Rows of a picture that is above what the terminal shows. */
+/** Rows of a picture that is in the scrollback. */
 const SCROLLED_ROWS = 14;
-/** A picture with fewer rows has no empty lines in it. */
+/** A picture with fewer rows has no empty lines. */
 const AIRY_ROWS = 30;
 
 /**
@@ -43,8 +43,8 @@ function movingPicture(view: ViewState, width: number, rows: number, nowMs: numb
 }
 
 /**
- * The result, with as much of the picture above it as there is room for: the guest's crossing first, then the rounds and the rates. Where
- * the result alone is longer than the terminal, the picture goes above it, into the scrollback.
+ * The result, with as much of the picture above it as fits: first the guest's crossing, then the rounds and the rates. Where the result
+ * alone is longer than the terminal, the picture goes above it, into the scrollback.
  */
 function lastPicture(view: ViewState, width: number, rows: number): StyledLine[] {
   const airy = rows >= AIRY_ROWS;
@@ -54,7 +54,7 @@ function lastPicture(view: ViewState, width: number, rows: number): StyledLine[]
   const console = consoleRows(view.console, width);
   if (console.length === 0) return [...whole, ...summary];
   const least = summary.length + FEWEST_CONSOLE_ROWS;
-  // Of a small terminal the crossing and the result are worth more than the title.
+  // On a small terminal the crossing and the result are more important than the title.
   const title = least <= rows && least + whole.length + 1 > rows ? [] : whole;
   let room = least <= rows ? rows - summary.length - title.length : SCROLLED_ROWS;
   const take = (lines: readonly StyledLine[]): readonly StyledLine[] => {
@@ -76,7 +76,7 @@ function noticeLines(view: ViewState, width: number): StyledLine[] {
   return view.notices.flatMap(({ text, bad }) => indented(`! ${text}`, width, bad ? 'bad' : 'warn'));
 }
 
-/** The last `count` rows, and empty ones below where there are fewer: the picture keeps its height. */
+/** The last `count` rows, followed by empty ones where there are fewer, so that the picture keeps its height. */
 function filled(rows: readonly StyledLine[], count: number): StyledLine[] {
   const shown = count === 0 ? [] : rows.slice(-count);
   return [...shown, ...Array.from({ length: count - shown.length }, (): StyledLine => [])];

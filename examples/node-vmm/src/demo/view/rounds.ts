@@ -52,7 +52,10 @@ export function roundLines(view: ViewState, width: number, most: number): Styled
   return [...lines.slice(0, 1), [span(`${MARGIN}… ${hidden} more`, 'dim')], ...lines.slice(1 + hidden)];
 }
 
-/** The part of the guest that was sent: 1 without the pages that are owed in this round, as a part of the largest round. */
+/**
+ * The part of the guest that was sent: 1 minus the pages that are owed in this round, divided by those of the largest
+ * round.
+ */
 export function shareMoved(view: ViewState): number {
   const largest = Math.max(...view.rounds.map(pagesToSend), view.current?.dirtyPages ?? 0, 1);
   const { progress } = view;

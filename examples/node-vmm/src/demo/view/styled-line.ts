@@ -32,7 +32,7 @@ export function widthOf(line: StyledLine): number {
   return line.reduce((sum, { text }) => sum + text.length, 0);
 }
 
-/** Cuts a line at `width` columns: a line that the terminal wraps would move the view that is redrawn in place. */
+/** Cuts a line at `width` columns: a line that the terminal wraps would shift the view, which is redrawn in place. */
 export function cut(line: StyledLine, width: number): StyledLine {
   const kept: Span[] = [];
   let room = width;

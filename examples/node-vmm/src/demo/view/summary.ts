@@ -9,10 +9,10 @@ import { type Colour, type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
 const LABEL = 12;
-/** With fewer columns the commands stand alone. */
+/** With fewer columns the commands have no explanations. */
 const NARROW = 60;
 
-/** What to try next, and what it shows. */
+/** Commands to try next, and what they show. */
 const NEXT = [
   ['npm run demo -- --dirty-rate 0', 'the guest writes as fast as it can'],
   ['npm run demo -- --postcopy', 'it runs there before its memory'],
@@ -20,8 +20,8 @@ const NEXT = [
 ] as const;
 
 /**
- * The lines of the result: verified or not, what the hosts and the guest saw, and the downtime term by term. Nothing is cut: what is
- * longer than `width` is wrapped. `compact`: without empty lines and bars, and with two terms beside each other where they fit.
+ * The lines of the result: verified or not, the downtime as the hosts and the guest measured it, and its terms. No line is cut: lines
+ * longer than `width` are wrapped. `compact`: without empty lines and bars, and with two terms beside each other where they fit.
  */
 export function summaryLines(view: ViewState, width: number, compact = false): StyledLine[] {
   const { result } = view;
@@ -50,7 +50,7 @@ function verdict(view: ViewState, result: Result, width: number): StyledLine[] {
     return hanging([span('  ✗ not verified  ', 'bad')], why, width);
   }
   const { pagesCompared, beats, defects } = result;
-  // By post-copy there is nothing to compare before the guest runs: each page is checked when it is there.
+  // By post-copy there is nothing to compare before the guest runs: each page is checked once it has come.
   const pages = view.guest?.settings.postcopy
     ? `${formatCount(view.checkedPages ?? 0)} pages checked at the ${view.runsAt}`
     : `${formatCount(pagesCompared)} pages compared`;
@@ -74,7 +74,7 @@ function figures(view: ViewState, result: Result, width: number): StyledLine[] {
   ];
 }
 
-/** What came after the guest, by post-copy, and how long it has waited for what it needed first. */
+/** By post-copy: the pages that came after the guest, and how long the guest has waited for pages. */
 function followedLines({ faults, hops }: ViewState, width: number): StyledLine[] {
   const report = hops.at(-1)?.summary.postcopy;
   if (report === undefined) return [];
@@ -87,7 +87,10 @@ function followedLines({ faults, hops }: ViewState, width: number): StyledLine[]
   ];
 }
 
-/** What the hosts measured, what the guest did, and what makes the difference: the guest is also paused while both sides are compared. */
+/**
+ * The downtime that the hosts measured, that of the guest, and the reason for the difference: the guest is also paused while both sides
+ * are compared.
+ */
 function downtimeText({ downtimeMs, verifyMs, guestGapMs }: Result): string {
   const hosts = `hosts ${formatMs(downtimeMs)}${verifyMs > 0 ? ` + comparison ${formatMs(verifyMs)}` : ''}`;
   return guestGapMs > 0 ? `${hosts} ≈ guest's own clock ${formatMs(guestGapMs)}` : hosts;
@@ -125,7 +128,7 @@ interface Term {
   readonly actualMs: number;
 }
 
-/** Columns of a term's name and of its two times, of which neither is ever longer. */
+/** The widths of a term's name and of its two times, in columns. */
 const [NAME, PREDICTED, ACTUAL] = [19, 10, 8];
 const TERM_COLUMNS = 2 + NAME + PREDICTED + ACTUAL;
 
@@ -180,7 +183,7 @@ function fact(name: string, text: string, width: number): StyledLine[] {
   return hanging([span(`  ${name.padEnd(LABEL - 2)}`, 'dim')], text, width);
 }
 
-/** `head` and text behind it, whose further lines stand under its first one, or near the margin where there is little room. */
+/** `head` followed by text, whose further lines begin below its first one, or near the margin where there is little room. */
 function hanging(head: StyledLine, text: string, width: number, colour: Colour = 'plain'): StyledLine[] {
   const indent = head.reduce((sum, { text: { length } }) => sum + length, 0);
   const near = width - indent < 24 && text.length > width - indent;

@@ -36,7 +36,7 @@ const BLOCKS: Readonly<Record<string, readonly [number, number, number, number]>
   '┃': [0.35, 0, 0.3, 1],
 };
 
-/** The same characters where the guest's picture is made of them: its cells touch each other. */
+/** The same characters in the guest's picture, where they touch each other. */
 const CELL_BLOCKS: typeof BLOCKS = {
   '▀': [0, 0, 1, 0.5],
   '▄': [0, 0.5, 1, 0.5],

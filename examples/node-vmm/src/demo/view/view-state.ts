@@ -4,7 +4,7 @@ import type { GuestSpec } from '../../vmm/guest-spec.js';
 import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
 import { newsText } from './news.js';
 
-/** For somebody who cancels when the guest has moved, and its last pages have not. */
+/** The message for a cancellation when the guest has moved and its last pages have not. */
 export const LATE = 'too late to cancel: the guest runs there; the run ends once its last page has come';
 
 const HISTORY = 120;
@@ -25,7 +25,7 @@ export interface ViewState {
   readonly rounds: readonly RoundRecord[];
   readonly current: { readonly round: number; readonly dirtyPages: number } | undefined;
   readonly progress: Progress | undefined;
-  /** The share of the guest's time for which it is held back. */
+  /** The share of the guest's time for which it is throttled. */
   readonly throttle: number;
   /** By post-copy, once the guest runs at its destination. */
   readonly faults: FaultStatus | undefined;

@@ -1,8 +1,8 @@
 import type { PolicyInput, RoundOutcome } from '../policy.js';
 
 /**
- * Rounds of pre-copy that are complete, oldest first: those of the history, and at a round's end the round that has just ended. What an
- * attempt sent with the guest paused, before it was given up, is no round of pre-copy: nothing is written meanwhile.
+ * Rounds of pre-copy that are complete, oldest first: those of the history, and at a round's end the round that has just ended. The
+ * pages that a given-up attempt sent with the guest paused are no round of pre-copy, since a paused guest writes nothing.
  */
 export function completedRounds({ moment, history, outcome }: PolicyInput): readonly RoundOutcome[] {
   const rounds: RoundOutcome[] = history.filter(({ phase }) => phase !== 'stop-and-copy');

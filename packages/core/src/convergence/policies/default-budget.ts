@@ -2,7 +2,7 @@ import type { PolicyInput } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 import type { Budget } from './time-budget.js';
 
-/** What a preset makes a budget of where `MigrateOptions.timeBudgetMs` is not given. */
+/** The parts of a preset's own budget, used where `MigrateOptions.timeBudgetMs` is not given. */
 export interface DefaultBudget {
   /** Milliseconds. */
   readonly leastMs: number;
@@ -11,10 +11,11 @@ export interface DefaultBudget {
 }
 
 /**
- * A budget of at least `leastMs`, and of `firstRounds` times what the first round took; none before that round is complete, since no
- * migration can do without it. A guest that dirties a share q of what the link carries converges in 1 / (1 - q) times the first round
- * (the rounds are a geometric series: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005), so that ten first rounds suffice
- * up to q = 0.9 and three up to 0.67. After 1,000 rounds, which the history ends with, only `leastMs` is left.
+ * A budget of at least `leastMs`, and of `firstRounds` times what the first round took; `undefined` before that round is complete,
+ * since every migration has to send it. A guest that dirties a share q of what the link carries converges in 1 / (1 - q) times the
+ * first round (the rounds are a geometric series: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005), so that ten first
+ * rounds suffice up to q = 0.9 and three up to 0.67. The history keeps 1,000 rounds: once the first round has left it, the budget is
+ * `leastMs`.
  */
 export function defaultBudget({ leastMs, firstRounds }: DefaultBudget): (input: PolicyInput) => Budget {
   return (input) => {

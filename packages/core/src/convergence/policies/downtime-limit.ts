@@ -2,9 +2,9 @@ import type { Decision } from '../../round-record.js';
 import { type ConvergencePolicy, PATIENCE, type PolicyInput } from '../policy.js';
 
 /**
- * Switch over when the predicted downtime is within `limitMs`; the decision carries that limit when it is not the migration's own. In
- * the middle of a round it has an opinion only when a limit was changed: a round that is sent to its end leaves less for the pause.
- * After three overruns it has none: another policy decides, or the migration is aborted.
+ * Decides to switch over when the predicted downtime is within `limitMs`; the decision carries that limit when it is not the migration's
+ * own. In the middle of a round the rule has an opinion only when a limit was changed: a round that is sent to its end leaves less for the
+ * pause. After three overruns the rule has no opinion: another policy decides, or the migration is aborted.
  */
 export function switchoverWithin(input: PolicyInput, limitMs: number): Decision | undefined {
   const { moment, outcome, downtimeLimitMs, overruns } = input;
@@ -22,9 +22,9 @@ export function switchoverWithin(input: PolicyInput, limitMs: number): Decision 
 export const strictlyWithinDowntimeLimit: ConvergencePolicy = (input) => switchoverWithin(input, input.downtimeLimitMs);
 
 /**
- * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty, unless the
- * pause may not last even as long as the lower end of the prediction (`pauseLimitMs`): what is left of the prediction then is the same after any number of rounds (QEMU, which counts RAM
- * alone, does the same).
+ * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty, unless the pause
+ * may not last even as long as the lower end of the prediction (`pauseLimitMs`): with nothing dirty, further rounds do not lower the
+ * prediction (QEMU, which counts RAM alone, also switches over when nothing is dirty).
  */
 export const withinDowntimeLimit: ConvergencePolicy = (input) => {
   const within = switchoverWithin(input, input.downtimeLimitMs);

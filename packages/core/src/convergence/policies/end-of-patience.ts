@@ -15,7 +15,7 @@ const ENDS = ['abort', 'force', 'switchover', 'postcopy-or-abort', 'postcopy-or-
  */
 export type EndOfPatience = (typeof ENDS)[number];
 
-/** The decision with which patience ends. */
+/** The decision for the end of patience. */
 export function endOfPatience(end: EndOfPatience, reason: string, { canPostcopy }: PolicyInput): Decision {
   if (end.startsWith('postcopy') && canPostcopy) return { action: 'postcopy', reason };
   if (end === 'abort' || end === 'postcopy-or-abort') return { action: 'abort', reason };
@@ -29,7 +29,7 @@ export function outOfPatience(end: EndOfPatience, input: PolicyInput): Decision 
   return endOfPatience(end, reason, input);
 }
 
-/** Throws `GODWIT_INVALID_ARGUMENT` unless `end` is one. */
+/** Throws `GODWIT_INVALID_ARGUMENT` unless `end` is an `EndOfPatience`. */
 export function checkEnd(name: string, end: EndOfPatience): void {
   if (ENDS.includes(end)) return;
   const known = ENDS.map((one) => `"${one}"`).join(', ');

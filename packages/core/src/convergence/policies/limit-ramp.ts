@@ -21,8 +21,8 @@ export interface LimitRampOptions {
 
 /**
  * Switches over once the predicted downtime is within a limit that rises by round and by time, from a first to a last value. With both
- * `rounds` and `ms` the slower one counts: a guest whose rounds are short is not given the last limit after a moment, nor one whose
- * rounds are long before it had its chances. The decision carries the limit, and the attempt is held to it.
+ * `rounds` and `ms` the slower of the two counts: `ms` keeps short rounds from reaching the last limit within a moment, and `rounds`
+ * keeps a few long rounds from reaching it. The decision carries the limit, and the attempt is held to it.
  *
  * @example
  * ```ts
@@ -53,7 +53,7 @@ export function rampedLimitMs(input: PolicyInput, options: LimitRampOptions): nu
   const ended = completedRounds(input);
   const last = ended.at(-1)?.round ?? 0;
   if (last < afterRound) return firstMs;
-  // Of a round that the history has forgotten, the time since counts from the first that is left.
+  // If the history no longer has the round, the time is counted from the first round that it has.
   const index = ended.findIndex(({ round }) => round >= afterRound);
   const byRounds = rounds > 0 ? (last - afterRound) / rounds : 1;
   const byTime = ms > 0 ? (afterRound === 0 ? input.elapsedMs : endedMsAgo(input, ended, index)) / ms : 1;

@@ -1,6 +1,6 @@
 import type { ConvergencePolicy } from '../policy.js';
 
-/** Goes on as post-copy once this many rounds are complete, where the migration may. */
+/** Goes on as post-copy once this many rounds are complete, where the migration can (`PolicyInput.canPostcopy`). */
 export function postcopyAfterRound(rounds: number): ConvergencePolicy {
   return function postcopyAfterRound({ moment, outcome, canPostcopy }) {
     if (moment !== 'round-end' || !canPostcopy || outcome.round < rounds) return undefined;

@@ -14,16 +14,16 @@ import { type Budget, budgetOf, withinTimeBudget } from './time-budget.js';
 import { unreachableLimit } from './unreachable-limit.js';
 import { vep248Rule } from './vep248.js';
 
-/** Names of policies that a person chooses, and of three that stand for what others do. */
+/** Names of policies that a person chooses; `qemu`, `vep248` and `vep291` do what other projects do, for comparison. */
 export type PresetName = 'gentle' | 'balanced' | 'urgent' | 'hybrid' | 'qemu' | 'vep248' | 'vep291';
 
 const PATIENT = defaultBudget({ leastMs: 60_000, firstRounds: 10 });
 const HURRIED = defaultBudget({ leastMs: 30_000, firstRounds: 3 });
 
-/** `balanced` holds the guest back no further: a fifth of its speed is left. */
+/** The most that `balanced` holds the guest back, which leaves a fifth of its speed. */
 const BALANCED_MOST = 0.8;
 
-/** Part of the budget for which a limit that no round can reach is put up with: somebody may raise it. */
+/** The part of the budget for which a preset goes on with a limit that no round can reach, since somebody may raise the limit. */
 const UNREACHABLE = 0.1;
 
 const gentleRules = firstOpinion(
@@ -63,8 +63,8 @@ const vep248Rules = firstOpinion(
 const vep291Rules = firstOpinion(withinTimeBudget('postcopy-or-abort', kubeVirtBudget), vep291Rule);
 
 /**
- * Policies by name, for `MigrateOptions.policy`. Each goes by `MigrateOptions.timeBudgetMs`; where that is not given, by its own default
- * budget, which begins to count when the first round is complete. A budget ends a migration in the middle of a round too.
+ * Policies by name, for `MigrateOptions.policy`. Each uses `MigrateOptions.timeBudgetMs`; where that is not given, its own default budget,
+ * which begins to count when the first round is complete. A budget ends a migration in the middle of a round too.
  *
  * @example
  * ```ts
@@ -73,53 +73,59 @@ const vep291Rules = firstOpinion(withinTimeBudget('postcopy-or-abort', kubeVirtB
  */
 export const presets: Readonly<Record<PresetName, ConvergencePolicy>> = {
   /**
-   * The guest comes first: it is never held back, and never paused while more than `downtimeLimitMs` is predicted. Gives up at the end
-   * of the budget, or when for a tenth of it no round could have reached the limit; the error says what would have sufficed.
+   * The guest comes first: it is never held back, and never paused while more than `downtimeLimitMs` is predicted. The migration is given
+   * up at the end of the budget, or when no round could have reached the limit for a tenth of the budget; the error says which limit would
+   * have sufficed.
    *
    * Default budget: ten times the first round, and at least 60 s.
    */
   gentle: (input) => gentleRules(input),
 
   /**
-   * The default. Switches over within `downtimeLimitMs`, or when nothing is dirty and a pause may last so long, since no round lowers
-   * that. A guest that writes too fast is held back by as much as it takes, up to 80 % of its time; if five rounds and 10 s of that bring
-   * nothing, or at the end of the budget, it goes on as post-copy where the migration can, or else gives up and says what would have
-   * sufficed. It also gives up when for a tenth of the budget no round could have reached the limit.
+   * The default. Switches over within `downtimeLimitMs`, or when nothing is dirty and the pause limit allows the predicted downtime, since
+   * further rounds do not lower it. A guest that writes too fast is throttled by as much as convergence needs, up to 80 % of its time; if
+   * five rounds and 10 s at that throttle make no progress, or at the end of the budget, it goes on as post-copy where the migration can,
+   * or else the migration is given up, and the error says what would have sufficed. The migration is also given up when no round could have
+   * reached the limit for a tenth of the budget.
    *
    * Default budget: ten times the first round, and at least 60 s.
    */
   balanced: (input) => balancedRules(input),
 
   /**
-   * The guest has to leave: it is held back from the first round that shows that it writes too fast, up to 99 % of its time, and at the
-   * end of patience it is moved whatever the downtime. So that this ends within the budget, where that can be, it begins early by the
-   * downtime that is predicted, but by no more than a quarter of the budget. Patience also ends after three overruns, and when for a
-   * tenth of the budget no round could have reached the limit.
+   * The guest has to leave: it is throttled from the first round that shows that it writes too fast, up to 99 % of its time, and at the end
+   * of patience it is moved whatever the downtime. The forced switchover begins before the end of the budget, by the predicted downtime but
+   * at most by a quarter of the budget, so that it ends within the budget where possible. Patience also ends after three overruns, and when
+   * no round could have reached the limit for a tenth of the budget.
    *
    * Default budget: three times the first round, and at least 30 s.
    */
   urgent: (input) => urgentRules(input),
 
   /**
-   * One round of pre-copy, and then post-copy for what the guest has written meanwhile, unless that is so little that it can be sent within
-   * `downtimeLimitMs`. The guest is down for its devices only, whatever it writes, and nothing is sent more than twice; while pages are
-   * missing at the destination both processes are needed. It takes `postcopy: true`.
+   * One round of pre-copy, and then post-copy for what the guest has written meanwhile, unless those pages can be sent within
+   * `downtimeLimitMs`. The guest is down for its devices only, whatever it writes, and no page is sent more than twice; while pages are
+   * missing at the destination both processes are needed. This preset requires `postcopy: true`.
    *
    * Default budget: that of `balanced`.
    */
   hybrid: (input) => hybridRules(input),
 
-  /** To compare with: `qemuRule`, which never ends by itself. Gives up at the end of `timeBudgetMs`; it has no budget by default. */
+  /**
+   * For comparison: `qemuRule`, which never gives up by itself. The migration is given up at the end of `timeBudgetMs`; there is no budget
+   * by default.
+   */
   qemu: (input) => qemuRules(input),
 
   /**
-   * To compare with: `vep248Rule`, beside the limit itself. At the end of the budget goes on as post-copy where it can, else gives up.
+   * For comparison: `vep248Rule` together with the downtime limit itself. At the end of the budget the migration goes on as post-copy where
+   * it can, and is otherwise given up.
    *
    * Default budget: 150 s for each GiB of the first round (`completionTimeoutPerGiB` in KubeVirt).
    */
   vep248: (input) => vep248Rules(input),
 
-  /** To compare with: `vep291Rule`, with the budget of `vep248`. */
+  /** For comparison: `vep291Rule`, with the budget of `vep248`. */
   vep291: (input) => vep291Rules(input),
 };
 

@@ -5,12 +5,12 @@ import { firstOpinion } from './first-opinion.js';
 
 /**
  * Switches over as QEMU does (`migration_iteration_run`, 8.0 to 11.0): when the pages that are owed, in raw bytes, are no more than the
- * bytes that went out lately times the downtime limit. It is here to be compared with, so it has QEMU's errors: encoded and raw bytes
- * are mixed, the rate is that of the last round with scanning, harvests and the bandwidth limit in it, and of the downtime only RAM is
- * counted. It never comes to an end by itself.
+ * measured bytes per second times the downtime limit. The rule is for comparison, so it has QEMU's errors: encoded and raw bytes are
+ * mixed, the rate is that of the last round with scanning, harvests and the bandwidth limit in it, and of the downtime only RAM is
+ * counted. The rule never gives up by itself.
  *
- * Where it differs: QEMU takes the rate over windows of 100 ms, and knows in the middle of a round only what it had found at the last
- * harvest. It has no opinion before the first round is complete.
+ * The difference from QEMU: QEMU measures the rate over windows of 100 ms, and in the middle of a round knows only the pages of the
+ * last harvest. The rule has no opinion before the first round is complete.
  */
 export const qemuRule: ConvergencePolicy = ({ outcome, downtimeLimitMs, pageSize }) => {
   if (outcome.totalMs <= 0) return undefined;
@@ -27,13 +27,16 @@ export const qemuRule: ConvergencePolicy = ({ outcome, downtimeLimitMs, pageSize
 
 /** QEMU's parameters of auto-converge, with QEMU's defaults. */
 export interface AutoConvergeOptions {
-  /** Part of what was sent that the guest must write again to be throttled, in percent; default 50 (`throttle-trigger-threshold`). */
+  /**
+   * The guest is throttled when it writes again more than this part of what was sent, in percent; default 50
+   * (`throttle-trigger-threshold`).
+   */
   readonly thresholdPercent?: number;
   /** The first throttle, in percent; default 20 (`cpu-throttle-initial`). */
   readonly initialPercent?: number;
-  /** Added each further time, in percent; default 10 (`cpu-throttle-increment`). */
+  /** Added to the throttle each further time, in percent; default 10 (`cpu-throttle-increment`). */
   readonly incrementPercent?: number;
-  /** The most, in percent; default 99 (`max-cpu-throttle`). */
+  /** The largest throttle, in percent; default 99 (`max-cpu-throttle`). */
   readonly mostPercent?: number;
 }
 
@@ -46,8 +49,8 @@ const HIGH_PERIODS = 2;
 /**
  * Throttles as QEMU's auto-converge does: after every second period (of more than a second, ending with a round, the first round not
  * counted) in which the guest wrote more than half of what went out, first by 20 %, then by 10 points more, up to 99 %. It never lowers
- * the throttle, as QEMU does not, and a good period does not make up for a bad one. The throttle follows from the history alone; of a
- * history that has forgotten rounds, from the throttle of its first.
+ * the throttle, as QEMU does not, and a good period does not make up for a bad one. The throttle is computed from the history alone;
+ * where the history has forgotten its oldest rounds, the computation begins with the throttle of the first round that is left.
  */
 export function qemuAutoConverge(options: AutoConvergeOptions = {}): ConvergencePolicy {
   checkOptions<AutoConvergeOptions>('qemuAutoConverge', options, {

@@ -7,31 +7,34 @@ import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.j
 export interface StallOptions {
   /** Rounds without progress after which a migration counts as stalled. */
   readonly rounds: number;
-  /** Those rounds have to take at least so long, since short ones vary with the guest. Milliseconds; default 0. */
+  /**
+   * Those rounds have to take at least this long together, since short rounds vary with what the guest does. Milliseconds; default 0.
+   */
   readonly leastMs?: number;
-  /** Progress is what lowers the least that was owed by more than this share; default 0.02. */
+  /** A round makes progress when it lowers the smallest number of owed pages by more than this share; default 0.02. */
   readonly gain?: number;
 }
 
-/** Part by which the least that is owed has to fall in order to count as progress. */
+/** The share by which the smallest number of owed pages has to fall to count as progress. */
 const GAIN = 0.02;
 
 const STALL_OPTIONS: Readonly<Record<keyof StallOptions, true>> = { rounds: true, leastMs: true, gain: true };
 
-/** A stall: since the least that was ever owed, at the end of a round, so many rounds have made no progress. */
+/** The rounds since the smallest number of owed pages at the end of a round: none of them made progress. */
 export interface Stall {
   /** Rounds without progress. */
   readonly rounds: number;
   /** The least number of pages that was owed at the end of a round. */
   readonly leastPages: number;
-  /** Where that round is among those that were given. */
+  /** The index of that round in the list that was given. */
   readonly leastAt: number;
 }
 
 /**
  * Finds the rounds without progress at the end of `rounds`. What is owed at the end of a round (the pages that the guest wrote while it
- * was sent) is what the next one has to send: it is all that pre-copy can lower, and a round is progress when it lowers it below what
- * any round before had left. A guest that oscillates makes none, although every second round leaves less than the one before.
+ * was sent) is what the next one has to send: pre-copy can lower nothing else, and a round makes progress when it leaves fewer owed
+ * pages than every round before it. A guest that oscillates makes no progress, although every second round leaves less than the one
+ * before.
  */
 export function findStall(rounds: readonly RoundOutcome[], gain = GAIN): Stall {
   let leastPages = Number.POSITIVE_INFINITY;
@@ -52,7 +55,7 @@ export function findStall(rounds: readonly RoundOutcome[], gain = GAIN): Stall {
 }
 
 /**
- * Ends patience when for `rounds` rounds, at a round's end, what is owed was not lowered.
+ * Ends patience at the end of a round when `rounds` rounds have not lowered what is owed.
  *
  * @example
  * ```ts
@@ -76,9 +79,9 @@ export function stalled(options: StallOptions, end: EndOfPatience): ConvergenceP
   };
 }
 
-/** When `switchAtLocalMinimum` takes what is owed for as little as it will get. */
+/** Options of `localMinimum`: when what is owed counts as a minimum. */
 export interface LocalMinimumOptions extends StallOptions {
-  /** The most that the guest may be down for then. Milliseconds. */
+  /** The longest downtime of a switchover at a local minimum. Milliseconds. */
   readonly upToMs: number;
   /** At a round's end, what is owed may be above the minimum by this share; default 0.04. */
   readonly margin?: number;
@@ -106,7 +109,8 @@ export function localMinimum(options: LocalMinimumOptions): ConvergencePolicy {
     const { moment, outcome, elapsedMs, overruns } = input;
     if (overruns >= PATIENCE) return undefined;
     const ended = completedRounds(input);
-    // Of the rounds before this one: a new minimum, which is progress, is just what is waited for.
+    // The stall is that of the rounds before this one: if this round is a new minimum, it counts as progress, and a minimum is what the
+    // policy waits for.
     const before = moment === 'round-end' ? ended.slice(0, -1) : ended;
     const stall = findStall(before, gain);
     if (!isStalled(stall, before, elapsedMs, options)) return undefined;

@@ -4,12 +4,12 @@ import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.js';
 import { findStall, type StallOptions } from './stall.js';
 
-/** Rounds whose throttle was this much below the most count as held back as far as may be. */
+/** A round counts as throttled as far as allowed when its throttle was at most this much below the largest. */
 const NEARLY = 0.1;
 
 /**
- * Ends patience when the guest was held back by about `most` for so many rounds, and they made no progress: to hold it back for longer
- * would cost it as much and bring nothing.
+ * Ends patience when the guest was throttled by about `most` for the given number of rounds and these made no progress: more such
+ * rounds would slow the guest as much and not converge either.
  */
 export function throttleExhausted(most: number, options: StallOptions, end: EndOfPatience): ConvergencePolicy {
   inRange('throttleExhausted: most', most, 0, 0.99);

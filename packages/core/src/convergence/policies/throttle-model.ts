@@ -1,38 +1,41 @@
 import type { PolicyInput, RoundOutcome } from '../policy.js';
 
-/** The shortest time from one round to the next, in seconds: the engine waits for it. */
+/** The shortest time from one round to the next, in seconds: the engine begins no round earlier. */
 const SHORTEST_ROUND_S = 0.01;
 
-/** Rounds have to shrink at least so fast: where there is no budget, a guest that is just too fast would else seem slow enough. */
+/**
+ * The largest ratio of a round to the one before it that counts as converging: without a budget, a guest that is a little too fast would
+ * otherwise seem slow enough.
+ */
 const SHRINK = 0.98;
 
 /**
- * A round that left this share of what it had sent says only how much the guest writes at least: its working set was written again
- * whole, once or a hundred times.
+ * A round that left this share of what it had sent shows only a lower bound of the guest's rate: its whole working set was written again,
+ * once or a hundred times.
  */
 const SATURATED = 0.9;
 
-/** Whether the round says only how much the guest writes at least. */
+/** Whether the round shows only a lower bound of the guest's rate. */
 export function isSaturated({ dirtyPages, newlyDirtyPages }: RoundOutcome): boolean {
   return newlyDirtyPages >= dirtyPages * SATURATED;
 }
 
 /**
- * The least throttle at which the migration would converge in the time that is left, by what one round has shown; negative where there
- * is room, above 1 where not even a guest that stands still would do. `undefined` while the link's rate is unknown, or when no round
- * can reach the downtime limit.
+ * The least throttle at which the migration would converge in the time that is left, computed from one round; negative where the guest
+ * could even write faster, above 1 where even a guest that writes nothing would be too late. `undefined` while the link's rate is
+ * unknown, or when no round can reach the downtime limit.
  *
- * The model: vCPUs that are held back for a share t of their time write (1 - t) times as many pages as at full speed, as auto-converge
- * in QEMU assumes too. Trackers count distinct pages: of S pages in which the guest writes w pages a second, D(w) = S (1 - exp(-w T / S))
- * are dirty after T seconds if it chooses at random, min(S, w T) if it sweeps. Both are concave in w, so that a straight line through
- * one measurement is a bound on both sides: D(c w) >= c D(w) for c < 1, and D(c w) <= c D(w) for c > 1. What the line asks for when it
- * asks for more is therefore never more than is needed, and where it allows less, less is enough. A guest whose working set is written
- * whole in each round seems to write just what the link carries, whatever it does: then the line asks for little more each time, and
+ * The model: vCPUs that are held back for a share t of their time write (1 - t) times as many pages as at full speed, as auto-converge in
+ * QEMU assumes too. Trackers count distinct pages: of S pages in which the guest writes w pages a second, D(w) = S (1 - exp(-w T / S))
+ * are dirty after T seconds if it chooses at random, min(S, w T) if it sweeps. Both are concave in w, so that a straight line through one
+ * measurement is a bound on both sides: D(c w) >= c D(w) for c < 1, and D(c w) <= c D(w) for c > 1. A higher throttle that the line asks
+ * for is therefore never higher than needed, and a lower throttle that it allows is enough. A guest whose working set is written whole in
+ * each round seems to write exactly as fast as the link sends, however fast it writes: then the line asks for little more each time, and
  * the throttle goes up by steps, until a round leaves less than it has sent.
  *
- * Rounds converge when the guest writes more slowly than pages go out: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005.
- * In the time that is left they must go out faster by what is owed above what fits into the pause, and at the end, when rounds are
- * short, the time that a round takes beside sending counts as well.
+ * Rounds converge when the guest writes more slowly than pages go out: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005. In
+ * the time that is left they must go out faster by what is owed above what fits into the pause, and at the end, when rounds are short,
+ * the part of a round's time that is not sending counts as well.
  *
  * @param round a complete round, for the guest's rate and the throttle at which it was measured
  * @param leftMs milliseconds until the budget ends
@@ -45,7 +48,7 @@ export function neededThrottle(round: RoundOutcome, input: PolicyInput, leftMs: 
   const fits = (owed * (downtimeLimitMs - fixedDowntimeMs)) / ramMs;
   if (!(fits > 0)) return undefined;
   const besideS = (outcome.harvestMs + roundTripMs / 2) / 1000;
-  /** Pages per second that go out in a round of so many pages. */
+  /** Pages per second that are sent in a round of `pages` pages. */
   const pace = (pages: number): number => pages / Math.max(SHORTEST_ROUND_S, besideS + pages / pagesPerSecond);
   const paceThen = round.totalMs > 0 ? (round.dirtyPages / round.totalMs) * 1000 : pagesPerSecond;
   const more = Math.max(0, owed - fits) / (Math.max(0, leftMs) / 1000);

@@ -6,37 +6,37 @@ import { type Budget, budgetOf } from './time-budget.js';
 
 /** How hard a policy may hold the guest back. */
 export interface ThrottlePolicyOptions {
-  /** The most that vCPUs are held back: a share of their time, up to 0.99; default 0.8. */
+  /** The largest throttle: the share of their time for which vCPUs are held back, up to 0.99; default 0.8. */
   readonly most?: number;
   /**
-   * Rounds that have to show that the guest writes too fast before it is held back, 1 or 2; default 2, so that a burst within one round
-   * is not answered.
+   * Rounds that have to show that the guest writes too fast before it is throttled, 1 or 2; default 2, so that a burst within one round is
+   * not answered.
    */
   readonly rounds?: 1 | 2;
-  /** What to go by where `MigrateOptions.timeBudgetMs` is not given; default: all the time there is. */
+  /** The budget to use where `MigrateOptions.timeBudgetMs` is not given; default: none. */
   readonly budget?: (input: PolicyInput) => Budget;
 }
 
-/** The rounds whose measurements count, the last one among them. */
+/** The number of rounds whose measurements count, the last one included. */
 const LOOK_BACK = 3;
 
-/** Above what the model asks for, so that rounds shrink although the guest and the link vary. */
+/** Added to the throttle that the model asks for, so that rounds shrink although the guest and the link vary. */
 const MARGIN = 0.03;
 
 /**
- * Above what the model asks for, when the guest was held back as it asked and its working set was written whole all the same. The
- * throttle is then known not to suffice, so that it stays below 10 points above what is needed.
+ * Added instead of `MARGIN` when the guest had the throttle that the model asked for and still wrote its whole working set. That throttle
+ * is then known not to suffice, so that the new one stays less than 10 points above the one that is needed.
  */
 const STEP = 0.04;
 
-/** The throttle is lowered when it is more than this above what the model asks for: a dead band, so that it does not flap. */
+/** The throttle is lowered only when it is more than this above what the model asks for, so that it does not go up and down in turns. */
 const ROOM = 0.08;
 
 /**
- * Holds vCPUs back just as much as it takes to converge within the time budget, and lowers that when there is room. Decides at the end
- * of a round, by the measurements of the last three: it raises the throttle when even the lowest of them asks for more, and lowers it when
- * even the highest allows less. Between them the throttle stays. It is never more than 10 points above what is needed while the guest
- * and the link vary by 2 % from round to round, and 0 where the VM cannot throttle, the link is unknown or no throttle would help in time.
+ * Throttles vCPUs by as much as it takes to converge within the time budget, and lowers the throttle when less is enough. The policy
+ * decides at the end of a round, by the measurements of the last three: it raises the throttle when all of them ask for more, and lowers
+ * it when all of them allow less; otherwise the throttle stays. It is never more than 10 points above what is needed while the guest and
+ * the link vary by 2 % from round to round, and 0 where the VM cannot throttle, the link is unknown or no throttle would help in time.
  *
  * `neededThrottle` in this folder has the model, and its source.
  *
@@ -64,7 +64,7 @@ export function throttleToConverge(options: ThrottlePolicyOptions = {}): Converg
   };
 }
 
-/** What the last rounds ask for: the throttle is too low below `low`, and higher than it has to be above `high`. */
+/** The bounds that the last rounds show: a throttle below `low` is too low, one above `high` is higher than needed. */
 function askedFor(
   input: PolicyInput,
   rounds: 1 | 2,
@@ -79,19 +79,19 @@ function askedFor(
   for (const round of before) {
     const then = neededThrottle(round, input, leftMs) ?? now;
     high = Math.max(high, then);
-    // A round that shows only how much the guest writes at least does not contradict one at a higher throttle that shows more.
+    // A round that shows only a lower bound of the guest's rate does not contradict a round at a higher throttle that shows the rate.
     if (!isSaturated(round) || isHeld(round, throttle)) low = Math.min(low, then);
   }
   if (throttle === 0 && rounds === 1) return { low: now, high };
   return { low: before.length + 1 < 2 ? Number.NEGATIVE_INFINITY : low, high };
 }
 
-/** Whether the guest was held back by just so much during the round. */
+/** Whether the guest had this throttle during the round. */
 function isHeld(round: RoundOutcome, throttle: number): boolean {
   return Math.abs(round.throttle - throttle) < 0.02;
 }
 
-/** Rounded up to a whole percentage point. */
+/** Rounds a share up to a whole percentage point. */
 function inPoints(share: number): number {
   return Math.ceil(share * 100 - 1e-6) / 100;
 }

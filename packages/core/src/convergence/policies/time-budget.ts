@@ -6,16 +6,16 @@ import { checkEnd, type EndOfPatience, endOfPatience, outOfPatience } from './en
 /** Part of the budget that a forced switchover may begin early, so that it ends within the budget. */
 const EARLIEST_FORCE = 1 / 4;
 
-/** A budget, and where it comes from. */
+/** A budget, and the reason for its length. */
 export interface Budget {
   /** For the whole migration, in milliseconds; `undefined` while there is none. */
   readonly ms: number | undefined;
-  /** For the reason, where nobody has set it: why it is what it is. */
+  /** A text for the decision's reason: how a budget that nobody has set was computed. */
   readonly because?: string;
 }
 
 /**
- * After `ms` milliseconds, in the middle of a round too, or after three overruns: patience ends.
+ * Ends patience after `ms` milliseconds, also in the middle of a round, or after three overruns.
  *
  * @example
  * const policy = firstOpinion(withinDowntimeLimit, timeBudget(60_000, 'abort'));
@@ -29,9 +29,9 @@ export function timeBudget(ms: number, end: EndOfPatience): ConvergencePolicy {
 }
 
 /**
- * The same by `MigrateOptions.timeBudgetMs`, or what `otherwise` makes of what was seen so far (by default: no budget). An end by `force`
- * comes early by the downtime that is predicted, but by no more than a quarter of the budget, so that the guest runs at the destination
- * when the budget ends, where that can be.
+ * Ends patience as `timeBudget` does, after `MigrateOptions.timeBudgetMs`, or where that is not given after the budget that `otherwise`
+ * computes (by default: none). A forced switchover begins before the end of the budget, by the predicted downtime but at most by a
+ * quarter of the budget, so that the guest runs at the destination when the budget ends, where possible.
  *
  * @example
  * ```ts
@@ -53,7 +53,7 @@ export function withinTimeBudget(
   };
 }
 
-/** The budget that somebody has set, else what a policy makes of what was seen. */
+/** `MigrateOptions.timeBudgetMs`, or where that is not given the budget that `otherwise` computes. */
 export function budgetOf(input: PolicyInput, otherwise: (input: PolicyInput) => Budget): Budget {
   return input.timeBudgetMs === undefined ? otherwise(input) : { ms: input.timeBudgetMs };
 }

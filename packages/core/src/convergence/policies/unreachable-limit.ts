@@ -6,9 +6,9 @@ import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.j
 /**
  * Ends patience when for `ms` milliseconds, at every round's end, no round could have reached the limit: what is not RAM (pausing,
  * devices, loading, resuming) takes longer than `downtimeLimitMs` by itself. The migration has said so by the event
- * `limit-unreachable`; in `ms` somebody may raise the limit with `adjust`, and what was mispredicted is learned.
+ * `limit-unreachable`; within `ms` somebody may raise the limit with `adjust`, and the prediction may become better.
  *
- * @param ms milliseconds, or a function that says how many
+ * @param ms milliseconds, or a function that returns them
  */
 export function unreachableLimit(ms: number | ((input: PolicyInput) => number), end: EndOfPatience): ConvergencePolicy {
   if (typeof ms === 'number') inRange('unreachableLimit: ms', ms, 0);
@@ -20,7 +20,7 @@ export function unreachableLimit(ms: number | ((input: PolicyInput) => number), 
     const reached = rounds.findLastIndex(
       ({ predictedDowntimeMs, prediction }) => predictedDowntimeMs - prediction.ramMs <= downtimeLimitMs,
     );
-    // The first round is not counted: before its end nothing could be decided.
+    // The time of the first round is not counted, since nothing could be decided before its end.
     const since = endedMsAgo(input, rounds, Math.max(0, reached));
     if (since < (typeof ms === 'number' ? ms : ms(input))) return undefined;
     return endOfPatience(

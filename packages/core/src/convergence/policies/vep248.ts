@@ -8,18 +8,18 @@ export interface Vep248Options {
   readonly progressTimeoutMs?: number;
   /** The most that the guest may be down for after a stall (`maxDowntimeMs`). Milliseconds; default 900. */
   readonly maxDowntimeMs?: number;
-  /** What is owed may be so much above the best and count as the best (`stallMargin`); default 0.04. */
+  /** What is owed counts as equal to the best when it is above the best by at most this share (`stallMargin`); default 0.04. */
   readonly margin?: number;
   /** A downtime this many times `maxDowntimeMs` is hopeless (`precopyPossibleFactor`); default 1.5. */
   readonly hopelessFactor?: number;
-  /** By how much patience shrinks with each target that was not reached (`patienceWindowDecayFactor`); default 0.5. */
+  /** The factor by which patience shrinks with each target that was not reached (`patienceWindowDecayFactor`); default 0.5. */
   readonly patienceDecay?: number;
 }
 
 /** Patience does not shrink below this. Milliseconds. */
 const LEAST_PATIENCE_MS = 1000;
 
-/** The end of a round, and when it was on the migration's clock. */
+/** What was owed at the end of a round, and when the round ended on the migration's clock. */
 interface Sample {
   readonly at: number;
   readonly pages: number;
@@ -27,12 +27,14 @@ interface Sample {
 
 /**
  * The stall detector of KubeVirt's VEP 248 (kubevirt/enhancements, veps/sig-compute/248-migration-convergence; defaults of its alpha and
- * of pull request 329): once a round leaves no less than the best one of more than 40 s ago, the migration has stalled. From then on it
- * switches over at the next end of a round that is as good as the best since, if the downtime is within `maxDowntimeMs`, and gives up if
- * it is hopeless. A target that is not met within patience is replaced by the next larger that was seen, and patience is halved. Where
- * the migration may go on as post-copy, it does, at the same moment.
+ * of pull request 329): the migration has stalled once a round leaves no less than the best round of more than 40 s ago. From then on
+ * the rule switches over at the next end of a round that is as good as the best since, if the downtime is within `maxDowntimeMs`, and
+ * gives up if the downtime is hopeless. A target that is not met within patience is replaced by the next larger value that was seen, and
+ * patience is halved. Where the migration can go on as post-copy, the rule decides for post-copy at the moment at which it would switch
+ * over or give up.
  *
- * What is owed and what the downtime would be are as this engine predicts them, so that the idea is compared, and not QEMU's numbers.
+ * The rule uses this engine's predictions of owed pages and downtime, so that a comparison shows the effect of the rule and not of
+ * QEMU's numbers.
  */
 export function vep248Rule(options: Vep248Options = {}): ConvergencePolicy {
   checkOptions<Vep248Options>('vep248Rule', options, {
@@ -62,7 +64,7 @@ export function vep248Rule(options: Vep248Options = {}): ConvergencePolicy {
   };
 }
 
-/** The least that may be hoped for since the stall began; `undefined` while there is none. */
+/** The smallest number of owed pages that a switchover waits for since the stall began; `undefined` without a stall. */
 function targetPages(input: PolicyInput, options: Vep248Options): number | undefined {
   const { progressTimeoutMs = 40_000, margin = 0.04, patienceDecay = 0.5 } = options;
   const samples: readonly Sample[] = completedRounds(input).map(({ endedAtMs, newlyDirtyPages }) => ({

@@ -20,8 +20,8 @@ import { serveNamed } from '../serve-missing.js';
 const RECOVER_MS = 30_000;
 
 /**
- * Loads the devices, with the guest paused at the source and everything sent, and answers `ready`. Then it waits for `go`, with or
- * without a link and without a time limit; only a message of the source leads back to receiving.
+ * Loads the devices, with the guest paused at the source and everything sent, and answers `ready`. After that the phase waits for
+ * `go`, with or without a link and without a time limit; only a message of the source leads back to receiving.
  */
 export class Load implements ServingPhase {
   readonly name = 'load';
@@ -77,7 +77,7 @@ export class Load implements ServingPhase {
       case 'digests':
         return check.compare(connection.control, frame, payloadBytes);
       case 'digestsEnd':
-        // The comparison is not awaited: frames are still read, since the source may give up meanwhile.
+        // The comparison is not awaited, so that frames are read meanwhile: the source may give up.
         void connection.borrow(
           check.finish().then(
             (verified) => connection.write(verified).catch(() => {}),
@@ -136,18 +136,21 @@ export class Load implements ServingPhase {
     const loading = loader.loadAll(attempt);
     arriving.claim.keepUntil(loading, 'load() of a device');
     await loading;
-    // The attempt was given up meanwhile; the devices wait for the end of this load before the next one.
+    // The attempt was given up meanwhile; the devices wait for the end of this load before the next attempt is loaded.
     if (this.#context.serving !== this || session.signal.aborted) return;
     arriving.loadMs = options.clock.now() - start;
     arriving.readyAt = options.clock.now();
     ownership.apply('ready');
     this.protocolPhase = 'ready';
     const { loadMs } = arriving;
-    // A failure to write is ignored: a source that reconnects is told by `resumed`.
+    // A failure to write is ignored: `resumed` tells a source that reconnects.
     void session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
   }
 
-  /** From now on the pages that the source has named are missing: a device that loads, and then the guest, gets each as it comes. */
+  /**
+   * From now on the pages that the source has named are missing: a device that loads, and later the guest, waits for a missing page
+   * until it comes.
+   */
   async #serveMissing(named: DirtyBitmaps): Promise<void> {
     const context = this.#context;
     const { claim } = this.#arriving;

@@ -10,15 +10,16 @@ import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.j
 import { channelEnded } from '../serve.js';
 
 /**
- * How long the pause of a guest may take whose pages cannot be had: as long as its vCPUs may wait for one, and after that. Milliseconds.
+ * How long the pause of a guest may take whose missing pages cannot be had: `WAITING_PAUSE_MS` while its vCPUs may wait for a page,
+ * `PAUSE_MS` after the waiting was ended. Milliseconds.
  */
 const WAITING_PAUSE_MS = 1_000;
 const PAUSE_MS = 10_000;
 
 /**
- * The guest runs here, and its pages come: from a snapshot, or from the source over as many connections as it takes. It leads on when all
- * of them are there. When pages cannot be had, the guest is paused where it is, and those that are missing are marked so that nobody
- * reads zeros in their place.
+ * The phase in which the guest runs here while its pages come, from a snapshot or from the source over any number of connections. The next
+ * phase follows when all pages are there. When pages cannot be had, the guest is paused where it is, and the missing pages are marked so
+ * that nothing reads zeros in their place.
  */
 export class PostCopy implements HandlingPhase {
   readonly name = 'post-copy';
@@ -86,7 +87,7 @@ export class PostCopy implements HandlingPhase {
 
   /**
    * Stops the guest where it is. A vCPU that waits for a page cannot always be called out of the guest; once the page is marked as one that
-   * never comes, it ends there with an error of its own.
+   * never comes, the vCPU leaves the guest with an error of its own.
    */
   async #stand({ ownership, options, emit }: DestinationContext): Promise<void> {
     const { vm } = this.#arriving;

@@ -33,9 +33,9 @@ export class Receive implements ServingPhase {
   readonly #arriving: Arriving;
   /** Number of the last `prepare`, the only one that is answered. */
   #question = 0;
-  /** The connection over which the source was told which pages loads have written. */
+  /** The connection over which the source was told the pages that loads have written. */
   #owedToldOn: IncomingConnection | undefined;
-  /** `switchover` was read, and pieces of device state that were sent before it have not come yet. */
+  /** True while `switchover` was read and pieces of device state that were sent before it have not come yet. */
   #switchingOver = false;
 
   private constructor(context: DestinationContext, arriving: Arriving) {
@@ -76,7 +76,8 @@ export class Receive implements ServingPhase {
     const { frame, payloadBytes } = received;
     checkPayload(frame.type, payloadBytes);
     const connection = this.#context.session.current as IncomingConnection;
-    // Pieces of device state may still come on page channels; the control stream says no more of this attempt.
+    // After `switchover` pieces of device state may still come on page channels, but no further frame of this attempt on the
+    // control stream.
     if (this.#switchingOver && !isLegal('destination', 'loading', frame.type)) {
       throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" after "switchover"`);
     }
@@ -122,12 +123,12 @@ export class Receive implements ServingPhase {
     );
   }
 
-  /** Answers `arrived` once the pieces before these have come, on whatever stream. */
+  /** Answers `arrived` once the pieces before `deviceSequences` have come, on whatever stream. */
   #awaitPieces(connection: IncomingConnection, { id, attempt, deviceSequences }: AwaitPiecesFrame): void {
     if (attempt !== 0) this.#checkAttempt('awaitPieces', attempt);
     this.#mayOvertake('awaitPieces');
     const arrived = this.#arriving.loader.arrived(attempt, deviceSequences);
-    // A failure to write is ignored: a lost link is noticed by reading it.
+    // A failure to write is ignored: a lost link is noticed by reading from it.
     void arrived.then(() => connection.write({ type: 'arrived', id })).catch(() => {});
   }
 
@@ -141,7 +142,7 @@ export class Receive implements ServingPhase {
     claim.keepUntil(loader.loadEarly(frame), 'load() of a device');
   }
 
-  /** The source names pages that are to be missing: what is here of them is old, and is given up. */
+  /** Handles the pages that the source names as missing: the contents that this side has of them are old, and are given up. */
   async #missing(connection: IncomingConnection, frame: MissingFrame): Promise<void> {
     const arriving = this.#arriving;
     const { welcome, vm, receiver } = arriving;
@@ -151,7 +152,7 @@ export class Receive implements ServingPhase {
     addNamedPages(vm.memory, frame, fresh);
     fresh.andNot(arriving.named);
     arriving.named.or(fresh);
-    // The others have nothing behind them.
+    // Only touched pages have memory behind them that can be given up.
     fresh.and((receiver as PageReceiver).board.touched);
     const block = vm.memory.blocks[frame.block] as RamBlock;
     await giveUpPages(block, fresh.at(frame.block), this.#context.options.clock, () => connection.signal.aborted);
@@ -190,7 +191,7 @@ export class Receive implements ServingPhase {
     const question = ++this.#question;
     const { vm, loader, welcome, forecast } = this.#arriving;
     const { options } = this.#context;
-    // A question that has not been answered by `switchover` never is.
+    // A question that has not been answered before `switchover` is not answered any more.
     const current = () => question === this.#question && !connection.signal.aborted;
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
@@ -204,7 +205,7 @@ export class Receive implements ServingPhase {
       await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences, ...forecast.told() });
     };
     prepared().then(
-      // A failure to write is ignored: a lost link is noticed by reading it, and the source then asks again.
+      // A failure to write is ignored: a lost link is noticed by reading from it, and the source then asks again.
       () => answer().catch(() => {}),
       (error: unknown) => {
         if (!current()) return;
@@ -220,7 +221,7 @@ export class Receive implements ServingPhase {
     const { loader, receiver } = this.#arriving;
     if (this.#owedToldOn === connection || loader.owed.isEmpty()) return;
     this.#owedToldOn = connection;
-    // A page that was loaded into may not be zero, even if the source has never sent it.
+    // A page that a load has written may be other than zero, even if the source has never sent it.
     (receiver as PageReceiver).board.touched.or(loader.owed);
     await writeNamed(this.#context, this.#arriving, connection, 'owed', loader.owed);
   }

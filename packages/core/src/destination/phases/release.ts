@@ -29,7 +29,8 @@ export class Release implements DestinationPhase {
       wireBytes: session.bytesRead,
       loadMs,
       resumeMs,
-      // A snapshot's pages that come while the guest runs are compared with their digests before they are put there.
+      // A snapshot's pages that come while the guest runs are compared with their digests before they are put into
+      // memory.
       verified: check.passed || (missing !== undefined && named === undefined),
       faults: missing?.status(),
       runState,
@@ -82,7 +83,7 @@ export class Release implements DestinationPhase {
         await abortable(released, connection.signal);
         return;
       } catch (error) {
-        // The guest runs here whatever the failure was: the source may reconnect and ask.
+        // The guest runs here whatever the failure was; the source may reconnect and ask.
         const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
         await session.drop(reason);
         emit({ type: 'link-lost', reason });

@@ -98,7 +98,10 @@ export class SetUp implements DestinationPhase {
     return receive;
   }
 
-  /** Serves missing pages from now on, where the guest is to run at once. It is ended by `rollBack`, also when it comes too late. */
+  /**
+   * Begins to serve missing pages, where the guest is to run at once. `rollBack` ends the service, also if the migration fails while it
+   * is being set up.
+   */
   #served(context: DestinationContext, connection: IncomingConnection, vm: MigratableVm, claim: Claim): Promise<void> {
     const serving = serveMissing(context, connection, vm);
     claim.keepUntil(serving, 'serving the missing pages of the VM');
@@ -129,7 +132,6 @@ export class SetUp implements DestinationPhase {
       );
       await connection.write(this.#agreed(context, connection, version).welcome);
       connection.keepAlive(context.options);
-      // A caller who cancels does not wait for the source.
       await abortable(connection.ended, context.session.signal);
     } catch (error) {
       failure = dryRunFailed(error);
@@ -151,7 +153,7 @@ export class SetUp implements DestinationPhase {
     context.emit({ type: 'hello', migrationId, peer, description, dryRun: stage === 'dryRun' });
     const preparing = this.#prepare(context, hello);
     return abortable(preparing, signal).catch((error: unknown) => {
-      // The VM that `prepare` builds too late is abandoned.
+      // A VM that `prepare` builds after the end is abandoned.
       preparing.then(
         (late) => abandonVm(context, late, error as GodwitError),
         () => {},
@@ -160,7 +162,7 @@ export class SetUp implements DestinationPhase {
     });
   }
 
-  /** Refuses a VM that cannot become the source's, or cannot be received now. */
+  /** Refuses a VM that does not match the source's VM, or that cannot be received now. */
   async #check(
     { options }: DestinationContext,
     { hello }: IncomingConnection,
@@ -192,10 +194,7 @@ export class SetUp implements DestinationPhase {
     }
   }
 
-  /**
-   * Claims the VM. A VM that takes part in another migration, or whose memory is the source's, is refused, and is not abandoned by this
-   * call.
-   */
+  /** Claims the VM. A VM that takes part in another migration, or whose memory is the source's, is refused, and not abandoned. */
   #claim(context: DestinationContext, vm: MigratableVm, hello: HelloFrame): Claim {
     try {
       checkNotShared(hello, vm.memory);
@@ -243,8 +242,8 @@ export class SetUp implements DestinationPhase {
 }
 
 /**
- * Aborts when the VM is no longer needed: at the end of the migration, or of the connection unless its link was lost. The source then
- * reconnects, and gets `welcome` on the next connection.
+ * Returns a signal that aborts when the VM is no longer needed: at the end of the migration, or at the end of the connection unless its
+ * link was lost. After a lost link the source reconnects, and gets `welcome` on the next connection.
  */
 function asLongAsWanted(connection: IncomingConnection, over: AbortSignal): AbortSignal {
   const unwanted = new AbortController();
@@ -260,13 +259,13 @@ function asLongAsWanted(connection: IncomingConnection, over: AbortSignal): Abor
   return unwanted.signal;
 }
 
-/** Settles as `work` does, but resolves when it failed since the link was lost: the next phase waits for the source to reconnect. */
+/** Settles as `work` does, but resolves when it failed because the link was lost: the next phase waits for the source to reconnect. */
 async function unlessLost(connection: IncomingConnection, work: Promise<void>): Promise<void> {
   try {
     await work;
   } catch (error) {
     if (!isOnlyLost(connection) && !isLost(error)) throw error;
-    // The control stream may not have failed yet.
+    // The write may fail before the control stream's reader does.
     connection.end(error as GodwitError);
   }
 }

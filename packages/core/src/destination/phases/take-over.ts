@@ -91,7 +91,7 @@ export class TakeOver implements HandlingPhase {
   }
 }
 
-/** Pages come again, for a guest that runs. */
+/** Admits pages again, for a guest that runs. */
 function admitPages({ receiver }: Arriving): void {
   receiver?.board.beginMissing();
   receiver?.unseal();

@@ -6,16 +6,16 @@ export interface WorkingSetPart {
   readonly everyMs: number;
 }
 
-/** Steps of the fit: it changes by less than a thousandth long before. */
+/** Steps of the fit, which changes by less than a thousandth long before the last one. */
 const STEPS = 2000;
 
 /**
- * Takes a measured working set apart: how many distinct bytes became dirty in windows of different lengths, into parts that are
- * rewritten at different rates. A part of `N` bytes, each rewritten once in `T`, has dirtied `N (1 - exp(-t / T))` after `t`; the sum over
- * all parts is fitted to the curve by non-negative least squares of the relative errors (multiplicative updates of Lee and Seung), with
- * one `T` for each doubling from a quarter of the shortest window to 16 times the longest.
+ * Divides a measured working set (the distinct bytes that became dirty in windows of different lengths) into parts that are rewritten at
+ * different rates. A part of `N` bytes, each rewritten once in `T`, has dirtied `N (1 - exp(-t / T))` after `t`; the sum over all parts is
+ * fitted to the curve by non-negative least squares of the relative errors (multiplicative updates of Lee and Seung), with one `T` for
+ * each doubling from a quarter of the shortest window to 16 times the longest.
  *
- * Beyond the longest window the curve goes on as its last windows do; nobody has measured it there.
+ * Beyond the longest window, where there is no measurement, the curve continues like its last windows.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT unless the windows ascend and the bytes do not fall
  */

@@ -1,15 +1,16 @@
 import type { DirtyBitmap } from '../../memory/dirty-bitmap.js';
 import type { Random } from '../random.js';
 
-/** Below this share of dirty pages it is quicker to draw the distance to the next one than a word of 32 pages. */
+/** Below this share of dirty pages drawing the distance to the next dirty page is quicker than drawing words of 32 pages. */
 const SPARSE = 1 / 24;
 
-/** A share is rounded to this many bits where words are drawn: to 0.02 % of the smallest share that is. */
+/** The number of bits to which a share is rounded where words are drawn; the error is 0.02 % of the smallest such share. */
 const SHARE_BITS = 16;
 
 /**
- * Sets each page of a range with the probability `share`, independently of the others: what is dirty after many random writes, without
- * the writes. Costs about 20 ns a dirty page in a sparse range, 1.5 ns a page in any other, and nothing where all pages are dirty.
+ * Sets each page of a range with the probability `share`, independently of the others: the result is that of many random writes,
+ * without making the writes. It takes about 20 ns a dirty page in a sparse range, 1.5 ns a page in any other, and nothing where all
+ * pages are dirty.
  */
 export function scatter(marks: DirtyBitmap, firstPage: number, pageCount: number, share: number, random: Random): void {
   if (pageCount <= 0 || share <= 0) return;

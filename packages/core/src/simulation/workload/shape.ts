@@ -1,6 +1,6 @@
 import type { Workload } from './workload.js';
 
-/** Workloads that a workload is made of; none for one that writes by itself. */
+/** The workloads of which a workload is made; none for one that writes by itself. */
 function partsOf(workload: Workload): readonly Workload[] {
   switch (workload.kind) {
     case 'phases':
@@ -14,7 +14,7 @@ function partsOf(workload: Workload): readonly Workload[] {
   }
 }
 
-/** Bytes of the smallest set of pages that a workload treats alike; 0 where single pages matter. */
+/** Bytes of the smallest set of pages that a workload writes at one rate; 0 where single pages matter. */
 export function smallestPart(workload: Workload, populatedBytes: number): number {
   switch (workload.kind) {
     case 'uniform':
@@ -31,7 +31,7 @@ export function smallestPart(workload: Workload, populatedBytes: number): number
   }
 }
 
-/** Bytes that a workload writes at all, as far as its regions tell. */
+/** The number of distinct bytes that a workload may write, computed from its regions. */
 export function writtenBytes(workload: Workload, populatedBytes: number): number {
   switch (workload.kind) {
     case 'uniform':
@@ -50,7 +50,7 @@ export function writtenBytes(workload: Workload, populatedBytes: number): number
   }
 }
 
-/** For how long a workload changes with time, or after how long it begins again. Milliseconds; 0 for one that is always the same. */
+/** The time for which a workload changes, or after which it begins again. Milliseconds; 0 for a workload that does not change. */
 export function periodMs(workload: Workload): number {
   const longest = Math.max(0, ...partsOf(workload).map(periodMs));
   switch (workload.kind) {
@@ -63,7 +63,7 @@ export function periodMs(workload: Workload): number {
   }
 }
 
-/** Whether a workload does the same at any time. */
+/** Whether a workload does not change with time. */
 export function isSteady(workload: Workload): boolean {
   if (workload.kind === 'trace' || workload.kind === 'phases' || workload.kind === 'bursts') return false;
   return partsOf(workload).every(isSteady);

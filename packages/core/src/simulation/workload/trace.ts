@@ -7,7 +7,7 @@ interface TracedMemory {
   readonly pageSize: number;
 }
 
-/** Writes what was recorded. The trace is read once, and held as numbers: 24 bytes an entry. */
+/** Replays a recorded trace. The trace is read once, and held as numbers: 24 bytes an entry. */
 export class TraceWriter {
   readonly #times: Float64Array;
   readonly #first: Float64Array;
@@ -32,7 +32,7 @@ export class TraceWriter {
     this.#first = Float64Array.from(first);
     this.#end = Float64Array.from(end);
     this.#repeat = repeat && times.length > 0;
-    // The last entry belongs to the trace too.
+    // The trace is 1 ms longer than the time of its last entry, so that the entry is part of it.
     this.#lengthMs = before + 1;
   }
 
@@ -70,7 +70,10 @@ export class TraceWriter {
   }
 }
 
-/** When the cycle of `periodMs` that `ms` lies in has begun. It is less than a period ago, however the division is rounded. */
+/**
+ * The beginning of the cycle of `periodMs` in which `ms` lies. The difference is less than a period, however the division is
+ * rounded.
+ */
 export function cycleBegin(ms: number, periodMs: number): number {
   const begin = Math.floor(ms / periodMs) * periodMs;
   return begin + periodMs <= ms ? begin + periodMs : begin;

@@ -8,13 +8,14 @@ export type WriteRate = number | { readonly pagesPerSecond: number };
 interface Region {
   /** Bytes of the working set. Default: all populated memory from `offset` on. */
   readonly bytes?: number;
-  /** Where it begins, in bytes from the start of RAM. Default 0. */
+  /** The beginning of the working set, in bytes from the start of RAM. Default 0. */
   readonly offset?: number;
 }
 
 /**
- * What a guest writes. All times are of the guest's own clock: it stands still while the guest is paused, and runs slower by the
- * throttle's fraction, so that a guest that is held back for half of its time writes half as much, and its phases take twice as long.
+ * The writes of a guest. All times are those of the guest's own clock: it stands still while the guest is paused, and runs slower by
+ * the throttle's fraction, so that a guest that is throttled for half of its time writes half as much, and its phases take twice as
+ * long.
  */
 export type Workload =
   /** Writes nothing. */
@@ -39,13 +40,13 @@ export type Workload =
       readonly points: readonly { readonly windowMs: number; readonly bytes: number }[];
       readonly offset?: number;
     }
-  /** One after the other; from the beginning again with `repeat`, else the last one goes on. */
+  /** Workloads one after the other: with `repeat` they begin again after the last one, else the last one goes on. */
   | {
       readonly kind: 'phases';
       readonly phases: readonly { readonly lastMs: number; readonly workload: Workload }[];
       readonly repeat?: boolean;
     }
-  /** `burst` for `lastMs` at the end of each `everyMs`; `between` (default: idle) in the time before. */
+  /** `burst` for `lastMs` at the end of each `everyMs`; `between` (default: idle) in the rest of the time. */
   | {
       readonly kind: 'bursts';
       readonly everyMs: number;
@@ -53,7 +54,7 @@ export type Workload =
       readonly burst: Workload;
       readonly between?: Workload;
     }
-  /** A recorded trace; from the beginning again with `repeat`, else the guest is idle after it. */
+  /** A recorded trace: with `repeat` it begins again after its end, else the guest is idle then. */
   | {
       readonly kind: 'trace';
       readonly writes: Iterable<TraceEntry>;
@@ -61,7 +62,7 @@ export type Workload =
       readonly pageSize?: number;
       readonly repeat?: boolean;
     }
-  /** All of them at the same time. */
+  /** All workloads at the same time. */
   | { readonly kind: 'together'; readonly workloads: readonly Workload[] };
 
 /** The guest has written `count` pages from `firstPage` on, `ms` milliseconds after the start. In ascending order of time. */

@@ -6,13 +6,15 @@ import { scatter } from './scatter.js';
 import { cycleBegin, TraceWriter } from './trace.js';
 import type { Workload, WriteRate } from './workload.js';
 
-/** What writes a guest's memory in a simulation. It is asked at each harvest what was written since the one before. */
+/**
+ * Writes a guest's memory in a simulation. Each harvest asks it for the pages that were written since the one before.
+ */
 export interface Writer {
-  /** Marks what was written from `fromMs` until `toMs` of the guest's own clock. The times ascend. */
+  /** Marks the pages that were written from `fromMs` until `toMs` of the guest's own clock. The times ascend. */
   write(fromMs: number, toMs: number, marks: DirtyBitmap): void;
 }
 
-/** The memory that a workload writes, and in what steps it is simulated. */
+/** The memory that a workload writes, and the page sizes of the simulation and the guest. */
 export interface WrittenMemory {
   /** Bytes that have memory behind them, from the start of RAM on. */
   readonly populatedBytes: number;
@@ -84,7 +86,7 @@ class RandomWriter implements Writer {
   }
 
   write(from: number, to: number, marks: DirtyBitmap): void {
-    // After n random writes to N pages a page was written with the probability 1 - exp(-n / N).
+    // After n random writes to N pages, the probability that a given page was written is 1 - exp(-n / N).
     const share = -Math.expm1((-this.#perMs * (to - from)) / this.#pages);
     scatter(marks, this.#first, this.#pages, share, this.#random);
   }
@@ -174,7 +176,7 @@ function hotWriter(workload: Extract<Workload, { kind: 'hot' }>, memory: Written
   return { write: (from, to, marks) => writers.forEach((writer) => void writer.write(from, to, marks)) };
 }
 
-/** The parts lie one after the other; the last ones share what room is left. */
+/** The parts lie one after the other in memory; the last ones share the room that is left. */
 function curveWriter(workload: Extract<Workload, { kind: 'curve' }>, memory: WrittenMemory, random: Random): Writer {
   const { first, pages } = regionOf({ offset: workload.offset ?? 0 }, memory);
   let at = first;

@@ -15,7 +15,7 @@ import { sendGo } from '../settlement.js';
 import type { SourceConnection } from '../source-connection.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
-/** How often it is looked at how a snapshot goes, without `progressIntervalMs`. Milliseconds. */
+/** The time between two reports of a snapshot's progress where `progressIntervalMs` is 0. Milliseconds. */
 const LOOK_MS = 100;
 
 /** When each step ended, in milliseconds of the clock. */
@@ -65,7 +65,7 @@ export class Background implements SourcePhase {
       const pause = await this.#pause(context, memory, state);
       const resumed = clock.now();
       await this.#untilSaved(context, memory);
-      // Before the flush: nobody waits for a page any more.
+      // The protection is lifted before the file is flushed, so that no write waits for the flush.
       await memory.end();
       const protection = this.#look(context, memory, memory.status());
       const saved = clock.now();
@@ -78,7 +78,8 @@ export class Background implements SourcePhase {
       });
       return new Finished(summary);
     } finally {
-      // Lifts the protection at once; its threads may be in a write to a disk that hangs, and read the memory no later than its end.
+      // Lifts the protection at once; a thread may be in a write to a disk that hangs, and may read the memory until that write
+      // returns.
       claim.keepUntil(memory.end(), 'the threads of a background snapshot');
     }
   }
@@ -92,7 +93,7 @@ export class Background implements SourcePhase {
     try {
       return await abortable(protecting, signal);
     } catch (error) {
-      // It was cancelled, or failed and has protected nothing.
+      // The protection was cancelled, or has failed and protects nothing.
       claim.keepUntil(
         protecting.then(
           (memory) => memory.end(),
@@ -147,7 +148,7 @@ export class Background implements SourcePhase {
     const saved = clock.now();
     // Saving begins with the freeze.
     memory.limit(limit.bytesPerSecond);
-    // After the devices, which write memory when they are saved.
+    // The memory is frozen after the devices were saved, since saving writes memory.
     const pagesFrozen = await abortable(memory.freeze(), signal);
     return { start, stopped, saved, frozen: clock.now(), pagesFrozen };
   }
@@ -173,7 +174,7 @@ export class Background implements SourcePhase {
     }
   }
 
-  /** Counts what was saved since `before`, and tells the subscribers. */
+  /** Counts the bytes that were saved since `before`, and emits `protection`. */
   #look({ meter, background, emit, options }: SourceContext, memory: ProtectedMemory, before: ProtectionStatus) {
     const protection = memory.status();
     background.bytes = protection.writtenBytes;
@@ -189,7 +190,7 @@ export class Background implements SourcePhase {
     const { clock, switchoverTimeoutMs } = options;
     session.phase = 'stop-and-copy';
     await state.replay(this.#connection, signal);
-    // A round without pages, at whose end the file is flushed.
+    // This sends a round without pages, at whose end the file is flushed.
     await rounds.sendPaused(this.#connection, signal);
     session.phase = 'loading';
     const { ready } = await askToLoad(

@@ -18,7 +18,7 @@ export class HandOver implements SourcePhase {
   readonly #times: PausedTimes;
   readonly #giveUp: (reason: GodwitError) => Promise<GivenUp>;
 
-  /** `giveUp` gives up the stop-and-copy; it resolves with what pre-copy goes on with. */
+  /** `giveUp` gives up the stop-and-copy; it resolves with the values with which pre-copy goes on. */
   constructor(
     connection: SourceConnection,
     record: RoundRecord,
@@ -33,7 +33,7 @@ export class HandOver implements SourcePhase {
 
   async run(context: SourceContext): Promise<SourcePhase> {
     const { ownership, options, session } = context;
-    // In the same tick as the last check of the bound.
+    // The transfer begins in the same tick as the last check of the bound.
     ownership.apply('transfer');
     const refused = await askForTransfer(context);
     if (refused !== undefined) return context.phases.preCopy(await this.#giveUp(refused));

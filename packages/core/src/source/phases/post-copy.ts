@@ -4,8 +4,8 @@ import { sendMissing } from '../send-missing.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
 
 /**
- * The guest runs at the destination, where pages are missing. The source keeps its memory, paused, sends what is owed, and answers
- * requests for what somebody there waits for, until the destination says that nothing is missing.
+ * The guest runs at the destination, where pages are missing. The source keeps its guest paused and its memory in place, sends the
+ * owed pages and answers requests, until the destination says that no page is missing.
  */
 export class PostCopy implements SourcePhase {
   readonly name = 'post-copy';

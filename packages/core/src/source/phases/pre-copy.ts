@@ -10,8 +10,8 @@ import { DestinationRestarted } from '../round-transfer.js';
 import type { GivenUp, SourceContext, SourcePhase } from '../source-context.js';
 
 /**
- * Sends all populated memory, and then round by round what the guest writes meanwhile, until a switchover is decided. After a
- * stop-and-copy that was given up, it goes on with the pages that are still owed.
+ * Sends all populated memory, and then, round by round, the pages that the guest writes meanwhile, until a switchover is
+ * decided. After a stop-and-copy that was given up, it goes on with the pages that are still owed.
  */
 export class PreCopy implements SourcePhase {
   readonly name = 'pre-copy';
@@ -45,7 +45,8 @@ export class PreCopy implements SourcePhase {
         if (record.decision.action === 'abort') throw notConverging(record.decision, context);
         pending = last.pending;
         const connection = session.current;
-        // If the link was lost since, another round reconnects with the guest running, and the decision is made again.
+        // If the link was lost after the decision, another round reconnects with the guest running, and the decision is made
+        // again.
         if (connection !== undefined && !connection.signal.aborted) {
           return context.phases.stopAndCopy(last, connection);
         }

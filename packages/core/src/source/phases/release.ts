@@ -27,7 +27,7 @@ export class Release implements SourcePhase {
     context.claim.handOver();
     const summary = this.#summary(context);
     await cleanUp(context, async () => sendReleased(context));
-    // What was sent since then belongs to no round.
+    // Bytes that were sent after the last round belong to no round.
     const { wireBytes } = context.session;
     const outsideRoundsBytes = summary.outsideRoundsBytes + wireBytes - summary.wireBytes;
     return new Finished({ ...summary, wireBytes, outsideRoundsBytes });

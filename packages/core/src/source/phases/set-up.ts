@@ -33,7 +33,7 @@ export class SetUp implements SourcePhase {
     ];
     if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
     const sizes = await devices.reports.ask(signal);
-    // The hello has what is known: an assumption is no reason to refuse.
+    // The hello has only known sizes: an assumed size is no reason to refuse the migration.
     const { assumptions } = devices.reports;
     session.stateBytes = sizes.map((bytes, index) => (assumptions[index] === undefined ? bytes : 0));
     for (const message of devices.reports.takeUntold()) {
@@ -47,7 +47,8 @@ export class SetUp implements SourcePhase {
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, sizes, blockers);
       context.emit({ type: 'dry-run', report });
-      // Thrown before the connection is closed: else the end of the connection is taken for the cause.
+      // The error is thrown before the connection is closed: the end of the connection would otherwise be the first
+      // cause.
       if (blockers.length > 0) throw blocked(blockers);
       await session.close(undefined);
       return new Finished(emptySummary(context, report));

@@ -28,8 +28,8 @@ import {
 import { verifyMemory } from '../verify-memory.js';
 
 /**
- * Pauses the guest and sends what is left: pages, device state, and the pages that saving has written. The destination loads and
- * answers `ready`; then the source hands over.
+ * Pauses the guest and sends the rest: pages, device state, and the pages that saving has written. The destination loads and answers
+ * `ready`; then the source hands over.
  *
  * ```
  * source                                      destination
@@ -46,7 +46,7 @@ import { verifyMemory } from '../verify-memory.js';
  *
  * By post-copy no page is sent with the guest paused: the destination is told which are owed (`missing`), and they follow once it runs.
  *
- * One bound (`PauseBound`) holds from the return of `pause` on, whichever step hangs. Past it, and when the link is lost, the guest
+ * One bound (`PauseBound`) applies from the return of `pause` on, whichever step hangs. Past it, and when the link is lost, the guest
  * runs on at the source and pre-copy goes on; any other failure ends the migration.
  */
 export class StopAndCopy implements SourcePhase {
@@ -68,7 +68,7 @@ export class StopAndCopy implements SourcePhase {
     const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options, limitMs));
     context.byPostcopy = decision.action === 'postcopy';
     if (context.byPostcopy) {
-      // Known too late where a device cannot tell its size: the guest is paused by then.
+      // Where a device does not report its size, the check is possible only here, with the guest paused.
       if (!stateFits(context)) throw tooMuchState(rounds.welcome.maximumDeviceState);
       await announceMissing(context, this.#connection);
     }
@@ -124,7 +124,7 @@ export class StopAndCopy implements SourcePhase {
       endRound();
       (await this.#send(context, bound, written))();
     };
-    // Device state counts in the same round, whose record comes also when it could not be saved.
+    // Device state counts in the same round, whose record is made also when saving fails.
     await this.#within(bound, devices.save(attempt, bound.signal, beforeEarly)).finally(endRound);
     const saved = clock.now();
     bound.enter('harvestMs');
@@ -148,7 +148,7 @@ export class StopAndCopy implements SourcePhase {
     bound.enter('harvestMs');
     const named = context.byPostcopy ? accountedFor(context) : undefined;
     const after = await this.#harvest(context, bound);
-    // What was not read was not re-armed, and is reported again.
+    // Pages that were not read were not re-armed, and are reported again.
     if (named?.contains(after.fresh) !== true) stillAsSaved(vm, context.tracker, after);
     this.#connection.signal.throwIfAborted();
     const checked = clock.now();
@@ -209,7 +209,7 @@ export class StopAndCopy implements SourcePhase {
     return harvest;
   }
 
-  /** Sends the pages; returns what ends the round and makes its record. */
+  /** Sends the pages; returns a function that ends the round and makes its record. */
   async #send(context: SourceContext, bound: PauseBound, harvest: Harvest): Promise<() => void> {
     const { rounds, model, meter, options } = context;
     const { clock } = options;
@@ -276,8 +276,8 @@ export class StopAndCopy implements SourcePhase {
   }
 
   /**
-   * Returns the reason for going back to pre-copy: the passed bound or a lost link. Throws the first cause of any other failure. The
-   * reason that the peer may have sent for a lost link is found out by reconnecting, with the guest running.
+   * Returns the reason for going back to pre-copy: the passed bound or a lost link. Throws the first cause of any other failure. A
+   * reason that the peer may have sent for a lost link is learned by reconnecting, with the guest running.
    */
   #reasonToGoBack({ session }: SourceContext, bound: PauseBound, error: unknown): GodwitError {
     session.signal.throwIfAborted();

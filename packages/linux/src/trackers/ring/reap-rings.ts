@@ -18,12 +18,12 @@ export interface RingThreadData {
   readonly entries: number;
   /** A ring is reaped as soon as it has this many entries to be collected. */
   readonly softLimit: number;
-  /** Where each vCPU's ring is mapped. */
+  /** The address of each vCPU's ring. */
   readonly rings: readonly bigint[];
   /** See `VcpuRing`. */
   readonly places: SharedArrayBuffer;
   readonly slots: readonly KvmSlot[];
-  /** Two sets of bitmaps, one for each slot: the thread fills one while the other is read, and changes over at each harvest. */
+  /** Two sets of bitmaps, one for each slot: the thread fills one while the other is read, and changes them at each harvest. */
   readonly bitmaps: readonly (readonly SharedBitmap[])[];
   /** See `RingReaper`. */
   readonly collected: SharedArrayBuffer;
@@ -32,26 +32,29 @@ export interface RingThreadData {
 
 /** Messages of the thread. */
 export type RingThreadMessage =
-  /** It reaps from now on. */
+  /** The thread reaps from now on. */
   | { readonly type: 'ready' }
-  /** All that was dirty is in this set of bitmaps, which is the reader's until the next harvest, and is write-protected again. */
+  /** All dirty pages are in this set of bitmaps, which the reader has until the next harvest, and are write-protected again. */
   | { readonly type: 'harvested'; readonly harvest: number; readonly set: number };
 
-/** Entries that a ring gets in a millisecond at most: a KVM that emulates `rep stos` logs every store. How often to look at the rings. */
+/**
+ * The most entries that a ring gets in a millisecond, which determines how often the rings are checked: a KVM that emulates `rep stos`
+ * logs every store.
+ */
 const ENTRIES_PER_MS = 8000;
 
 /**
  * The thread that reaps a VM's dirty rings: when one of them is full to the soft limit, when a vCPU cannot go on, and at harvests. A page
- * that is written again costs the guest a fault each time it is reaped, so that a ring is not reaped before it has to be.
+ * that is written again costs the guest a fault each time it is reaped, so that a ring is not reaped earlier than necessary.
  *
- * It never goes back to its event loop before it ends.
+ * The thread does not return to its event loop until it ends.
  */
 export function reapRings(data: RingThreadData, post: (message: RingThreadMessage) => void): void {
   const calls = new DirtyRingCalls(data.calls);
   try {
     reapUntilEnd(data, calls, post);
   } finally {
-    // Here, and not by the thread that has started this one, which may be waiting for it.
+    // This is called here and not by the thread that has started this one, which may be waiting.
     calls.ended();
   }
 }
@@ -68,7 +71,7 @@ function reapUntilEnd(data: RingThreadData, calls: DirtyRingCalls, post: (messag
     collected: new Int32Array(data.collected),
     reset: () => ioctl(vmFd, KvmDirtyRing.KVM_RESET_DIRTY_RINGS, 0, 'KVM_RESET_DIRTY_RINGS'),
   });
-  // Nobody waits yet: pages are logged, and harvests asked for, once the thread is ready.
+  // No call waits yet: logging and harvests begin once the thread is ready.
   const tickMs = Math.max(1, Math.floor(softLimit / ENTRIES_PER_MS));
   let { call: served, harvest: given } = calls.take();
   let filling = 0;

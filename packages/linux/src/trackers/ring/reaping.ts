@@ -8,7 +8,10 @@ import { type RingThreadData, type RingThreadMessage, ringWords } from './reap-r
 import { RingReaper } from './ring-reaper.js';
 import { VcpuRing } from './vcpu-ring.js';
 
-/** How often, and after how many milliseconds each, to look whether vCPUs still cannot run: a vCPU that cannot says so every one or two. */
+/**
+ * How often, and with how many milliseconds in between, to check whether vCPUs still cannot run: such a vCPU counts an exit every one or
+ * two milliseconds.
+ */
 const MOST_LOOKS = 100;
 const LOOK_MS = 20;
 
@@ -25,14 +28,14 @@ export class Reaping {
   readonly #data: RingThreadData;
   readonly #calls: DirtyRingCalls;
   readonly #worker: Worker;
-  /** Resolves when the thread has ended, however. */
+  /** Resolves when the thread has ended, with or without an error. */
   readonly #ended: Promise<void>;
   readonly #waiting = new Map<number, Waiting>();
   readonly #onFailure: (error: Error) => void;
   #ending = false;
   #failure: Error | undefined;
 
-  /** @param onFailure called once when the thread fails: nobody reaps the rings any more. `end` all the same */
+  /** @param onFailure called once when the thread fails: the rings are not reaped any more. `end` must be called nevertheless */
   constructor(vcpuFds: readonly number[], data: Omit<RingThreadData, 'rings'>, onFailure: (error: Error) => void) {
     this.#onFailure = onFailure;
     this.#data = { ...data, rings: mapAll(vcpuFds, data.entries) };
@@ -69,7 +72,7 @@ export class Reaping {
     this.ready.catch(() => undefined);
   }
 
-  /** Resolves when all that is dirty has been reaped, with the set of bitmaps that has it. Rejects when the thread fails. */
+  /** Resolves when all dirty pages were reaped, with their set of bitmaps. Rejects when the thread fails. */
   async reaped(): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
     this.#worker.ref();
@@ -80,7 +83,7 @@ export class Reaping {
     }
   }
 
-  /** Reaps what is left, so that the rings are empty, ends the thread and unmaps the rings. Logging is off by now. */
+  /** Reaps the rest, so that the rings are empty, ends the thread and unmaps the rings. To be called with logging off. */
   async end(): Promise<void> {
     this.#ending = true;
     if (this.#failure === undefined) this.#calls.end();
@@ -93,7 +96,7 @@ export class Reaping {
     }
   }
 
-  /** Empties the rings: a vCPU with a full one would never run again. Ends when none says any more that its ring is full. */
+  /** Empties the rings: a vCPU with a full one would never run again. Ends when no vCPU counts a full ring any more. */
   async #giveUp(): Promise<void> {
     const { vmFd, slots, collected } = this.#data;
     const reaper = new RingReaper({
@@ -106,7 +109,7 @@ export class Reaping {
       reaper.makeRoom(before);
       await sleep(LOOK_MS);
       const now = this.#calls.fullExits();
-      // The first one may have left the guest before the ring was emptied.
+      // A vCPU's first exit may be from before its ring was emptied.
       if (now.every((times, vcpu) => times - (before[vcpu] as number) < 2)) return;
     }
   }

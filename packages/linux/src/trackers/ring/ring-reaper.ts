@@ -8,7 +8,7 @@ const MOST_IDLE_RESETS = 1000;
 export interface RingReaperParts {
   readonly rings: readonly VcpuRing[];
   readonly slots: readonly Pick<KvmSlot, 'slot' | 'pageCount'>[];
-  /** The entries collected from each ring so far, modulo 2^32: written here, read by anybody. */
+  /** The entries collected from each ring so far, modulo 2^32: written here, and read by any thread. */
   readonly collected: Int32Array;
   /** KVM_RESET_DIRTY_RINGS: the number of entries that were reset. Throws when it fails. */
   readonly reset: () => number;
@@ -35,16 +35,16 @@ export class RingReaper {
   }
 
   /**
-   * Collects the entries of all rings, sets the bits of their pages (one bitmap for each slot), and has KVM reset them. When it returns,
-   * every page of these entries is write-protected again: only now may any of them be read. Entries of other slots are left out.
+   * Collects the entries of all rings, sets the bits of their pages (one bitmap for each slot), and makes KVM reset them. When it returns,
+   * every page of these entries is write-protected again: none of them may be read earlier. Entries of other slots are left out.
    *
-   * @throws GodwitError GODWIT_TRACKER_FAILED when KVM has overrun a ring, says a page that the slot does not have, or does not reset what
-   * was collected. Which pages were written is then unknown: turn logging off, and `giveUp`
+   * @throws GodwitError GODWIT_TRACKER_FAILED when KVM has overrun a ring, reports a page that the slot does not have, or does not reset
+   * the collected entries. The written pages are then unknown: turn logging off, and call `giveUp`
    */
   reap(into: readonly DirtyBitmap[]): void {
     let owed = 0;
     const take = (slot: number, page: number): void => this.#take(slot, page, into);
-    // Before any is collected: these resets are not counted.
+    // The places are found before any entry is collected, since these resets are not counted.
     for (const ring of this.#rings) ring.findPlace(this.#reset);
     for (const [vcpu, ring] of this.#rings.entries()) {
       const count = ring.collect(take);
@@ -52,7 +52,7 @@ export class RingReaper {
       Atomics.add(this.#collected, vcpu, count);
       owed += count;
     }
-    // A pending signal ends KVM_RESET_DIRTY_RINGS early, which then returns what it has done so far, without an error.
+    // A pending signal ends KVM_RESET_DIRTY_RINGS early, which then returns the number so far, without an error.
     for (let idle = 0; owed > 0; ) {
       const done = this.#reset();
       owed -= done;
@@ -68,15 +68,15 @@ export class RingReaper {
     }
   }
 
-  /** Empties the rings without a word of what was in them, after a failure. Not while pages are logged. */
+  /** Empties the rings after a failure, without reporting their pages. To be called with logging off. */
   giveUp(): void {
     for (const ring of this.#rings) ring.giveUp(this.#reset);
   }
 
   /**
-   * Lets vCPUs run that cannot, since KVM has overrun their rings more than once around.
+   * Makes room for vCPUs that cannot run because KVM has overrun their rings more than once around.
    *
-   * @param fullExits how often each vCPU's ring was full: one that was so twice, with nothing in its ring, was not only late to say so
+   * @param fullExits how often each vCPU's ring was full: a vCPU with two such exits and an empty ring has not only reported late
    */
   makeRoom(fullExits: readonly number[]): void {
     for (const [vcpu, ring] of this.#rings.entries()) {
@@ -101,7 +101,7 @@ export class RingReaper {
   }
 }
 
-/** KVM keeps some entries in reserve, and leaves the guest before a ring is full. One that emulates instructions may not look in time. */
+/** KVM keeps some entries in reserve, and leaves the guest before a ring is full. A KVM that emulates instructions may check too late. */
 function overrun(vcpu: number, entries: number): GodwitError {
   return new GodwitError(
     'GODWIT_TRACKER_FAILED',

@@ -11,15 +11,15 @@ const EMPTY = 0;
 const UNKNOWN = -1;
 
 /**
- * The dirty ring of one vCPU. KVM fills entries in order and marks each as dirty; we read it and mark it for KVM to reset; KVM resets those
- * (KVM_RESET_DIRTY_RINGS), write-protects their pages and may fill them again.
+ * The dirty ring of one vCPU. KVM fills entries in order and marks each as dirty; this class reads an entry and marks it for KVM to reset;
+ * KVM resets such entries (KVM_RESET_DIRTY_RINGS), write-protects their pages and may fill them again.
  *
  * ```
  *   empty --KVM: a page is written--> dirty --collect--> to be reset --KVM_RESET_DIRTY_RINGS--> empty
  * ```
  *
  * The mark is read before the entry, and written after it, each by an atomic operation: these are the acquire and the release that
- * KVM_CAP_DIRTY_LOG_RING_ACQ_REL asks for, on any processor.
+ * KVM_CAP_DIRTY_LOG_RING_ACQ_REL requires, on any processor.
  */
 export class VcpuRing {
   readonly entries: number;
@@ -29,8 +29,8 @@ export class VcpuRing {
 
   /**
    * @param words the ring's memory
-   * @param places where the place of the next entry is kept, at `index`: KVM does not tell its own, and goes on from there when another
-   * thread takes the ring over
+   * @param places memory for the place of the next entry, at `index`: KVM does not report its own place, and goes on from there when
+   * another thread takes over the ring
    */
   constructor(words: Int32Array, places: Int32Array, index: number) {
     this.#words = words;
@@ -40,13 +40,13 @@ export class VcpuRing {
   }
 
   /**
-   * Takes all entries that are dirty now, in order, and returns how many there were. KVM fills none of them again before it has reset
-   * them, unless it overruns the ring, which it then has filled: with as many entries as there are, some may have been overwritten.
+   * Takes all entries that are dirty now, in order, and returns how many there were. KVM fills none of them again before it has reset them,
+   * unless it overruns the ring: when all entries were dirty, some may have been overwritten.
    */
   collect(take: (slot: number, page: number) => void): number {
     const words = this.#words;
     let place = Atomics.load(this.#places, this.#index);
-    // Dirty to its last entry, it has no beginning to be found.
+    // In a ring whose entries are all dirty, the beginning cannot be found.
     if (place === UNKNOWN) return this.#count(DIRTY) === this.entries ? this.entries : 0;
     let count = 0;
     for (; count < this.entries; count++) {
@@ -61,8 +61,8 @@ export class VcpuRing {
   }
 
   /**
-   * Has KVM reset every entry that it counts as full, unread, after it has overrun the ring: its vCPU can enter the guest again. Where KVM
-   * goes on is not known before it has. Not while pages are logged.
+   * After KVM has overrun the ring, makes it reset every entry that it counts as full, unread, so that the vCPU can enter the guest again.
+   * The place at which KVM goes on is unknown until it has filled an entry. To be called with logging off.
    *
    * @param reset KVM_RESET_DIRTY_RINGS: the number of entries that were reset
    */
@@ -71,11 +71,11 @@ export class VcpuRing {
       while (reset() > 0);
     };
     resetAll();
-    // Entries that KVM counts, though they are empty, come first, unless it has written over some of them.
+    // Empty entries that KVM counts as full come first, unless it has overwritten some of them.
     if (this.#count(DIRTY) > 0) this.#resetEmpty(resetAll);
     this.#changeAll(DIRTY, RESET);
     resetAll();
-    // It stands before such an entry, in the middle of a ring that is otherwise full.
+    // KVM's place is before such an entry, in the middle of a ring that is otherwise full.
     if (this.#count(RESET) > 0) {
       this.#changeAll(EMPTY, RESET);
       resetAll();
@@ -96,8 +96,8 @@ export class VcpuRing {
   }
 
   /**
-   * For a ring that was given up, whose vCPU still cannot enter the guest: KVM counts even more entries as full than there are. Has it
-   * reset some, at most half a ring, which is fewer than it counts.
+   * For a ring that was given up and whose vCPU still cannot enter the guest, because KVM counts more entries as full than the ring has:
+   * makes KVM reset some, at most half a ring, which is fewer than it counts.
    */
   makeRoom(reset: () => number): void {
     if (!this.isLost) return;
@@ -110,20 +110,22 @@ export class VcpuRing {
     }
   }
 
-  /** Whether it was given up, and KVM has filled no entry since. */
+  /** Whether the ring was given up, and KVM has filled no entry since. */
   get isLost(): boolean {
     return Atomics.load(this.#places, this.#index) === UNKNOWN && this.#count(DIRTY) === 0;
   }
 
-  /** Whether at least `count` entries are dirty: one look. */
+  /** Whether at least `count` entries are dirty, found by reading one entry. */
   hasDirty(count: number): boolean {
     return count <= this.entries && this.#isDirty(count - 1);
   }
 
-  /** How many entries are dirty, about: KVM may fill more, and another thread may collect them. Logarithmic in the size of the ring. */
+  /**
+   * The approximate number of dirty entries: KVM may fill more, and another thread may collect them. Logarithmic in the size of the ring.
+   */
   waiting(): number {
     if (Atomics.load(this.#places, this.#index) === UNKNOWN) return this.#count(DIRTY);
-    // Those that are dirty follow each other from the next one on.
+    // The dirty entries are consecutive, from the next one on.
     let some = 0;
     let beyond = this.entries + 1;
     while (beyond - some > 1) {
@@ -136,7 +138,7 @@ export class VcpuRing {
 
   #isDirty(ahead: number): boolean {
     const next = Atomics.load(this.#places, this.#index);
-    // Of a ring whose place is not known there is something to do as soon as any entry is dirty.
+    // A ring whose place is unknown has work as soon as any entry is dirty.
     if (next === UNKNOWN) return this.#count(DIRTY) > 0;
     return Atomics.load(this.#words, ((next + ahead) % this.entries) * ENTRY_WORDS) === DIRTY;
   }
@@ -154,7 +156,7 @@ export class VcpuRing {
     return Atomics.load(this.#words, place * ENTRY_WORDS);
   }
 
-  /** Resets empty entries from where KVM stands up to the first dirty one. It may fill those behind the dirty ones meanwhile. */
+  /** Resets empty entries from KVM's place up to the first dirty one. KVM may fill those after the dirty ones meanwhile. */
   #resetEmpty(reset: () => void): void {
     this.#changeAll(EMPTY, RESET);
     reset();
