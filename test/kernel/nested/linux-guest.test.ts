@@ -45,6 +45,8 @@ async function booted(name: string, vcpus: number): Promise<LinuxHost> {
     ...['--memory', '192M', '--append', `console=ttyS0 quiet panic=-1 ${PATIENT}`],
   );
   await guest.prints(/ready after [\d.]+ s/);
+  // What comes before the shell is there may be lost.
+  await guest.prints(/guest# /);
   return guest;
 }
 
