@@ -9,9 +9,11 @@
 import { appendFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { BUSYBOX_VARIABLE, KERNEL_VARIABLE } from './guest/linux-files.js';
 import { type DebianTree, debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { iommufdImage } from './harness/iommufd-image.js';
+import { nestedImage } from './harness/nested-image.js';
 import { stockImage } from './harness/stock-image.js';
 import { type BootImage, type BootResult, bootAndRun } from './harness/test-machine.js';
 
@@ -22,6 +24,8 @@ const MODULE_SOURCES = join(ROOT, 'test/kernel/module');
 const MACHINES: Readonly<Record<string, (tree: DebianTree) => Promise<BootImage>>> = {
   /** Debian's kernel, with an IOMMU, PCI devices behind it, and KVM. */
   stock: (tree) => stockImage(tree, MODULE_SOURCES),
+  /** Debian's kernel on one processor, with KVM for guests of its own. */
+  nested: (tree) => nestedImage(tree),
   /** A kernel of our configuration, for what Debian's does not have. */
   iommufd: (tree) => iommufdImage(tree, MODULE_SOURCES, join(ROOT, 'test/kernel/harness/iommufd-kernel.config')),
 };
@@ -42,7 +46,9 @@ try {
   for (const name of names) {
     const image = await (MACHINES[name] as (tree: DebianTree) => Promise<BootImage>)(tree);
     if (values.prepare) continue;
-    const script = values.run === undefined ? jestScript(ROOT, suitesOf(name)) : shellScript(ROOT, values.run);
+    const variables = { [KERNEL_VARIABLE]: tree.vmlinuz, [BUSYBOX_VARIABLE]: tree.program('busybox') };
+    const script =
+      values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
     process.stdout.write(`kernel: booting ${name}\n`);
     report(name, await bootAndRun(tree, image, script, Number(values.timeout) * 1000));
   }

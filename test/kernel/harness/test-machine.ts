@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { UnpackedQemu } from '@godwit/bench/qemu';
 import type { DebianTree } from './debian-packages.js';
 import { COMMAND_FILE, STATUS_FILE } from './init-script.js';
 
@@ -9,6 +10,10 @@ import { COMMAND_FILE, STATUS_FILE } from './init-script.js';
 export interface BootImage {
   readonly kernel: string;
   readonly initramfs: string;
+  /** Another QEMU than the tree's. */
+  readonly qemu?: Pick<UnpackedQemu, 'command' | 'environment'>;
+  /** QEMU's name of the processor, and how many. Default: two with all that QEMU emulates. */
+  readonly processor?: { readonly model: string; readonly count: number };
   /** QEMU's options for the devices of this machine. */
   readonly devices: readonly string[];
   /** Added to the kernel's command line. */
@@ -46,7 +51,7 @@ export async function bootAndRun(
   const started = Date.now();
   try {
     writeFileSync(join(share, COMMAND_FILE), script);
-    const { timedOut, consoleTail } = await runQemu(tree, qemuArguments(tree, image, share), timeoutMs);
+    const { timedOut, consoleTail } = await runQemu(image.qemu ?? qemuOf(tree), qemuArguments(image, share), timeoutMs);
     const status = textOf(join(share, STATUS_FILE));
     return {
       status: status === undefined ? undefined : Number(status),
@@ -65,11 +70,10 @@ export async function bootAndRun(
  * int3 in `__schedule`, right after a nested VM had ended. A possible cause: the kernel patches its scheduler when the last
  * VM ends, and another thread that translates this code at that moment would keep the breakpoint that the patching uses.
  */
-function qemuArguments(tree: DebianTree, image: BootImage, share: string): string[] {
-  const firmware = ['usr/share/qemu', 'usr/share/seabios'].map((path) => join(tree.folder, path)).filter(existsSync);
+function qemuArguments(image: BootImage, share: string): string[] {
+  const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
   return [
-    ...firmware.flatMap((path) => ['-L', path]),
-    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', 'max,+svm', '-smp', '2', '-m', '2G'],
+    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],
@@ -79,14 +83,24 @@ function qemuArguments(tree: DebianTree, image: BootImage, share: string): strin
   ];
 }
 
+/** The tree's QEMU, with the firmware that is there. */
+function qemuOf(tree: DebianTree): NonNullable<BootImage['qemu']> {
+  const firmware = ['usr/share/qemu', 'usr/share/seabios'].map((path) => join(tree.folder, path)).filter(existsSync);
+  return {
+    command: [tree.program('qemu-system-x86_64'), ...firmware.flatMap((path) => ['-L', path])],
+    environment: tree.environment,
+  };
+}
+
 function runQemu(
-  tree: DebianTree,
+  { command, environment }: NonNullable<BootImage['qemu']>,
   args: readonly string[],
   timeoutMs: number,
 ): Promise<{ timedOut: boolean; consoleTail: string }> {
   return new Promise((resolve, reject) => {
-    const qemu = spawn(tree.program('qemu-system-x86_64'), args, {
-      env: { ...process.env, ...tree.environment },
+    const [program, ...first] = command;
+    const qemu = spawn(program, [...first, ...args], {
+      env: { ...process.env, ...environment },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     // QEMU must not outlive this process, also if a signal ends this process.

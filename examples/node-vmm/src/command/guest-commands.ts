@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import { workingSetProblem } from '../vmm/guest-spec.js';
+import { type LinuxSpec, workingSetProblem } from '../vmm/guest-spec.js';
 import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
@@ -25,6 +26,9 @@ interface RunOptions extends CommonOptions {
   readonly order: 'sequential' | 'random';
   readonly heartbeat: number;
   readonly image?: string;
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly append?: string;
   readonly kvm: boolean;
 }
 
@@ -51,7 +55,7 @@ function runCommand(ended: Ended): Command {
   const command = common(
     new Command('run').description(
       'run a guest, with a control socket, until it has moved away or "quit" ends it.\n' +
-        'Without --image it is the bundled guest, which writes memory and checks itself.',
+        'Without --image or --kernel it is the bundled guest, which writes memory and checks itself.',
     ),
   )
     .option(
@@ -74,10 +78,18 @@ function runCommand(ended: Ended): Command {
     )
     .option('--heartbeat <ms>', 'between two lines on its console', integer(10, 60_000), 1000)
     .option('--image <file>', 'boot this flat image instead, in real mode at 0x7c00, on one vCPU and KVM')
+    .option('--kernel <file>', 'boot this Linux instead, a bzImage; it reads what is typed at its console, ttyS0')
+    .option('--initrd <file>', 'its first file system')
+    .option('--append <text>', 'its command line, such as "console=ttyS0"')
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
   return command.action(async (options: RunOptions) => {
-    const { memory, vcpus, kvm, image, dirtyRate, order, heartbeat } = options;
-    const { kind, note } = image === undefined ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
+    const { memory, vcpus, kvm, image, kernel, dirtyRate, order, heartbeat } = options;
+    if (image !== undefined && kernel !== undefined) command.error('error: give --image or --kernel, not both');
+    if (kernel === undefined && (options.initrd !== undefined || options.append !== undefined)) {
+      command.error('error: --initrd and --append are for --kernel');
+    }
+    const bundled = image === undefined && kernel === undefined;
+    const { kind, note } = bundled ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
     refuseDirtyRing(command, options, kind);
     if (image !== undefined) {
       const file = await readFile(image);
@@ -85,6 +97,16 @@ function runCommand(ended: Ended): Command {
         await vmm(options, (run) =>
           run.vmm.boot({ kind: 'image', memoryBytes: memory ?? DEFAULT_IMAGE_MEMORY, image: file }),
         ),
+      );
+      return;
+    }
+    if (kernel !== undefined) {
+      const spec = await linuxSpec(kernel, options);
+      ended(
+        await vmm(options, async (run) => {
+          await run.vmm.boot(spec);
+          run.tell('the guest runs here; Ctrl-] ends it on a terminal');
+        }),
       );
       return;
     }
@@ -110,6 +132,15 @@ function runCommand(ended: Ended): Command {
       }),
     );
   });
+}
+
+async function linuxSpec(kernel: string, { memory, vcpus, initrd, append }: RunOptions): Promise<LinuxSpec> {
+  const linux: LinuxBoot = {
+    kernel: await readFile(kernel),
+    ...(initrd !== undefined && { initrd: await readFile(initrd) }),
+    ...(append !== undefined && { commandLine: append }),
+  };
+  return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux };
 }
 
 function receiveCommand(ended: Ended): Command {
@@ -208,9 +239,9 @@ async function receive(
 
 /** A VMM with its console on standard output, and its own messages on standard error. */
 function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
-  const { stdout, stderr } = process;
+  const { stdin, stdout, stderr } = process;
   const console = options.quiet ? undefined : noStdout ? stderr : stdout;
-  const run = new VmmRun({ console, messages: stderr }, options);
+  const run = new VmmRun({ console, messages: stderr, input: noStdout ? undefined : stdin }, options);
   return run.run(options.control, () => start(run));
 }
 

@@ -11,6 +11,7 @@ import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
 import { ArrivalOutput } from './arrival-output.js';
 import { EXIT, exitStatusOf } from './exit-status.js';
 import { onInterruption } from './interruptions.js';
+import { type Input, typeFrom } from './terminal-input.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 10_000;
@@ -23,6 +24,8 @@ export interface VmmOutput {
   readonly console: Writable | undefined;
   /** Where the VMM's own messages are written. */
   readonly messages: Writable;
+  /** What is typed at the console of a guest that reads it; undefined: nobody types. */
+  readonly input?: Input | undefined;
 }
 
 export interface VmmRunOptions {
@@ -47,12 +50,15 @@ interface End {
 export class VmmRun implements VmmProcess {
   readonly vmm: Vmm;
   readonly #output: VmmOutput;
+  readonly #input: Input | undefined;
+  #giveBackInput: () => void = () => {};
   readonly #over: Promise<End>;
   #end: (end: End) => void = () => {};
   #ending = false;
 
   constructor(output: VmmOutput, { dirtyRing = false }: VmmRunOptions = {}) {
     this.#output = output;
+    this.#input = output.input;
     this.#over = new Promise((resolve) => {
       this.#end = resolve;
     });
@@ -61,6 +67,7 @@ export class VmmRun implements VmmProcess {
       dirtyRing,
       onConsole: (text) => output.console?.write(text),
       onCrashed: (error) => this.#failed(error),
+      onEnded: ({ message }) => this.#finish(EXIT.done, message),
     });
   }
 
@@ -85,6 +92,7 @@ export class VmmRun implements VmmProcess {
       server = await this.#listen(control);
       this.tell(`control socket: ${server.path}`);
       await start();
+      this.#attachInput();
     } catch (error) {
       this.#failed(error);
     }
@@ -95,12 +103,26 @@ export class VmmRun implements VmmProcess {
     await server?.close();
     await this.vmm.close('the VMM ends');
     clearTimeout(lastResort);
+    this.#giveBackInput();
     undo();
     return status;
   }
 
   tell(text: string): void {
     this.#output.messages.write(`[vmm] ${text}\n`);
+  }
+
+  /** Lets a guest that has come to run here be typed at, if it reads its console. */
+  #attachInput(): void {
+    if (this.#input === undefined || this.vmm.guest?.readsConsole !== true) return;
+    const type = (bytes: Uint8Array): void => {
+      try {
+        this.vmm.guest?.type(bytes);
+      } catch (error) {
+        this.tell(`what was typed is lost: ${(error as Error).message}`);
+      }
+    };
+    this.#giveBackInput = typeFrom(this.#input, type, () => this.#finish(EXIT.done, 'ended by Ctrl-]'));
   }
 
   /** Begins to receive a guest. Unless `once`, a failed attempt is followed by another. */
@@ -119,6 +141,7 @@ export class VmmRun implements VmmProcess {
         });
         try {
           await this.vmm.arrival();
+          this.#attachInput();
           return;
         } catch (error) {
           // If no source has connected, the listener itself has failed.

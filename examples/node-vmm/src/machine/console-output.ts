@@ -1,6 +1,6 @@
 import { Subject } from 'rxjs';
+import { ConsoleDecoder } from '../devices/console-decoder.js';
 import { ConsoleRing } from '../devices/console-ring.js';
-import { ConsoleDecoder } from '../devices/serial-port.js';
 import type { SharedBoard } from '../vcpu/shared-board.js';
 
 /** How long text waits for more, in milliseconds, so that a guest that prints byte by byte does not cause an event for each byte. */

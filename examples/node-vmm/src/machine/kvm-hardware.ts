@@ -9,8 +9,13 @@ import {
   type MappedGuestMemory,
 } from '@godwit/linux';
 import { type Cpuid, KvmCapability } from '@godwit/linux/kvm';
+import type { MachineBoot } from './machine-config.js';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
 import { WriteFaults } from './write-faults.js';
+
+/** Leaf 1, ecx: there is a hypervisor; the local APIC's timer compares with the time-stamp counter. */
+const HYPERVISOR = 2 ** 31;
+const TSC_DEADLINE_TIMER = 2 ** 24;
 
 /** The tracker of the vCPUs' writes, and what belongs to it. */
 export interface KvmWrites {
@@ -33,8 +38,11 @@ export class KvmHardware {
   readonly #writeFaults: WriteFaults | undefined;
   readonly #rings: DirtyRings | undefined;
 
-  /** @param dirtyRing entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log */
-  constructor(memory: MappedGuestMemory, vcpus: number, dirtyRing: number | boolean) {
+  /**
+   * @param dirtyRing entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log
+   * @param boot what the machine is booted from: a Linux is told more of its processor
+   */
+  constructor(memory: MappedGuestMemory, vcpus: number, dirtyRing: number | boolean, boot?: MachineBoot) {
     this.#memory = memory;
     const made: KvmVcpu[] = [];
     let cpuid: Cpuid;
@@ -44,7 +52,7 @@ export class KvmHardware {
       if (vcpus > most)
         throw new GodwitError('GODWIT_UNSUPPORTED', `this host's KVM allows ${most} vCPUs, not ${vcpus}`);
       this.msrIndices = kvm.msrIndices();
-      cpuid = kvm.supportedCpuid();
+      cpuid = boot === 'linux' ? linuxCpuid(kvm) : kvm.supportedCpuid();
       this.vm = kvm.createVm();
     } finally {
       kvm.close();
@@ -100,6 +108,15 @@ export class KvmHardware {
       this.vm.setMemoryRegion({ slot, guestPhysicalAddress, byteLength, hostAddress, logDirty });
     });
   }
+}
+
+/**
+ * The processor of a Linux guest: what KVM supports, and two features that it has but leaves to the VMM to tell (Documentation/virt/kvm/api.rst,
+ * KVM_GET_SUPPORTED_CPUID). Without the first, Linux looks for no KVM and has neither its clock nor its quiet waiting.
+ */
+function linuxCpuid(kvm: Kvm): Cpuid {
+  const deadlineTimer = kvm.checkExtension(KvmCapability.KVM_CAP_TSC_DEADLINE_TIMER) > 0 ? TSC_DEADLINE_TIMER : 0;
+  return kvm.supportedCpuid().with(1, 0, { ecx: HYPERVISOR | deadlineTimer });
 }
 
 /** Differences of counters that wrap at 2^32; a counter that was read slightly too high does not go back. */

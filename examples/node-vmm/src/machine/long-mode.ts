@@ -54,31 +54,49 @@ export function writeIdentityMap(ram: GuestRam, endOfRam: number): void {
   }
 }
 
+/** A descriptor table in guest memory, and which of its segments are used. */
+export interface DescriptorTable {
+  readonly address: number;
+  readonly byteLength: number;
+  /** Selectors. */
+  readonly code: number;
+  readonly data: number;
+  readonly task: number;
+}
+
+/** A guest that loads no segment needs no table. */
+const NO_TABLE: DescriptorTable = { address: 0, byteLength: 0, code: 0x08, data: 0x10, task: 0x18 };
+
 /**
  * Sets a vCPU directly to 64-bit mode, as a boot loader does. There is no interrupt table: an exception becomes a triple fault, which
  * the machine reports as a crash.
  */
-export function enterLongMode(vcpu: KvmVcpu, registers: Readonly<Partial<Record<GeneralRegister, number>>>): void {
+export function enterLongMode(
+  vcpu: KvmVcpu,
+  registers: Readonly<Partial<Record<GeneralRegister, number>>>,
+  table: DescriptorTable = NO_TABLE,
+): void {
   const special = vcpu.specialRegisters();
   special.set('cr0', CR0);
   special.set('cr3', PAGE_TABLES_ADDRESS);
   special.set('cr4', CR4);
   special.set('efer', EFER);
   const flat = { base: 0, limit: 0xffff_ffff, present: 1, dpl: 0, s: 1, g: 1, avl: 0, unusable: 0 };
-  special.setSegment('cs', { ...flat, selector: 0x08, type: CODE, db: 0, l: 1 });
+  special.setSegment('cs', { ...flat, selector: table.code, type: CODE, db: 0, l: 1 });
   for (const segment of ['ds', 'es', 'fs', 'gs', 'ss'] as const) {
-    special.setSegment(segment, { ...flat, selector: 0x10, type: DATA, db: 1, l: 0 });
+    special.setSegment(segment, { ...flat, selector: table.data, type: DATA, db: 1, l: 0 });
   }
   special.setSegment('tr', {
     base: 0,
     limit: 0x67,
-    selector: 0x18,
+    selector: table.task,
     type: BUSY_TSS,
     present: 1,
     s: 0,
     g: 0,
     unusable: 0,
   });
+  if (table !== NO_TABLE) special.setTable('gdt', table.address, table.byteLength - 1);
   vcpu.setSpecialRegisters(special);
   const general = new GeneralRegisters();
   general.set('rflags', RFLAGS);

@@ -3,11 +3,17 @@ import type { BootParams } from '../guest/boot-params.js';
 import { DEFAULT_HEARTBEAT_MICROSECONDS } from '../guest/boot-params.js';
 import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_VCPUS } from '../vcpu/shared-board.js';
 import { ramBlocks } from './memory-map.js';
 
 /** `kvm` runs the bundled guest on /dev/kvm; `software` runs the same workload as JavaScript. */
 export type MachineKind = 'kvm' | 'software';
+
+/** What a machine was booted from, unless it is the bundled guest. */
+export type MachineBoot = 'image' | 'linux';
+
+const BOOTS: readonly unknown[] = ['image', 'linux'] satisfies MachineBoot[];
 
 /** The configuration that source and destination must share: plain data, which is sent as the description of a migration. */
 export interface MachineDescription {
@@ -16,8 +22,11 @@ export interface MachineDescription {
   readonly memoryBytes: number;
   /** 1 to 8. */
   readonly vcpus: number;
-  /** `image` for a machine that was booted from an image: it has no mailbox, since its guest does not reserve those pages. */
-  readonly boot?: 'image';
+  /**
+   * `image` for a machine that was booted from an image, `linux` for one that runs a Linux: neither has a mailbox, since their guests do
+   * not reserve those pages. The second has power management and a keyboard controller instead of the bundled guest's ports.
+   */
+  readonly boot?: MachineBoot;
 }
 
 /** The workload of the bundled guest. */
@@ -49,6 +58,8 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'>
   readonly program?: GuestProgram;
   /** An image to boot in real mode instead of the bundled guest: see `bootFromImage`. KVM and one vCPU only. */
   readonly bootImage?: Uint8Array;
+  /** A Linux to boot instead of the bundled guest: see `bootLinux`. KVM only. */
+  readonly linux?: LinuxBoot;
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
   /**
@@ -79,16 +90,16 @@ export function checkShape({ memoryBytes, vcpus }: Pick<MachineDescription, 'mem
 export function parseDescription(description: unknown, kind: MachineKind): MachineDescription {
   const given = (typeof description === 'object' && description !== null ? description : {}) as Record<string, unknown>;
   const { kind: givenKind, memoryBytes, vcpus, boot } = given;
-  const knownBoot = boot === undefined || (boot === 'image' && kind === 'kvm');
+  const knownBoot = boot === undefined || (kind === 'kvm' && BOOTS.includes(boot));
   if (givenKind !== kind || typeof memoryBytes !== 'number' || typeof vcpus !== 'number' || !knownBoot) {
-    const boots = kind === 'kvm' ? ", boot: nothing or 'image'" : '';
+    const boots = kind === 'kvm' ? ", boot: nothing, 'image' or 'linux'" : '';
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
       `a machine's description is { kind: '${kind}', memoryBytes, vcpus${boots} }, got ${JSON.stringify(description)}`,
     );
   }
   checkShape({ memoryBytes, vcpus });
-  return { kind, memoryBytes, vcpus, ...(boot === 'image' ? { boot } : {}) };
+  return { kind, memoryBytes, vcpus, ...(boot === undefined ? {} : { boot: boot as MachineBoot }) };
 }
 
 /** The guest's boot parameters for a workload, with its pages placed in RAM. */

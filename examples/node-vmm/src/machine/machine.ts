@@ -12,12 +12,17 @@ import type { Observable } from 'rxjs';
 import { Chipset } from '../devices/chipset.js';
 import { Mailbox } from '../devices/mailbox.js';
 import { PauseClockState } from '../devices/pause-clock.js';
-import { SerialPortState } from '../devices/serial-port.js';
+import { PowerState } from '../devices/power-port.js';
+import { SerialConsole } from '../devices/serial-console.js';
+import { SERIAL_IRQ } from '../devices/serial-port.js';
+import { SerialWords } from '../devices/serial-words.js';
 import { encodeBootParams } from '../guest/boot-params.js';
 import type { GuestRam } from '../guest/guest-ram.js';
 import { guestImage } from '../guest/image.js';
 import { IMAGE_ADDRESS, PARAMS_ADDRESS } from '../guest/layout.js';
 import { decodeDefectPort } from '../guest/ports.js';
+import { bootLinux } from '../linux/boot-linux.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 import { SharedBoard } from '../vcpu/shared-board.js';
 import { throttleFraction } from '../vcpu/throttle.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
@@ -82,6 +87,7 @@ export class Machine implements VirtualMachine {
   readonly #mailbox: Mailbox | undefined;
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
+  readonly #serial: SerialConsole;
   readonly #run: RunState;
   /** Resolves when all vCPU threads have started and are parked. */
   readonly #started: Promise<void>;
@@ -104,8 +110,13 @@ export class Machine implements VirtualMachine {
     this.memory = memory;
     this.ram = ramOf(memory);
     this.#hardware = hardware;
-    const mailboxTracker = description.boot === 'image' ? undefined : new SoftwareTracker(memory, 'mailbox');
+    const mailboxTracker = description.boot !== undefined ? undefined : new SoftwareTracker(memory, 'mailbox');
     this.#mailbox = mailboxTracker && new Mailbox(this.ram, memory, mailboxTracker);
+    this.#serial = new SerialConsole(
+      new SerialWords(this.#board),
+      (high) => hardware.vm.setIrqLine(SERIAL_IRQ, high),
+      () => this.#output.drain(),
+    );
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
     this.#run = new RunState({
@@ -121,17 +132,22 @@ export class Machine implements VirtualMachine {
     this.devices = [
       new Chipset(hardware.vm),
       ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
-      new SerialPortState(this.#board, () => this.#output.drain()),
+      this.#serial,
       this.#clock,
       ...(this.#mailbox ? [this.#mailbox] : []),
+      ...(description.boot === 'linux' ? [new PowerState(this.#board)] : []),
     ];
     installWakeSignal();
-    const parts = { board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls };
+    const parts = {
+      ...{ board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls },
+      ...{ vmFd: hardware.vm.fd, boot: description.boot },
+    };
     this.#runners = hardware.vcpus.map(
       (vcpu) =>
         new VcpuRunner(vcpu, parts, {
           onConsole: () => this.#output.announced(),
           onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
+          onEnd: (end) => this.#run.end(end),
           onFailed: (index, reason, cause) => this.#run.crash(() => this.#describeCrash(index, reason, cause)),
         }),
     );
@@ -142,7 +158,7 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Makes a machine with the bundled guest (or `config.program`, or `config.bootImage`) loaded. It is paused: `resume` starts it.
+   * Makes a machine with the bundled guest (or `config.program`, `config.bootImage` or `config.linux`) loaded. It is paused: `resume` starts it.
    *
    * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY; GODWIT_UNSUPPORTED or GODWIT_PERMISSION when
    * there is no KVM to be used
@@ -151,6 +167,7 @@ export class Machine implements VirtualMachine {
     const { memoryBytes, vcpus, program } = config;
     checkShape(config);
     if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
+    if (config.linux !== undefined) return Machine.#fromLinux(config, config.linux);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
     const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config, false);
@@ -177,6 +194,19 @@ export class Machine implements VirtualMachine {
     try {
       await machine.#started;
       bootFromImage(machine.ram, machine.#hardware.vcpus[0] as KvmVcpu, image);
+      return machine;
+    } catch (error) {
+      await machine.close();
+      throw error;
+    }
+  }
+
+  static async #fromLinux(config: MachineConfig, linux: LinuxBoot): Promise<Machine> {
+    const { memoryBytes, vcpus } = config;
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'linux' }, config, false);
+    try {
+      await machine.#started;
+      bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux);
       return machine;
     } catch (error) {
       await machine.close();
@@ -211,7 +241,12 @@ export class Machine implements VirtualMachine {
     const backing = memoryFiles ? 'file' : 'auto';
     const memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
     try {
-      return new Machine(description, memory, new KvmHardware(memory, description.vcpus, dirtyRing), arriving);
+      return new Machine(
+        description,
+        memory,
+        new KvmHardware(memory, description.vcpus, dirtyRing, description.boot),
+        arriving,
+      );
     } catch (error) {
       memory.close();
       throw error;
@@ -228,6 +263,12 @@ export class Machine implements VirtualMachine {
 
   runState(): GuestRunState {
     return this.#run.guest;
+  }
+
+  /** Types at the guest's serial port. What it does not read at once waits, also for a move. */
+  type(bytes: Uint8Array): void {
+    this.#run.requireAlive();
+    this.#serial.type(bytes);
   }
 
   /**
@@ -344,6 +385,7 @@ export class Machine implements VirtualMachine {
     await this.#all('end', THREAD_MS, (runner) => runner.end());
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
+    this.#serial.close();
     // A tracker that fails to stop is ignored: closing the VM frees what it holds.
     await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
     this.#output.close();

@@ -1,6 +1,7 @@
 import { GodwitError, type RunState as GuestRunState } from '@godwit/core';
 import { Subject } from 'rxjs';
-import type { MachineEvent } from './virtual-machine.js';
+import type { GuestEnd } from '../vcpu/vcpu-messages.js';
+import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
 /** The actions of a kind of machine at each transition. */
 export interface RunActions {
@@ -15,15 +16,15 @@ export interface RunActions {
  * The state of a machine, and its transitions: one at a time, in the order of the calls.
  *
  * ```
- *             resume                 crash
- *   paused <----------> running ------------> crashed       close, from everywhere: closed, for good
+ *             resume                 crash, end
+ *   paused <----------> running ------------> crashed, ended       close, from everywhere: closed, for good
  *             pause
  * ```
  */
 export class RunState {
   readonly events = new Subject<MachineEvent>();
   readonly #actions: RunActions;
-  #state: 'paused' | 'running' | 'crashed' | 'closed' = 'paused';
+  #state: VirtualMachine['state'] = 'paused';
   #crash: GodwitError | undefined;
   #transition: Promise<void> = Promise.resolve();
   #closing: Promise<void> | undefined;
@@ -32,7 +33,7 @@ export class RunState {
     this.#actions = actions;
   }
 
-  get state(): 'paused' | 'running' | 'crashed' | 'closed' {
+  get state(): VirtualMachine['state'] {
     return this.#state;
   }
 
@@ -95,15 +96,33 @@ export class RunState {
    * @param describe called when the machine has stopped
    */
   crash(describe: () => GodwitError): void {
+    this.#over(new GodwitError('GODWIT_GUEST_CRASHED', 'the guest has crashed and is being stopped'), () => {
+      const error = describe();
+      this.#state = 'crashed';
+      return { type: 'crashed', error };
+    });
+  }
+
+  /** Handles a guest that has ended itself: stops the rest of the machine, then emits `ended`. Only the first end or crash counts. */
+  end(end: GuestEnd): void {
+    const what = end === 'reset' ? 'asked for a reset, which ends it here' : 'shut itself down';
+    const error = new GodwitError('GODWIT_GUEST_ENDED', `the guest has ${what}`);
+    this.#over(error, () => {
+      this.#state = 'ended';
+      return { type: 'ended', end, error };
+    });
+  }
+
+  /** @param stopped called when the machine has stopped */
+  #over(why: GodwitError, stopped: () => Extract<MachineEvent, { readonly error: GodwitError }>): void {
     if (this.#crash !== undefined || this.#closing !== undefined) return;
-    this.#crash = new GodwitError('GODWIT_GUEST_CRASHED', 'the guest has crashed and is being stopped');
+    this.#crash = why;
     void this.#next(async () => {
       if (this.#state === 'closed') return;
       await this.#actions.stop().catch(() => undefined);
-      const error = describe();
-      this.#crash = error;
-      this.#state = 'crashed';
-      this.events.next({ type: 'crashed', error });
+      const event = stopped();
+      this.#crash = event.error;
+      this.events.next(event);
     });
   }
 

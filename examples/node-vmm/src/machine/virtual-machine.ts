@@ -3,6 +3,7 @@ import type { MappedGuestMemory } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import type { GuestRam } from '../guest/guest-ram.js';
 import type { DefectKind } from '../guest/ports.js';
+import type { GuestEnd } from '../vcpu/vcpu-messages.js';
 import type { MachineDescription } from './machine-config.js';
 
 /** The events of a machine. */
@@ -11,6 +12,8 @@ export type MachineEvent =
   | { readonly type: 'paused' }
   /** The guest cannot go on (GODWIT_GUEST_CRASHED), and the machine has stopped. */
   | { readonly type: 'crashed'; readonly error: GodwitError }
+  /** The guest has shut itself down or asked for a reset (GODWIT_GUEST_ENDED), and the machine has stopped. */
+  | { readonly type: 'ended'; readonly end: GuestEnd; readonly error: GodwitError }
   /** The guest has found a defect in its memory. */
   | { readonly type: 'defect'; readonly kind: DefectKind | undefined; readonly vcpu: number }
   | { readonly type: 'closed' };
@@ -25,12 +28,18 @@ export interface VirtualMachine extends MigratableVm {
   /** The text that the guest prints, in pieces. Hot: text without a subscriber is lost. */
   readonly console: Observable<string>;
   readonly events: Observable<MachineEvent>;
-  readonly state: 'paused' | 'running' | 'crashed' | 'closed';
+  readonly state: 'paused' | 'running' | 'crashed' | 'ended' | 'closed';
   /** The guest's memory by guest-physical address. */
   readonly ram: GuestRam;
   /** The pause clock: microseconds since the guest's start, at any host. */
   readonly guestMicroseconds: number;
   runState(): RunState;
+  /**
+   * Types at the guest's console; absent where it reads none.
+   *
+   * @throws GodwitError GODWIT_INVALID_STATE when it does not read what was typed before
+   */
+  type?(bytes: Uint8Array): void;
   /** Resolves when all threads of the machine have started: its devices then load in about a millisecond. */
   prepared(): Promise<void>;
   /** Throttles the vCPUs. Without `longestMs` a hold is limited by the fraction alone, and takes at most 10 ms. */

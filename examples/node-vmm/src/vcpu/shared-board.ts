@@ -10,7 +10,7 @@
  * | 2, 3      | console: bytes written, bytes taken, both modulo 2^32                    | vCPUs, main            |
  * | 4         | console: 1 when main has been told that there is text                    | vCPUs set, main clears |
  * | 5         | software guest: 0 = run, else stop (it has no command words)             | main                   |
- * | 8..15     | serial port registers, see serial-port.ts                                | vCPUs                  |
+ * | 8         | power management: event enable register, see power-port.ts               | vCPUs                  |
  * | 16 + 8*i  | vCPU i: command and its sequence number, see below                       | main                   |
  * | 17 + 8*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
  * | 18 + 8*i  | vCPU i: pause clock as latched by its last read, low half                | vCPU i                 |
@@ -20,6 +20,8 @@
  * | 22 + 8*i  | vCPU i: microseconds for which it was held back, modulo 2^32             | vCPU i                 |
  * | 23 + 8*i  | vCPU i: the longest hold of its throttle, in microseconds                | main                   |
  *
+ * `serial` and `serialInput`: the serial port, see serial-words.ts.
+ *
  * A software guest is one thread, which uses the throttle of vCPU 0.
  *
  * `guestClock[0]`: microseconds to add to CLOCK_MONOTONIC to get guest time; changed only while all vCPUs are parked.
@@ -27,6 +29,7 @@
  * A command is `sequence << 2 | what`. The sequence number makes every order a new value: a thread acknowledges the order that it has
  * obeyed, so that the answer to an old pause is never taken for the answer to a new one.
  */
+import { SERIAL_INPUT_BYTES, SERIAL_WORDS } from '../devices/serial-words.js';
 import type { ThrottleSlices } from './throttle.js';
 
 export const MAX_VCPUS = 8;
@@ -37,7 +40,7 @@ export const BoardWord = {
   consoleTaken: 3,
   consoleAnnounced: 4,
   softwareRequest: 5,
-  serialRegisters: 8,
+  powerEvents: 8,
 } as const;
 
 const FIRST_VCPU_WORD = 16;
@@ -46,6 +49,7 @@ const LONGEST_WORD = 2 ** 31 - 1;
 const WORDS = FIRST_VCPU_WORD + MAX_VCPUS * VCPU_WORDS;
 /** Size of the console ring, a power of two: more than a guest prints while the main thread is busy with a migration. */
 const CONSOLE_BYTES = 2 ** 16;
+const SERIAL_AT = WORDS * 4 + 8 + CONSOLE_BYTES;
 
 /** `rehearse`: leave the guest and answer, as for `park`, then run. */
 export const VcpuCommand = { park: 0, run: 1, end: 2, rehearse: 3 } as const;
@@ -56,13 +60,17 @@ export class SharedBoard {
   readonly words: Int32Array<SharedArrayBuffer>;
   readonly guestClock: Float64Array<SharedArrayBuffer>;
   readonly console: Uint8Array<SharedArrayBuffer>;
+  readonly serial: Int32Array<SharedArrayBuffer>;
+  readonly serialInput: Uint8Array<SharedArrayBuffer>;
 
   /** @param buffer the buffer of the board to join; default: a new board */
-  constructor(buffer = new SharedArrayBuffer(WORDS * 4 + 8 + CONSOLE_BYTES)) {
+  constructor(buffer = new SharedArrayBuffer(SERIAL_AT + SERIAL_WORDS * 4 + SERIAL_INPUT_BYTES)) {
     this.buffer = buffer;
     this.words = new Int32Array(buffer, 0, WORDS);
     this.guestClock = new Float64Array(buffer, WORDS * 4, 1);
     this.console = new Uint8Array(buffer, WORDS * 4 + 8, CONSOLE_BYTES);
+    this.serial = new Int32Array(buffer, SERIAL_AT, SERIAL_WORDS);
+    this.serialInput = new Uint8Array(buffer, SERIAL_AT + SERIAL_WORDS * 4, SERIAL_INPUT_BYTES);
   }
 
   commandWord(vcpu: number): number {

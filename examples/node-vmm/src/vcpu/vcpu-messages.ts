@@ -1,9 +1,14 @@
 import type { GuestMemoryAttachment } from '@godwit/linux';
+import type { MachineBoot } from '../machine/machine-config.js';
 
 /** The data with which a vCPU's thread is started. */
 export interface VcpuThreadData {
   readonly vcpu: number;
   readonly vcpuFd: number;
+  /** The VM's descriptor, for its interrupt lines. */
+  readonly vmFd: number;
+  /** What the machine was booted from: its ports depend on it. Absent for the bundled guest. */
+  readonly boot: MachineBoot | undefined;
   readonly runAddress: bigint;
   readonly runBytes: number;
   /** See `SharedBoard`. */
@@ -19,7 +24,12 @@ export interface VcpuFailure {
   readonly reason: string;
   /** Set when KVM_RUN has failed: minus its errno. */
   readonly errno?: number;
+  /** Set when the guest has ended itself. */
+  readonly end?: GuestEnd;
 }
+
+/** How a guest ends itself. */
+export type GuestEnd = 'shutdown' | 'reset';
 
 /** Messages of a vCPU's thread to the main thread. */
 export type VcpuMessage =

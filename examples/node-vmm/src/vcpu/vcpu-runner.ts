@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import { type GuestMemoryAttachment, type KvmVcpu, signalThread } from '@godwit/linux';
+import type { MachineBoot } from '../machine/machine-config.js';
 import { nextOrder, type SharedBoard, type VcpuCommandName } from './shared-board.js';
-import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
+import type { GuestEnd, VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
 /** The machine's callbacks for its vCPUs. */
 export interface VcpuListener {
@@ -9,6 +10,8 @@ export interface VcpuListener {
   onDefect(value: number): void;
   /** The vCPU cannot go on. Its thread waits; with `cause`, an exception of the thread, it has ended. */
   onFailed(vcpu: number, reason: string, cause?: Error): void;
+  /** The guest has ended itself. The vCPU's thread waits. */
+  onEnd(end: GuestEnd): void;
 }
 
 /** The memory that a vCPU's thread shares with others. */
@@ -16,6 +19,8 @@ export interface VcpuSurroundings {
   readonly board: SharedBoard;
   readonly memory: GuestMemoryAttachment;
   readonly ringCalls: SharedArrayBuffer | undefined;
+  readonly vmFd: number;
+  readonly boot: MachineBoot | undefined;
 }
 
 /**
@@ -51,7 +56,7 @@ export class VcpuRunner {
   #alive = true;
   #waiting: { readonly order: number; readonly command: VcpuCommandName; readonly resolve: () => void }[] = [];
 
-  constructor(vcpu: KvmVcpu, { board, memory, ringCalls }: VcpuSurroundings, listener: VcpuListener) {
+  constructor(vcpu: KvmVcpu, { board, ...shared }: VcpuSurroundings, listener: VcpuListener) {
     this.index = vcpu.id;
     this.#vcpu = vcpu;
     this.#board = board;
@@ -60,7 +65,7 @@ export class VcpuRunner {
     const { fd: vcpuFd, runAddress, runBytes } = vcpu;
     const workerData: VcpuThreadData = {
       ...{ vcpu: vcpu.id, vcpuFd, runAddress, runBytes },
-      ...{ board: board.buffer, memory, ringCalls },
+      ...{ ...shared, board: board.buffer },
     };
     this.#worker = new Worker(new URL('./vcpu-thread.js', import.meta.url), { workerData, name: `vcpu${vcpu.id}` });
     this.#worker.on('message', (message: VcpuMessage) => this.#receive(message));
@@ -156,7 +161,8 @@ export class VcpuRunner {
         this.#listener.onDefect(message.value);
         return;
       case 'failed':
-        this.#listener.onFailed(this.index, message.reason);
+        if (message.end !== undefined) this.#listener.onEnd(message.end);
+        else this.#listener.onFailed(this.index, message.reason);
     }
   }
 }

@@ -1,19 +1,31 @@
 import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
-import { DirtyRingCalls, KvmExit, KvmRun, KvmValue, kvmExitName, runVcpu, SliceTimer } from '@godwit/linux/kvm';
+import {
+  DirtyRingCalls,
+  KvmExit,
+  KvmRun,
+  KvmValue,
+  kvmExitName,
+  runVcpu,
+  SliceTimer,
+  setIrqLine,
+} from '@godwit/linux/kvm';
 import { attachGuestMemory } from '@godwit/linux/memory';
 import { Errno, getThreadId } from '@godwit/linux/unstable/libc';
 import { ConsoleRing } from '../devices/console-ring.js';
 import { DefectPort } from '../devices/defect-port.js';
+import { KeyboardController } from '../devices/keyboard-controller.js';
 import { LinePort } from '../devices/line-port.js';
 import { Pacer } from '../devices/pacer.js';
 import { PauseClock } from '../devices/pause-clock.js';
-import { PortMap } from '../devices/port-device.js';
-import { SerialPort } from '../devices/serial-port.js';
+import { type PortDevice, PortMap } from '../devices/port-device.js';
+import { PowerPort } from '../devices/power-port.js';
+import { SERIAL_IRQ, SerialPort } from '../devices/serial-port.js';
+import { SerialWords } from '../devices/serial-words.js';
 import { PORT_CLOCK_LOW } from '../guest/ports.js';
 import { commandOf, SharedBoard, VcpuCommand } from './shared-board.js';
 import { ThrottleSlices } from './throttle.js';
-import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
+import type { GuestEnd, VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
 /*
  * The thread of one vCPU. It calls KVM_RUN, handles the guest's exits, and reads its command word before each KVM_RUN; vcpu-runner.ts
@@ -23,6 +35,8 @@ import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 const {
   vcpu,
   vcpuFd,
+  vmFd,
+  boot,
   runAddress,
   runBytes,
   board: buffer,
@@ -53,12 +67,24 @@ const sleep = (milliseconds: number): void => {
 };
 
 const memory = attachGuestMemory(attachment);
-const ports = new PortMap([
-  new SerialPort(board, print),
+/** How the guest has ended itself, if it has. */
+let guestEnd: GuestEnd | undefined;
+const endGuest = (end: GuestEnd): void => {
+  guestEnd ??= end;
+};
+const bundledGuestPorts = (): PortDevice[] => [
   new PauseClock(board, vcpu, PORT_CLOCK_LOW),
   new Pacer(sleep),
   new DefectPort((value) => post({ type: 'defect', value })),
   new LinePort(memory, print),
+];
+const linuxPorts = (): PortDevice[] => [
+  new PowerPort(board, () => endGuest('shutdown')),
+  new KeyboardController(() => endGuest('reset')),
+];
+const ports = new PortMap([
+  new SerialPort(new SerialWords(board), print, (high) => setIrqLine(vmFd, SERIAL_IRQ, high)),
+  ...(boot === 'linux' ? linuxPorts() : bundledGuestPorts()),
 ]);
 const ioView = new DataView(run.bytes.buffer);
 const rings = ringCalls === undefined ? undefined : new DirtyRingCalls(ringCalls);
@@ -99,12 +125,16 @@ function writeNumber(at: number, size: number, value: number): void {
   else ioView.setUint32(at, value, true);
 }
 
+/** KVM_SYSTEM_EVENT_SHUTDOWN, KVM_SYSTEM_EVENT_RESET (linux/kvm.h). */
+const SYSTEM_SHUTDOWN = 1;
+const SYSTEM_RESET = 2;
+
 /** Handles an exit; returns the reason why the vCPU cannot go on, if it cannot. */
 function handleExit(): string | undefined {
   switch (run.exitReason) {
     case KvmExit.KVM_EXIT_IO:
       handlePortIo();
-      return undefined;
+      return guestEnd && `the guest has asked for its ${guestEnd}`;
     case KvmExit.KVM_EXIT_MMIO:
       // There is no device outside RAM: reads return all ones.
       if (!run.mmioIsWrite) run.mmioData.fill(0xff);
@@ -125,6 +155,8 @@ function handleExit(): string | undefined {
     case KvmExit.KVM_EXIT_FAIL_ENTRY:
       return `KVM_EXIT_FAIL_ENTRY, hardware reason 0x${run.entryFailure.toString(16)}`;
     case KvmExit.KVM_EXIT_SYSTEM_EVENT:
+      if (run.systemEvent === SYSTEM_SHUTDOWN) endGuest('shutdown');
+      if (run.systemEvent === SYSTEM_RESET) endGuest('reset');
       return `KVM_EXIT_SYSTEM_EVENT ${run.systemEvent} (1 shutdown, 2 reset, 3 crash)`;
     default:
       return kvmExitName(run.exitReason);
@@ -141,7 +173,8 @@ function completeIo(order: number): string | undefined {
   run.immediateExit = true;
   while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
-    if (result === -Errno.EINTR) entered = false;
+    // EAGAIN: it waits for a start-up interrupt, and has begun nothing.
+    if (result === -Errno.EINTR || result === -Errno.EAGAIN) entered = false;
     else if (result < 0) return `KVM_RUN failed with errno ${-result}`;
     else {
       const failure = handleExit();
@@ -209,6 +242,8 @@ function runGuest(order: number): string | undefined {
         run.immediateExit = false;
         continue;
       }
+      // The start-up interrupt has come that this vCPU has waited for in KVM_RUN.
+      if (result === -Errno.EAGAIN) continue;
       const failure = result < 0 ? `KVM_RUN failed with errno ${-result}` : handleExit();
       if (failure !== undefined) return failure;
     }
@@ -233,7 +268,8 @@ function main(): void {
     if (command === VcpuCommand.end) break;
     if (failure === undefined) {
       failure = obey(command, order);
-      if (failure !== undefined) post({ type: 'failed', reason: failure });
+      if (failure !== undefined)
+        post({ type: 'failed', reason: failure, ...(guestEnd === undefined ? {} : { end: guestEnd }) });
     } else if (command === VcpuCommand.rehearse) post({ type: 'parked', order });
     if (command === VcpuCommand.park) park(order);
     else if (failure !== undefined) Atomics.wait(words, commandWord, order);

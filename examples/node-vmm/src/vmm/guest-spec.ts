@@ -1,5 +1,6 @@
 import { PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 
 /** The guest to boot, as chosen on the command line. */
 export interface GuestSpec {
@@ -13,6 +14,21 @@ export interface GuestSpec {
   /** Write every byte of a page, not just its stamps. */
   readonly wholePages: boolean;
   readonly heartbeatMs: number;
+}
+
+/** A flat image to boot. */
+export interface ImageSpec {
+  readonly kind: 'image';
+  readonly memoryBytes: number;
+  readonly image: Uint8Array;
+}
+
+/** A Linux to boot. */
+export interface LinuxSpec {
+  readonly kind: 'linux';
+  readonly memoryBytes: number;
+  readonly vcpus: number;
+  readonly linux: LinuxBoot;
 }
 
 /**

@@ -9,7 +9,9 @@ import { Machine } from '../machine/machine.js';
 import type { MachineConfig, MachineDescription } from '../machine/machine-config.js';
 import type { VirtualMachine } from '../machine/virtual-machine.js';
 import { SoftwareMachine } from '../software/software-machine.js';
-import type { GuestSpec } from './guest-spec.js';
+import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
+
+const BOOTED_FROM = { image: 'an image', linux: 'a Linux kernel' } as const;
 
 export interface CheckReport {
   readonly pages: number;
@@ -25,6 +27,8 @@ export interface GuestSurroundings {
   readonly onConsole: (text: string) => void;
   /** The guest cannot go on. A defect that the guest finds in its memory is a line on its console. */
   readonly onCrashed: (error: GodwitError) => void;
+  /** The guest has ended itself: by a shutdown or a reset. */
+  readonly onEnded?: (error: GodwitError) => void;
 }
 
 /** Chooses KVM if it works and `wantsKvm`, else the software guest, with a note for the user. */
@@ -53,6 +57,7 @@ export class HostedGuest {
     machine.console.subscribe(surroundings.onConsole);
     machine.events.subscribe((event) => {
       if (event.type === 'crashed') surroundings.onCrashed(event.error);
+      if (event.type === 'ended') surroundings.onEnded?.(event.error);
     });
   }
 
@@ -79,13 +84,14 @@ export class HostedGuest {
     return guest;
   }
 
-  /** Boots a flat image on KVM: see `bootFromImage`. */
-  static async bootImage(
-    { memoryBytes, image }: { readonly memoryBytes: number; readonly image: Uint8Array },
+  /** Boots a flat image or a Linux on KVM: see `bootFromImage` and `bootLinux`. */
+  static async bootOther(
+    { memoryBytes, ...other }: ImageSpec | LinuxSpec,
     surroundings: GuestSurroundings,
   ): Promise<HostedGuest> {
     const { dirtyRing } = surroundings;
-    const machine = await Machine.create({ memoryBytes, vcpus: 1, bootImage: image, dirtyRing });
+    const what = other.kind === 'image' ? { vcpus: 1, bootImage: other.image } : other;
+    const machine = await Machine.create({ memoryBytes, dirtyRing, ...what });
     const guest = new HostedGuest(machine, surroundings);
     await machine.resume();
     return guest;
@@ -127,14 +133,14 @@ export class HostedGuest {
   /**
    * Pauses the guest, checks every page from outside, and lets it go on.
    *
-   * @throws GodwitError GODWIT_UNSUPPORTED for a guest that was booted from an image, GODWIT_INVALID_STATE for one that does not run
+   * @throws GodwitError GODWIT_UNSUPPORTED for a guest that was booted from an image or a kernel, GODWIT_INVALID_STATE for one that does not run
    */
   async check(): Promise<CheckReport> {
     const machine = this.#machine;
-    if (machine.description.boot === 'image') {
+    if (machine.description.boot !== undefined) {
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
-        'only the bundled guest can be checked; this one was booted from an image',
+        `only the bundled guest can be checked; this one was booted from ${BOOTED_FROM[machine.description.boot]}`,
       );
     }
     if (machine.state === 'paused') {
@@ -153,6 +159,16 @@ export class HostedGuest {
     } finally {
       await machine.resume();
     }
+  }
+
+  /** Whether the guest reads what is typed at its console. */
+  get readsConsole(): boolean {
+    return this.#machine.description.boot === 'linux';
+  }
+
+  /** Types at the guest's console. @throws GodwitError GODWIT_INVALID_STATE when the guest has ended, or does not read */
+  type(bytes: Uint8Array): void {
+    this.#machine.type?.(bytes);
   }
 
   /** Bytes of memory that the host kernel has allocated to the guest. */

@@ -10,7 +10,7 @@ import {
 import { type WriteProtectionThreads, writeProtection } from '@godwit/workers';
 import { Departure, type DepartureSettings } from './departure.js';
 import { knownEncodings } from './encodings.js';
-import type { GuestSpec } from './guest-spec.js';
+import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
 import { type GuestSurroundings, HostedGuest } from './hosted-guest.js';
 import type { ListeningAt } from './links.js';
 
@@ -73,13 +73,11 @@ export class Vmm {
     return this.#guest;
   }
 
-  /** Builds a guest and runs it: the bundled guest, or that of a flat image. */
-  async boot(
-    what: GuestSpec | { readonly kind: 'image'; readonly memoryBytes: number; readonly image: Uint8Array },
-  ): Promise<void> {
+  /** Builds a guest and runs it: the bundled guest, that of a flat image, or a Linux. */
+  async boot(what: GuestSpec | ImageSpec | LinuxSpec): Promise<void> {
     this.#guest =
-      what.kind === 'image'
-        ? await HostedGuest.bootImage(what, this.#surroundings)
+      what.kind === 'image' || what.kind === 'linux'
+        ? await HostedGuest.bootOther(what, this.#surroundings)
         : await HostedGuest.boot(what, this.#surroundings);
   }
 

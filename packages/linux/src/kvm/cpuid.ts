@@ -104,6 +104,17 @@ export class Cpuid {
     );
   }
 
+  /** The same CPU with these bits of a register set; an entry that does not exist stays absent. */
+  with(fn: number, index: number, bits: Readonly<Partial<Record<Register, number>>>): Cpuid {
+    return new Cpuid(
+      this.entries.map((entry) => {
+        if (entry.function !== fn || entry.index !== index) return entry;
+        const changed = Object.entries(bits).map(([name, mask]) => [name, (entry[name as Register] | mask) >>> 0]);
+        return { ...entry, ...Object.fromEntries(changed) };
+      }),
+    );
+  }
+
   /** Features of this CPU that `host` cannot give, as `leaf 7.0 ebx 0x20`; empty when a guest of this CPU can run there. */
   missingOn(host: Cpuid): readonly string[] {
     const missing: string[] = [];

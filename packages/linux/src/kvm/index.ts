@@ -11,7 +11,7 @@ export { Kvm, probeKvm } from './kvm.js';
 export { KvmCapability, KvmExit, KvmValue, kvmExitName } from './kvm-constants.js';
 export { KvmRun } from './kvm-run.js';
 export { KvmVcpu, runVcpu } from './kvm-vcpu.js';
-export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm-vm.js';
+export { InterruptChip, type KvmMemoryRegion, KvmVm, setIrqLine } from './kvm-vm.js';
 export { Msr, type MsrValue, readMsrs, writeMsrs } from './msrs.js';
 export { SliceTimer } from './slice-timer.js';
 export {

@@ -10,6 +10,7 @@ const ARGUMENTS: Readonly<Record<string, string>> = {
   KVM_GET_MSR_INDEX_LIST: 'kvm_msr_list',
   KVM_GET_SUPPORTED_CPUID: 'kvm_cpuid2',
   KVM_SET_USER_MEMORY_REGION: 'kvm_userspace_memory_region',
+  KVM_IRQ_LINE: 'kvm_irq_level',
   KVM_GET_IRQCHIP: 'kvm_irqchip',
   KVM_SET_IRQCHIP: 'kvm_irqchip',
   KVM_CREATE_PIT2: 'kvm_pit_config',

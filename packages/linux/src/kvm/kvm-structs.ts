@@ -201,6 +201,14 @@ export const kvmStatsDescriptor = {
   fields: { flags: [0, 4], exponent: [4, 2], size: [6, 2], offset: [8, 4], bucket_size: [12, 4] },
 } as const satisfies StructLayout;
 
+/** `irq` is a number of the interrupt controllers; above 15, of the IOAPIC alone. */
+export const kvmIrqLevel = {
+  header,
+  struct: 'kvm_irq_level',
+  size: 8,
+  fields: { irq: [0, 4], level: [4, 4] },
+} as const satisfies StructLayout;
+
 export const kvmIrqchip = {
   header,
   struct: 'kvm_irqchip',

@@ -1,7 +1,14 @@
 import { closeFd, ioctl, sizeArgument } from '../libc/index.js';
 import { type DirtyRings, enableDirtyRings } from './dirty-ring.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
-import { kvmClockData, kvmIrqchip, kvmPitConfig, kvmPitState2, kvmUserspaceMemoryRegion } from './kvm-structs.js';
+import {
+  kvmClockData,
+  kvmIrqchip,
+  kvmIrqLevel,
+  kvmPitConfig,
+  kvmPitState2,
+  kvmUserspaceMemoryRegion,
+} from './kvm-structs.js';
 import { KvmVcpu } from './kvm-vcpu.js';
 
 /** One slot of guest memory, as KVM_SET_USER_MEMORY_REGION takes it. */
@@ -79,6 +86,11 @@ export class KvmVm {
     ioctl(this.fd, KvmVmRequest.KVM_CREATE_IRQCHIP, 0, 'KVM_CREATE_IRQCHIP');
   }
 
+  /** See `setIrqLine`. */
+  setIrqLine(irq: number, high: boolean): void {
+    setIrqLine(this.fd, irq, high);
+  }
+
   /** The 8254 timer, with port 0x61 for the speaker. Needs the irqchip. */
   createPit2(): void {
     const config = new Uint32Array(kvmPitConfig.size / 4);
@@ -147,6 +159,22 @@ export class KvmVm {
     this.#closed = true;
     closeFd(this.fd);
   }
+}
+
+const irqLevel = new Uint32Array(kvmIrqLevel.size / 4);
+const irqLevelBytes = new Uint8Array(irqLevel.buffer);
+
+/**
+ * Sets the level of an interrupt line of the chips of `createIrqchip`, from any thread. An interrupt that is triggered by an edge comes
+ * each time the line goes high. Throws `SyscallError`.
+ *
+ * @param vmFd the VM's descriptor
+ * @param irq 0 to 15 on both PICs and the IOAPIC, 16 to 23 on the IOAPIC alone
+ */
+export function setIrqLine(vmFd: number, irq: number, high: boolean): void {
+  irqLevel[0] = irq;
+  irqLevel[1] = high ? 1 : 0;
+  ioctl(vmFd, KvmVmRequest.KVM_IRQ_LINE, irqLevelBytes, 'KVM_IRQ_LINE');
 }
 
 /** A short buffer would let the kernel read beyond it. */

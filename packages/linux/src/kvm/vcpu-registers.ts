@@ -69,4 +69,11 @@ export class SpecialRegisters {
       else this.#view.setUint8(start + offset, value);
     }
   }
+
+  /** Sets where a descriptor table is: its linear address, and the offset of its last byte. */
+  setTable(register: 'gdt' | 'idt', base: number, limit: number): void {
+    const start = kvmSregs.fields[register][0];
+    this.#view.setBigUint64(start, BigInt(base), true);
+    this.#view.setUint16(start + 8, limit, true);
+  }
 }

@@ -1,0 +1,112 @@
+/** The registers of the serial port that keep something. The first eight are the state that migrates. */
+export const SerialRegister = {
+  /** 1: a byte was sent, and its interrupt was neither identified nor followed by another. */
+  transmitted: 0,
+  interruptEnable: 1,
+  fifosOn: 2,
+  lineControl: 3,
+  modemControl: 4,
+  divisorLow: 5,
+  divisorHigh: 6,
+  scratch: 7,
+} as const;
+
+export const SERIAL_REGISTERS = 8;
+
+/** Words after the registers. */
+const LOCK = 8;
+const LINE_HIGH = 9;
+const INPUT_WRITTEN = 10;
+const INPUT_TAKEN = 11;
+export const SERIAL_WORDS = 12;
+
+/** Room for input, a power of two: more than anybody types while a guest is busy. */
+export const SERIAL_INPUT_BYTES = 4096;
+
+/** How long a thread waits for the lock at a time before it tries again. Milliseconds. */
+const LOCK_WAIT_MS = 5;
+
+/** Where the state is kept: `SERIAL_WORDS` words, `SERIAL_INPUT_BYTES` bytes. */
+export interface SerialStorage {
+  readonly serial: Int32Array<SharedArrayBuffer>;
+  readonly serialInput: Uint8Array<SharedArrayBuffer>;
+}
+
+/** The state of the serial port, which all vCPU threads and the main thread share: registers, the interrupt line's level, input. */
+export class SerialWords {
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #input: Uint8Array<SharedArrayBuffer>;
+
+  /** @param storage `serial` and `serialInput` of the `SharedBoard` */
+  constructor({ serial, serialInput }: SerialStorage) {
+    this.#words = serial;
+    this.#input = serialInput;
+  }
+
+  /** Does `work` while no other thread does: it is short, and never waits. */
+  exclusively<T>(work: () => T): T {
+    const words = this.#words;
+    while (Atomics.compareExchange(words, LOCK, 0, 1) !== 0) Atomics.wait(words, LOCK, 1, LOCK_WAIT_MS);
+    try {
+      return work();
+    } finally {
+      Atomics.store(words, LOCK, 0);
+      Atomics.notify(words, LOCK, 1);
+    }
+  }
+
+  get(register: number): number {
+    return Atomics.load(this.#words, register);
+  }
+
+  set(register: number, value: number): void {
+    Atomics.store(this.#words, register, value);
+  }
+
+  /** The level that the interrupt line was last given. */
+  get lineHigh(): boolean {
+    return this.#words[LINE_HIGH] !== 0;
+  }
+
+  set lineHigh(high: boolean) {
+    this.#words[LINE_HIGH] = high ? 1 : 0;
+  }
+
+  get hasInput(): boolean {
+    return this.#waiting > 0;
+  }
+
+  /** Adds input; returns how many bytes there was room for. */
+  addInput(bytes: Uint8Array): number {
+    const room = Math.min(bytes.byteLength, SERIAL_INPUT_BYTES - this.#waiting);
+    const at = this.#words[INPUT_WRITTEN] as number;
+    for (let i = 0; i < room; i++) this.#input[(at + i) & (SERIAL_INPUT_BYTES - 1)] = bytes[i] as number;
+    this.#words[INPUT_WRITTEN] = (at + room) | 0;
+    return room;
+  }
+
+  /** Takes the oldest byte of input; 0 when there is none. */
+  takeInput(): number {
+    if (!this.hasInput) return 0;
+    const at = this.#words[INPUT_TAKEN] as number;
+    this.#words[INPUT_TAKEN] = (at + 1) | 0;
+    return this.#input[at & (SERIAL_INPUT_BYTES - 1)] as number;
+  }
+
+  clearInput(): void {
+    this.#words[INPUT_TAKEN] = this.#words[INPUT_WRITTEN] as number;
+  }
+
+  /** All input that waits, which stays there. */
+  peekInput(): Uint8Array {
+    const at = this.#words[INPUT_TAKEN] as number;
+    return Uint8Array.from(
+      { length: this.#waiting },
+      (_, i) => this.#input[(at + i) & (SERIAL_INPUT_BYTES - 1)] as number,
+    );
+  }
+
+  get #waiting(): number {
+    return ((this.#words[INPUT_WRITTEN] as number) - (this.#words[INPUT_TAKEN] as number)) | 0;
+  }
+}
