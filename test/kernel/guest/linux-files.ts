@@ -8,9 +8,13 @@ export const BUSYBOX_VARIABLE = 'GODWIT_TEST_BUSYBOX';
 /** Parameters for a kernel that nobody may run for a while, on a busy host: it does not complain of it. */
 export const PATIENT = 'nowatchdog rcupdate.rcu_cpu_stall_suppress=1';
 
-/** A shell on the serial port. `ready` comes before its first prompt, with the seconds since the kernel was started. */
+/**
+ * A shell on the serial port. `ready` comes before its first prompt, with the seconds since the kernel was started. A line ends with the
+ * prompt, so that what a command prints begins a line of its own.
+ */
 const INIT = `#!/bin/busybox sh
-export PATH=/bin PS1='guest# '
+export PATH=/bin PS1='guest# 
+'
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /tmp
 mount -t proc proc /proc

@@ -36,8 +36,14 @@ const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: re
   [0x8000_0008, 0, ['ebx']],
 ];
 
-/** Bits of leaf 1 that KVM itself turns on and off as the guest runs: OSXSAVE (ecx 27) and APIC (edx 9). */
-const LIVE_BITS: Readonly<Partial<Record<Register, number>>> = { ecx: 1 << 27, edx: 1 << 9 };
+/**
+ * Bits that KVM itself turns on and off as the guest runs, by function: they say what the guest has enabled, and no host offers them.
+ * OSXSAVE (1, ecx 27) and APIC (1, edx 9) follow CR4 and the APIC's base, OSPKE (7, ecx 4) follows CR4.
+ */
+const LIVE_BITS: Readonly<Record<number, Readonly<Partial<Record<Register, number>>>>> = {
+  0x1: { ecx: 1 << 27, edx: 1 << 9 },
+  0x7: { ecx: 1 << 4 },
+};
 
 /** The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries. */
 export class Cpuid {
@@ -123,7 +129,7 @@ export class Cpuid {
       if (wanted === undefined) continue;
       const offered = host.#find(fn, index);
       for (const register of registers) {
-        const live = fn === 1 ? (LIVE_BITS[register] ?? 0) : 0;
+        const live = LIVE_BITS[fn]?.[register] ?? 0;
         const lacking = (wanted[register] & ~(offered?.[register] ?? 0) & ~live) >>> 0;
         if (lacking !== 0) missing.push(`leaf 0x${fn.toString(16)}.${index} ${register} 0x${lacking.toString(16)}`);
       }

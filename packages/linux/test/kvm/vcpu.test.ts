@@ -128,3 +128,20 @@ testKvm('a CPU is described by what CPUID says, and compared feature by feature'
 
   expect(host.missingOn(new Cpuid(poorer))).toEqual(['leaf 0x1.0 edx 0x1']);
 });
+
+test.each([
+  [0x1, 'ecx', 1 << 27, 'OSXSAVE'],
+  [0x1, 'edx', 1 << 9, 'APIC'],
+  [0x7, 'ecx', 1 << 4, 'OSPKE'],
+] as const)(
+  'what a guest has enabled is no feature that a host must have: leaf 0x%s %s 0x%s (%s)',
+  (fn, register, bit) => {
+    const none = { function: fn, index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    const host = new Cpuid([none]);
+    expect(new Cpuid([{ ...none, [register]: bit }]).missingOn(host)).toEqual([]);
+    const wanted = (bit | 1) >>> 0;
+    expect(new Cpuid([{ ...none, [register]: wanted }]).missingOn(host)).toEqual([
+      `leaf 0x${fn.toString(16)}.0 ${register} 0x1`,
+    ]);
+  },
+);
