@@ -1,7 +1,7 @@
 import { hostSupport, InterruptChip, installWakeSignal, Kvm, runVcpu, SliceTimer } from '@godwit/linux';
 import { Cpuid, KvmExit, KvmValue, VcpuState } from '@godwit/linux/kvm';
 import { Errno } from '@godwit/linux/unstable';
-import { afterEach, expect } from '@jest/globals';
+import { afterEach, expect, test } from '@jest/globals';
 import { errorOf } from '../error-of.js';
 import { testWhen } from '../when-usable.js';
 import { CODE_ADDRESS, RealModeGuest } from './real-mode-guest.js';
