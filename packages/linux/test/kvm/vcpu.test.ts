@@ -135,7 +135,7 @@ test.each([
   [0x7, 'ecx', 1 << 4, 'OSPKE'],
 ] as const)(
   'what a guest has enabled is no feature that a host must have: leaf 0x%s %s 0x%s (%s)',
-  (fn, register, bit) => {
+  (fn, register, bit, _name) => {
     const none = { function: fn, index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0 };
     const host = new Cpuid([none]);
     expect(new Cpuid([{ ...none, [register]: bit }]).missingOn(host)).toEqual([]);
