@@ -47,7 +47,7 @@ export interface PlanSize {
 export const SAMPLED_STEP = 4;
 
 /** Number of byte offsets in each direction in CI's sample, which has all cases of every other series. */
-export const SAMPLED_OFFSETS = 60;
+export const SAMPLED_OFFSETS = 100;
 
 /** How often a migration goes back, in the cases with `backs`. */
 const BACKS = 2;
