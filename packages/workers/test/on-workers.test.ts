@@ -14,6 +14,7 @@ import {
   migrate,
   receive,
 } from '@godwit/core';
+import { createGuestMemory } from '@godwit/linux';
 import { connectTo, listenOn, memory, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
@@ -309,8 +310,20 @@ describe('how many channels there are by default', () => {
   test('one or two, on threads, where memory and sockets can live there', async () => {
     const { connector, listener } = await ends('tcp');
     await move({ connector: onWorkers(connector), listener: onWorkers(listener) }, {});
-    const channels = Math.min(2, availableParallelism());
+    const channels = availableParallelism() >= 4 ? 2 : 1;
     expect(threads.started.length).toBe(2 * channels);
+  });
+
+  test('two for a GiB of memory, where there are two processors', async () => {
+    const { connector } = await ends('tcp');
+    const channelsFor = onWorkers(connector).pageChannelsFor;
+    const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30 }];
+    const memory = createGuestMemory({ blocks, overcommit: true });
+    try {
+      expect(channelsFor?.(memory)).toBe(availableParallelism() >= 2 ? 2 : 1);
+    } finally {
+      memory.close();
+    }
   });
 
   test.each(['memory', 'sockets'])('none where the %s cannot', async (what) => {
