@@ -41,8 +41,8 @@ const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: re
  * OSXSAVE (1, ecx 27) and APIC (1, edx 9) follow CR4 and the APIC's base, OSPKE (7, ecx 4) follows CR4.
  */
 const LIVE_BITS: Readonly<Record<number, Readonly<Partial<Record<Register, number>>>>> = {
-  0x1: { ecx: 1 << 27, edx: 1 << 9 },
-  0x7: { ecx: 1 << 4 },
+  1: { ecx: 1 << 27, edx: 1 << 9 },
+  7: { ecx: 1 << 4 },
 };
 
 /** The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries. */
