@@ -127,7 +127,7 @@ program
   )
   .addArgument(new Argument('[case...]', 'what to do (default: all of it)').choices(CASE_NAMES))
   .option('--rounds <n>', 'how often each does it', atLeastOne, 5)
-  .option('--only <text>', 'only those whose name has this in it, such as Godwit or multifd', '')
+  .option('--only <text>', 'only who has this name, or has it in the name, such as Godwit or multifd', '')
   .option('--all', "Debian 12's QEMU 7.2 too", false)
   .option('--json', 'one JSON object instead of tables', false)
   .option('--readme', 'write the tables into README.md too', false)
@@ -142,7 +142,7 @@ program
     'the latency of page faults after a switchover by post-copy: QEMU (postcopy-preempt) and Godwit in turns',
   )
   .option('--rounds <n>', 'how often each does it', atLeastOne, 5)
-  .option('--only <text>', 'only those whose name has this in it, such as Godwit', '')
+  .option('--only <text>', 'only who has this name, or has it in the name, such as Godwit', '')
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: Pick<JudgeOptions, 'rounds' | 'only' | 'json'>) =>
     judge(['postcopy'], { ...options, all: false, readme: false, prepare: false, neverRearm: false, names: false }),

@@ -10,6 +10,7 @@ import { qemuVmm } from './qemu/qemu-vmm.js';
 import { DEBIAN_12, NEWEST, NoQemu, type UnpackedQemu, unpackedQemu } from './qemu/unpacked-qemu.js';
 import { type CaseResult, isSound, thisMachine, type Verdict } from './result.js';
 import { playCase } from './rounds.js';
+import type { Case } from './sample.js';
 import { markdown, withVerdict } from './table.js';
 
 /** The repository; this file runs compiled, in bench/dist/qemu. */
@@ -19,7 +20,7 @@ const CANNOT_RUN_HERE = 3;
 
 export interface JudgeOptions {
   readonly rounds: number;
-  /** Only entrants whose name contains this text. */
+  /** Only entrants with this name, or where none has it, those whose names contain it. */
   readonly only: string;
   readonly all: boolean;
   readonly json: boolean;
@@ -71,18 +72,24 @@ export async function judge(names: readonly CaseName[], options: JudgeOptions): 
   if (!isSound(verdict)) process.exitCode = 1;
 }
 
+/** The case with only some of its entrants, as `JudgeOptions.only` says. */
+function withEntrants(one: Case, only: string): Case {
+  const exactly = one.entrants.filter(({ name }) => name === only);
+  const entrants = exactly.length > 0 ? exactly : one.entrants.filter(({ name }) => name.includes(only));
+  if (entrants.length > 0) return { ...one, entrants };
+  const names = one.entrants.map(({ name }) => name).join('; ');
+  throw new Error(`--only ${only}: nobody in ${one.name} has that in its name, but there are: ${names}`);
+}
+
 async function play(
   names: readonly CaseName[],
   contestants: Contestants,
   { rounds, only }: { readonly rounds: number; readonly only: string },
   report: (text: string) => void,
 ): Promise<Verdict> {
+  const chosen = names.map((name) => withEntrants(caseOf(name, contestants), only));
   const cases: CaseResult[] = [];
-  for (const name of names) {
-    const all = caseOf(name, contestants);
-    const entrants = all.entrants.filter((entrant) => entrant.name.includes(only));
-    cases.push(await playCase({ ...all, entrants }, rounds, report));
-  }
+  for (const one of chosen) cases.push(await playCase(one, rounds, report));
   const { older, newest, godwit } = contestants;
   return {
     benchmark: 'qemu',

@@ -12,8 +12,15 @@ import {
 import { Machine } from '@godwit/example-node-vmm';
 import { sweepImage, sweptBytes } from '@godwit/example-node-vmm/guest';
 import { type CommandHandlers, sendToParent, serveCommands } from '@godwit/example-node-vmm/process';
-import { connectTo, file, listenOn, tcp } from '@godwit/transport';
-import { type FaultThreads, faultThreads, onWorkers } from '@godwit/workers';
+import { connectTo, file, listenOn, rehearse, tcp } from '@godwit/transport';
+import {
+  type ChannelThreads,
+  channelThreads,
+  type FaultThreads,
+  faultThreads,
+  onWorkers,
+  pageChannelsFor,
+} from '@godwit/workers';
 import { randomMemory } from '../memory/random-memory.js';
 import { DELTA_CACHE_BYTES, type Departure, type GuestSpec, now } from '../vmm.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
@@ -31,6 +38,7 @@ class Host {
   #listener: LinkListener | undefined;
   #incoming: IncomingMigration | undefined;
   #faults: FaultThreads | undefined;
+  #threads: ChannelThreads | undefined;
   /** The number of letters that the guest has printed. */
   #printed = 0;
   /** The times at which the guest was paused and resumed: milliseconds since 1970, in order. */
@@ -57,9 +65,13 @@ class Host {
         if (type === 'paused') this.#pausedAtMs.push(now());
         if (type === 'resumed') this.#resumedAtMs.push(now());
       });
+      // As every VMM of node-vmm does while its guest runs, or while it waits for one.
+      await rehearse();
       if (role === 'destination') return null;
       if (spec.random) fill(machine, memoryBytes);
       await machine.resume();
+      this.#threads = channelThreads(pageChannelsFor(machine.memory));
+      await this.#threads.ready();
       return null;
     },
 
@@ -82,15 +94,19 @@ class Host {
       const connector = connectTo(tcp({ host: '127.0.0.1', port }));
       const startedAtMs = now();
       const pausesBefore = this.#pausedAtMs.length;
-      const migration = migrate(this.#guest(), channels === 0 ? connector : onWorkers(connector), {
-        description: this.#theMachine().description,
-        pageChannels: channels,
-        downtimeLimitMs,
-        bandwidthLimit: bytesPerSecond,
-        ...(postcopy ? { postcopy, postcopyBandwidth: postcopyBytesPerSecond } : {}),
-        ...(deltas ? { encodings: [delta({ cacheBytes: DELTA_CACHE_BYTES })] } : {}),
-        ...(this.#vm === this.#machine ? {} : { policy: afterManyWrites(() => this.#printed) }),
-      });
+      const migration = migrate(
+        this.#guest(),
+        channels === 0 ? connector : onWorkers(connector, this.#threads && { threads: this.#threads }),
+        {
+          description: this.#theMachine().description,
+          pageChannels: channels,
+          downtimeLimitMs,
+          bandwidthLimit: bytesPerSecond,
+          ...(postcopy ? { postcopy, postcopyBandwidth: postcopyBytesPerSecond } : {}),
+          ...(deltas ? { encodings: [delta({ cacheBytes: DELTA_CACHE_BYTES })] } : {}),
+          ...(this.#vm === this.#machine ? {} : { policy: afterManyWrites(() => this.#printed) }),
+        },
+      );
       if (postcopy) migration.startPostcopy();
       const watched = watch(migration);
       const unblock = blockNowAndThen(blockedMs);
@@ -154,7 +170,12 @@ class Host {
   /** Frees everything, so that nothing keeps the process alive. */
   async close(): Promise<void> {
     this.#incoming?.cancel('the process ends');
-    await Promise.allSettled([this.#incoming?.result, this.#listener?.close(), this.#faults?.close()]);
+    await Promise.allSettled([
+      this.#incoming?.result,
+      this.#listener?.close(),
+      this.#faults?.close(),
+      this.#threads?.close(),
+    ]);
     await this.#machine?.close();
   }
 

@@ -35,6 +35,7 @@ export type {
   RecordingHead,
   Sender,
 } from './recording/recording-format.js';
+export { rehearse } from './rehearse.js';
 export { checkSnapshot, looksLikeSnapshot, type SnapshotItem } from './snapshot/check-snapshot.js';
 export { type FileOptions, file } from './snapshot/file.js';
 export type { DevicePiece, SnapshotMetadata } from './snapshot/snapshot-metadata.js';

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { GodwitError } from '@godwit/core';
+import { GodwitError, nonNegative } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
 import { threadFile } from './thread-modules.js';
 
@@ -14,29 +14,47 @@ export interface ChannelThread {
 }
 
 /**
- * Threads for page channels. Starting one takes 100 ms or more; threads that are started early wait, idle, for their page channel. Idle
- * threads do not keep the process alive.
+ * Threads for page channels that are started before they are needed, and wait idle: starting one takes 50 to 100 ms, and a migration that
+ * has to wait for that moves no page meanwhile. Each page channel takes one for itself, and the thread ends with its channel. Idle threads
+ * do not keep the process alive; each has about 12 MiB of memory.
+ *
+ * Made by `channelThreads`, and given to `onWorkers`.
  */
 export class ChannelThreads {
+  readonly #count: number;
   readonly #idle = new Set<ChannelThread>();
   #closed = false;
 
-  /** Starts threads until `count` are idle. */
-  start(count: number): void {
-    while (this.#idle.size < count && !this.#closed) this.#start();
+  /** Starts `count` threads. */
+  constructor(count: number) {
+    this.#count = count;
+    this.#start(count);
   }
 
-  /** Returns an idle thread, or a new one. The caller owns the thread from then on, and the thread keeps the process alive. */
+  /**
+   * Starts as many threads as page channels have taken since, and resolves when all that should wait are idle. Call it when a guest
+   * begins to run in this process, and again when a migration has failed: the next one finds threads then.
+   */
+  async ready(): Promise<void> {
+    this.#start(this.#count);
+    await Promise.all(Array.from(this.#idle, ({ ready }) => ready));
+  }
+
+  /**
+   * Returns an idle thread, or a new one. The caller owns the thread from then on, and the thread keeps the process alive.
+   *
+   * @internal
+   */
   take(): ChannelThread {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', 'the threads for page channels have been stopped');
-    this.start(1);
+    this.#start(1);
     const [thread] = this.#idle as Iterable<ChannelThread> as [ChannelThread];
     this.#idle.delete(thread);
     thread.worker.ref();
     return thread;
   }
 
-  /** Ends the idle threads. */
+  /** Ends the idle threads, and starts none from then on. Threads that page channels have taken end with their channels. */
   async close(): Promise<void> {
     this.#closed = true;
     const ending = Array.from(this.#idle, ({ worker }) => {
@@ -48,7 +66,12 @@ export class ChannelThreads {
     await Promise.all(ending);
   }
 
-  #start(): void {
+  /** Starts threads until `count` are idle. */
+  #start(count: number): void {
+    while (this.#idle.size < count && !this.#closed) this.#startOne();
+  }
+
+  #startOne(): void {
     const [file, options] = threadFile('channel-thread');
     const worker = new Worker(file, {
       ...options,
@@ -67,6 +90,21 @@ export class ChannelThreads {
     worker.once('exit', () => this.#idle.delete(thread));
     this.#idle.add(thread);
   }
+}
+
+/**
+ * Starts threads that wait for page channels.
+ *
+ * @param count threads that wait at a time. Default: 2, as many as `pageChannels: 'auto'` gives page channels.
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for a number that is none.
+ *
+ * @example
+ * const threads = channelThreads();
+ * await threads.ready();
+ * const migration = migrate(vm, onWorkers(connectTo(tcp({ host, port })), { threads }));
+ */
+export function channelThreads(count = 2): ChannelThreads {
+  return new ChannelThreads(nonNegative('count', count));
 }
 
 /** `--cpu-prof`, `--cpu-prof-dir FOLDER` and the like, and nothing for another option. */

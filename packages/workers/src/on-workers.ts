@@ -19,10 +19,12 @@ import { WorkerStream } from './worker-stream.js';
 /** Options of `onWorkers` for threads that are started in advance. */
 export interface IdleThreads {
   /**
-   * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one; a page
-   * channel that finds no idle thread starts one. Idle threads do not keep the process alive. Default: 0.
+   * The threads that page channels take, each one for itself; a page channel that finds no idle thread starts one, and waits for that (50
+   * to 100 ms). A number: so many are started at once, for these links alone; those of a listener end when it closes. `channelThreads()`:
+   * threads that were started before there were links, and that stay the caller's, who ends them. Idle threads do not keep the process
+   * alive. Default: 0.
    */
-  readonly threads?: number;
+  readonly threads?: number | ChannelThreads;
 }
 
 /**
@@ -43,29 +45,40 @@ export function onWorkers(connector: LinkConnector, options?: IdleThreads): Link
 export function onWorkers<L extends LinkListener>(listener: L, options?: IdleThreads): L;
 export function onWorkers(ends: LinkConnector | LinkListener, options: IdleThreads = {}): LinkConnector | LinkListener {
   checkOptions<IdleThreads>('onWorkers', options, { threads: true });
-  const idle = nonNegative('threads', options.threads ?? 0);
-  return 'connect' in ends ? connectorOnWorkers(ends, idle) : listenerOnWorkers(ends, idle);
+  const { threads = 0 } = options;
+  if (threads instanceof ChannelThreads) {
+    return 'connect' in ends ? connectorOnWorkers(ends, threads) : listenerOnWorkers(ends, threads);
+  }
+  const own = new ChannelThreads(nonNegative('threads', threads));
+  if ('connect' in ends) return connectorOnWorkers(ends, own);
+  const close = async (): Promise<void> => {
+    await Promise.all([ends.close(), own.close()]);
+  };
+  return { ...listenerOnWorkers(ends, own), close };
 }
 
 /** Guest memory from which a second thread on a host with two or three processors is worth its start, in bytes. */
 const LARGE_BYTES = 2 ** 30;
 
 /**
- * Returns the number of page channels that suit this host and this memory. On two processors that source and destination share, two
- * channels move 2 GiB into fresh huge pages in 0.85 of the time of one, and a guest of 64 MiB in 1.25 of it: a thread takes 50 ms to start.
+ * Returns the number of page channels that `pageChannels: 'auto'` gives on this host to a guest with this memory, where it can live on
+ * threads. On two processors that source and destination share, two channels move 2 GiB into fresh huge pages in 0.85 of the time of one,
+ * and a guest of 64 MiB in 1.25 of it: a thread takes 50 ms to start.
+ *
+ * @example
+ * const threads = channelThreads(pageChannelsFor(vm.memory));
  */
-function channelsFor({ blocks }: GuestMemory): number {
+export function pageChannelsFor({ blocks }: Pick<GuestMemory, 'blocks'>): number {
   const bytes = blocks.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const processors = availableParallelism();
   return processors >= 4 || (processors >= 2 && bytes >= LARGE_BYTES) ? 2 : 1;
 }
 
-function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnector {
-  const threads = new ChannelThreads();
-  threads.start(idle);
+function connectorOnWorkers(connector: LinkConnector, threads: ChannelThreads): LinkConnector {
   return {
     ...connector,
-    pageChannelsFor: (memory) => (connector.plainSockets === true && isAttachable(memory) ? channelsFor(memory) : 0),
+    pageChannelsFor: (memory) =>
+      connector.plainSockets === true && isAttachable(memory) ? pageChannelsFor(memory) : 0,
     async connect(request, signal) {
       // The connections that settle which side runs the guest have no page channels either.
       if (request.pageChannels === 0) return connector.connect(request, signal);
@@ -76,9 +89,7 @@ function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnect
   };
 }
 
-function listenerOnWorkers<L extends LinkListener>(listener: L, idle: number): L {
-  const threads = new ChannelThreads();
-  threads.start(idle);
+function listenerOnWorkers<L extends LinkListener>(listener: L, threads: ChannelThreads): L {
   return {
     ...listener,
     accept: async (signal) => {
@@ -86,9 +97,6 @@ function listenerOnWorkers<L extends LinkListener>(listener: L, idle: number): L
       const pageChannels: IncomingLink['pageChannels'] = async (migrationId, count, giveUp) =>
         moved(await link.pageChannels(migrationId, count, giveUp), threads, link.peer, []);
       return { ...link, pageChannels };
-    },
-    close: async () => {
-      await Promise.all([listener.close(), threads.close()]);
     },
   } satisfies LinkListener as L;
 }

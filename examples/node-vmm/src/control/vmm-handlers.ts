@@ -73,7 +73,8 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     status: async () => statusOf(vmm),
 
     migrate: async ({ to, tls, events, ...settings }, emit) => {
-      const summary = await move(linksTo(await transportOf(to, { tls })), to, settings, events ? emit : undefined);
+      const connector = linksTo(await transportOf(to, { tls }), { threads: vmm.threads });
+      const summary = await move(connector, to, settings, events ? emit : undefined);
       host.moved(to);
       return summary;
     },

@@ -68,12 +68,13 @@ class Host {
       watched,
       ...settings
     }) => {
-      const connector = linksTo(transportFromUri(address, tlsOptions(tls)), { workers });
+      const vmm = this.#theVmm();
+      const connector = linksTo(transportFromUri(address, tlsOptions(tls)), { workers, threads: vmm.threads });
       // A failed recording is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
-      const { migration } = this.#theVmm().depart(recording?.connector(connector) ?? connector, address, {
+      const { migration } = vmm.depart(recording?.connector(connector) ?? connector, address, {
         ...settings,
         bandwidthLimit: maxBandwidth,
         policy: policyFor(settings.postcopy ? (policy ?? 'hybrid') : policy, maxRounds),

@@ -1,14 +1,19 @@
 import type { GodwitError, LinkConnector, LinkListener } from '@godwit/core';
-import { connectTo, type Listener, listenOn, type Transport } from '@godwit/transport';
-import { onWorkers } from '@godwit/workers';
+import { connectTo, type Listener, listenOn, rehearse, type Transport } from '@godwit/transport';
+import { type ChannelThreads, onWorkers } from '@godwit/workers';
 
-/**
- * The source's links over a transport. Page channels have threads of their own where its streams are plain sockets, unless `workers` is
- * false: then pages are read on the main thread.
- */
-export function linksTo(transport: Transport, { workers = true }: { readonly workers?: boolean } = {}): LinkConnector {
+export interface DepartureLinks {
+  /** Whether page channels have threads of their own. Default true; without them pages are read on the main thread. */
+  readonly workers?: boolean;
+  /** Threads that wait for page channels. Without them each page channel starts one. */
+  readonly threads?: ChannelThreads | undefined;
+}
+
+/** The source's links over a transport, with threads for page channels where its streams are plain sockets. */
+export function linksTo(transport: Transport, { workers = true, threads }: DepartureLinks = {}): LinkConnector {
   const connector = connectTo(transport);
-  return workers && transport.plainSockets === true ? onWorkers(connector) : connector;
+  if (!workers || transport.plainSockets !== true) return connector;
+  return onWorkers(connector, threads === undefined ? {} : { threads });
 }
 
 /** A listener, and the address to which a source connects. */
@@ -24,12 +29,17 @@ export interface ArrivalOptions {
   readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
 
-/** The destination's links over a transport, with threads for page channels where its streams are plain sockets. */
+/**
+ * The destination's links over a transport, with threads for page channels where its streams are plain sockets. The migration is rehearsed
+ * while the VMM waits for its guest.
+ */
 export async function linksFrom<L extends Listener>(
   transport: Transport<L>,
   { threads = 2, onRefused }: ArrivalOptions = {},
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;
+  // A move that was not rehearsed takes longer, and that is all.
+  rehearse().catch(() => {});
   return { links: threads > 0 && transport.plainSockets === true ? onWorkers(links, { threads }) : links, address };
 }

@@ -7,7 +7,14 @@ import {
   receive,
   reclaim,
 } from '@godwit/core';
-import { type WriteProtectionThreads, writeProtection } from '@godwit/workers';
+import { rehearse } from '@godwit/transport';
+import {
+  type ChannelThreads,
+  channelThreads,
+  pageChannelsFor,
+  type WriteProtectionThreads,
+  writeProtection,
+} from '@godwit/workers';
 import { Departure, type DepartureSettings } from './departure.js';
 import { knownEncodings } from './encodings.js';
 import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
@@ -32,6 +39,8 @@ export class Vmm {
   #incoming: IncomingMigration | undefined;
   #departure: Departure | undefined;
   #protection: WriteProtectionThreads | undefined;
+  #threads: ChannelThreads | undefined;
+  #closing = false;
 
   constructor(surroundings: GuestSurroundings) {
     this.#surroundings = surroundings;
@@ -79,6 +88,7 @@ export class Vmm {
       what.kind === 'image' || what.kind === 'linux'
         ? await HostedGuest.bootOther(what, this.#surroundings)
         : await HostedGuest.boot(what, this.#surroundings);
+    this.#getReady(this.#guest);
   }
 
   /** Waits for a guest on these links, which the VMM closes in the end; `receive` may be called again after a failed attempt. */
@@ -115,6 +125,7 @@ export class Vmm {
     try {
       const { summary } = await this.#incoming.result;
       await this.stopListening();
+      if (this.#guest !== undefined) this.#getReady(this.#guest);
       return summary;
     } finally {
       this.#arriving = undefined;
@@ -141,14 +152,29 @@ export class Vmm {
         `the guest is being moved to ${before.to}: wait for its end, or cancel it`,
       );
     }
-    this.#departure = new Departure(guest, connector, to, settings);
-    return this.#departure;
+    const departure = new Departure(guest, connector, to, settings);
+    departure.migration.result.catch(() => this.#getReady(guest));
+    this.#departure = departure;
+    return departure;
+  }
+
+  /** Threads that wait for the page channels of the next move from here; none before a guest is here. */
+  get threads(): ChannelThreads | undefined {
+    return this.#threads;
   }
 
   /** The protection for snapshots of a guest that runs on; its threads are started for the first such snapshot. */
   get protection(): WriteProtectionThreads {
     this.#protection ??= writeProtection();
     return this.#protection;
+  }
+
+  /** Gets ready for the next move, beside the guest that has begun to run: starts its threads, and rehearses it. */
+  #getReady({ vm }: HostedGuest): void {
+    if (this.#closing) return;
+    this.#threads ??= channelThreads(pageChannelsFor(vm.memory));
+    // A move that was not rehearsed takes longer, and that is all.
+    Promise.all([this.#threads.ready(), rehearse()]).catch(() => {});
   }
 
   /** Runs the guest on after a snapshot of it was saved. */
@@ -164,16 +190,19 @@ export class Vmm {
   async release(): Promise<void> {
     const guest = this.#guest;
     this.#guest = undefined;
-    await guest?.close();
+    const threads = this.#threads;
+    this.#threads = undefined;
+    await Promise.all([guest?.close(), threads?.close()]);
   }
 
   /** Cancels migrations where possible, waits for the end of all of them and frees everything. */
   async close(reason: string): Promise<void> {
+    this.#closing = true;
     this.#departure?.migration.cancel(reason);
     this.#incoming?.cancel(reason);
     this.#incoming?.giveUpPages(reason);
     await Promise.allSettled([this.#departure?.migration.result, this.#incoming?.result]);
-    await this.#protection?.close();
+    await Promise.all([this.#protection?.close(), this.#threads?.close()]);
     const guests = new Set([this.#guest, this.#arriving]);
     await Promise.allSettled([...[...guests].map((guest) => guest?.close()), this.stopListening()]);
   }
