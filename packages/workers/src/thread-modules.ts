@@ -17,14 +17,24 @@ export interface ThreadModules {
 
 export type ThreadName = 'channel-thread' | 'service-thread' | 'protect-thread';
 
-/** The file of a thread, and the options whose data `provideModules` takes there. */
+/**
+ * The limit of a thread's heap, in MiB. V8 counts each view of guest memory as memory of the heap, and collects all garbage, before it
+ * returns the view, whenever views of half this limit were made since the last time: with its default limit, for each 1 to 2 GiB of guest
+ * memory, while no page moves. Half of 64 TiB is more than a host has.
+ */
+const MOST_HEAP_MIB = 2 ** 26;
+
+/** The file of a thread, and its options, with the data that `provideModules` takes there. */
 export function threadFile(name: ThreadName): readonly [URL, WorkerOptions & { readonly workerData: ThreadModules }] {
   const modules = {
     rearm: rearm.kvmRearmModule,
     snapshotPages: snapshotPages.SNAPSHOT_PAGES.module,
     snapshotTarget: snapshotPages.SNAPSHOT_TARGET.module,
   };
-  return [new URL(`../threads/${name}.js`, import.meta.url), { workerData: modules }];
+  return [
+    new URL(`../threads/${name}.js`, import.meta.url),
+    { workerData: modules, resourceLimits: { maxOldGenerationSizeMb: MOST_HEAP_MIB } },
+  ];
 }
 
 /** Called on a thread: registers the modules in its file, so that recipes find them. */

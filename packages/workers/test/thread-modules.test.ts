@@ -1,5 +1,5 @@
 import { getPriority } from 'node:os';
-import { Worker } from 'node:worker_threads';
+import { Worker, type WorkerOptions } from 'node:worker_threads';
 import { expect, test } from '@jest/globals';
 
 /** Loads the module of a page channel's thread on a thread: which CommonJS modules came with it, and its priority then. */
@@ -43,3 +43,23 @@ test.each([
   expect(messages[1]?.priority).toBe(Math.min(19, ours + nicer));
   expect(getPriority(0)).toBe(ours);
 });
+
+interface ThreadFiles {
+  readonly threadFile: (name: string) => readonly [URL, WorkerOptions];
+}
+
+test.each(['channel-thread', 'service-thread', 'protect-thread'])(
+  'the views of 16 TiB do not reach half of the heap of %s, where V8 collects garbage for each',
+  async (name) => {
+    const { threadFile } = (await import(new URL('../dist/thread-modules.js', import.meta.url).href)) as ThreadFiles;
+    const [, { resourceLimits }] = threadFile(name);
+    const code = `require('node:worker_threads').parentPort.postMessage(require('node:v8').getHeapStatistics().heap_size_limit)`;
+    const worker = new Worker(code, { eval: true, ...(resourceLimits && { resourceLimits }) });
+    const limit = await new Promise<number>((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    });
+    expect(limit / 2).toBeGreaterThan(16 * 2 ** 40);
+    await worker.terminate();
+  },
+);

@@ -34,6 +34,12 @@ export interface BlockBacking {
   readonly pins?: SharedArrayBuffer;
 }
 
+/**
+ * Bytes under one ArrayBuffer: as many as Node 20 gives one (4 GiB). V8 counts each as memory of its heap, and may collect garbage for it, so
+ * that few large ones take less time than one for each window. A multiple of `RAM_WINDOW_BYTES`.
+ */
+const SPAN_BYTES = 4 * RAM_WINDOW_BYTES;
+
 /** A RAM block that is a shared mapping of a memory file, or anonymous memory of this process. */
 export class MappedRamBlock implements RamBlock {
   readonly id: string;
@@ -50,7 +56,8 @@ export class MappedRamBlock implements RamBlock {
   readonly #pins: PinCounts;
   readonly #identity: string | undefined;
   readonly #writable: boolean;
-  readonly #windows: (Uint8Array | undefined)[];
+  /** Views of `SPAN_BYTES` each, made when they are first asked for; those of `view` are parts of them. */
+  readonly #spans: (Uint8Array | undefined)[];
   #closed = false;
   #shared: true | undefined;
 
@@ -68,11 +75,13 @@ export class MappedRamBlock implements RamBlock {
     const file = backing.fd === null ? undefined : fileIdentity(backing.fd);
     this.#identity = file === undefined ? undefined : `${file}+${this.fileOffset}`;
     this.#writable = backing.fd !== null && backing.hugePages !== true && hasOrdinaryPages(backing.fd);
-    this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
+    this.#spans = new Array(Math.ceil(placement.byteLength / SPAN_BYTES));
     // Two objects over one file: what is pinned through one is not discarded through the other.
     const pins = backing.pins ?? blockWithIdentity(this.#identity, this.byteLength)?.pins;
     this.#pins = new PinCounts(placement.byteLength, pins);
     blockOpened(this);
+    // A migration claims anonymous memory by its first view. V8 may collect garbage for a view, for 20 ms: now, not when a guest moves.
+    if (backing.anonymous) this.#span(0);
   }
 
   /**
@@ -128,15 +137,15 @@ export class MappedRamBlock implements RamBlock {
         `bytes ${offset}..${offset + length} are outside RAM block ${this.id} of ${this.byteLength} bytes`,
       );
     }
-    const index = Math.floor(offset / RAM_WINDOW_BYTES);
-    const start = offset - index * RAM_WINDOW_BYTES;
-    if (start + length > RAM_WINDOW_BYTES) {
+    if ((offset % RAM_WINDOW_BYTES) + length > RAM_WINDOW_BYTES) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
         `a view does not cross a multiple of ${RAM_WINDOW_BYTES} bytes: ${offset}..${offset + length} of ${this.id} does`,
       );
     }
-    return this.#window(index).subarray(start, start + length);
+    const index = Math.floor(offset / SPAN_BYTES);
+    const start = offset - index * SPAN_BYTES;
+    return this.#span(index).subarray(start, start + length);
   }
 
   /**
@@ -248,7 +257,7 @@ export class MappedRamBlock implements RamBlock {
     assertMayChange(this, `unmap RAM block "${this.id}"`);
     this.#closed = true;
     blockClosed(this);
-    this.#windows.fill(undefined);
+    this.#spans.fill(undefined);
     const { reservation, ownsFd, fd } = this.#backing;
     if (reservation !== undefined) munmap(reservation.address, reservation.byteLength);
     if (ownsFd && fd !== null) closeFd(fd);
@@ -268,14 +277,13 @@ export class MappedRamBlock implements RamBlock {
     return () => punchHole(fd, this.fileOffset + offset, byteLength);
   }
 
-  #window(index: number): Uint8Array {
-    const made = this.#windows[index];
+  #span(index: number): Uint8Array {
+    const made = this.#spans[index];
     if (made !== undefined) return made;
-    const start = index * RAM_WINDOW_BYTES;
-    const length = Math.min(RAM_WINDOW_BYTES, this.byteLength - start);
-    const window = viewOf(this.hostAddress + BigInt(start), length);
-    this.#windows[index] = window;
-    return window;
+    const start = index * SPAN_BYTES;
+    const span = viewOf(this.hostAddress + BigInt(start), Math.min(SPAN_BYTES, this.byteLength - start));
+    this.#spans[index] = span;
+    return span;
   }
 
   #checkRange(range: PageRun): { end: number } {
