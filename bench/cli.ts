@@ -14,6 +14,7 @@ import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
 import { type RestoreOptions, restoreBenchmark } from './restore/restore.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
+import { zeroCopyBenchmark } from './zero-copy/zero-copy.js';
 
 /**
  * `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. With --short it runs once, on
@@ -56,6 +57,13 @@ benchmark(
   'channels',
   'random RAM on page channels, on worker threads and over TLS, beside raw loops',
   ({ size, runs }) => channelsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  '2048',
+  '256',
+);
+benchmark(
+  'zero-copy',
+  "a source's memory by send, which copies it, and by vmsplice and splice, which do not: raw loops",
+  ({ size, runs }) => zeroCopyBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   '2048',
   '256',
 );

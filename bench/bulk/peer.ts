@@ -12,15 +12,21 @@ import {
   reclaim,
   SoftwareTracker,
 } from '@godwit/core';
-import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
+import { createGuestMemory, type MappedGuestMemory, type MappedRamBlock } from '@godwit/linux';
 import { MemoryAdvice, madvise } from '@godwit/linux/unstable';
 import { connectTo, type Listener, listenOn, type Transport, tcp, tls, unix } from '@godwit/transport';
 import { type AttachableMemory, onWorkers } from '@godwit/workers';
-import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
+import { listenRaw, receiveRaw, sendRaw, sendSpliced } from './raw-loop.js';
 import { receiveRawTls, sendRawTls, type TlsPems } from './raw-tls.js';
 
-/** The destination's memory when bytes arrive: populated, all holes, or one small buffer. */
-export type MemoryKind = 'ready' | 'fresh' | 'reused buffer';
+/** What guest memory is made of; `auto`: anonymous memory in huge pages where the host has them. */
+export type Backing = 'file' | 'auto';
+
+/**
+ * The destination's memory when bytes arrive: a memory file that is populated, one that is all holes, anonymous memory that is all holes
+ * (in huge pages where the host has them), or one small buffer.
+ */
+export type MemoryKind = 'ready' | 'fresh' | 'huge' | 'reused buffer';
 
 /** The path of the pages: the sockets, the number of page channels, and whether these are on worker threads. */
 export type PagePath = {
@@ -29,10 +35,12 @@ export type PagePath = {
 } & (RawSocket | { readonly over: 'unix' });
 
 /** The sockets of a raw loop. */
-export type RawSocket = { readonly over: 'tcp' } | { readonly over: 'tls'; readonly pems: TlsPems };
+export type RawSocket =
+  | { readonly over: 'tcp'; readonly spliced?: boolean }
+  | { readonly over: 'tls'; readonly pems: TlsPems };
 
 export type PeerCommand =
-  | { readonly type: 'fill'; readonly byteLength: number }
+  | { readonly type: 'fill'; readonly byteLength: number; readonly backing: Backing }
   | {
       readonly type: 'receive raw';
       readonly byteLength: number;
@@ -86,19 +94,12 @@ process.on('disconnect', () => process.exit());
 async function perform(command: PeerCommand): Promise<void> {
   switch (command.type) {
     case 'fill':
-      guest = createGuestMemory({ blocks: [block(command.byteLength)] });
+      guest = createGuestMemory({ backing: command.backing, blocks: [block(command.byteLength)] });
       fill(guest);
       reply({ type: 'done' });
       break;
     case 'send raw':
-      if (command.socket.over === 'tls') await sendRawTls(command.socket.pems, command.port, windowsOf(source()));
-      else
-        sendRaw(
-          command.port,
-          source().blocks[0]?.hostAddress as bigint,
-          source().blocks[0]?.byteLength as number,
-          PIECE_BYTES,
-        );
+      await sendAll(command.port, command.socket);
       reply({ type: 'done' });
       break;
     case 'receive raw': {
@@ -108,8 +109,11 @@ async function perform(command: PeerCommand): Promise<void> {
         reply({ type: 'received raw', ms: await ms });
         break;
       }
+      const backing: Backing = command.memory === 'huge' ? 'auto' : 'file';
       const memory =
-        command.memory === 'reused buffer' ? undefined : createGuestMemory({ blocks: [block(command.byteLength)] });
+        command.memory === 'reused buffer'
+          ? undefined
+          : createGuestMemory({ backing, blocks: [block(command.byteLength)] });
       if (memory !== undefined && command.memory === 'ready') touch(memory);
       const { fd, port } = listenRaw();
       reply({ type: 'listening', port });
@@ -128,6 +132,14 @@ async function perform(command: PeerCommand): Promise<void> {
       await runIncoming(command);
       break;
   }
+}
+
+/** Sends the guest's memory by a raw loop. */
+async function sendAll(port: number, socket: RawSocket): Promise<void> {
+  if (socket.over === 'tls') return sendRawTls(socket.pems, port, windowsOf(source()));
+  const { hostAddress, byteLength } = source().blocks[0] as MappedRamBlock;
+  if (socket.spliced) sendSpliced(port, hostAddress, byteLength);
+  else sendRaw(port, hostAddress, byteLength, PIECE_BYTES);
 }
 
 async function runMigration(address: string, path: PagePath, observed: boolean): Promise<Figures> {

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import type { Figures, MemoryKind, Observed, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
+
+import type { Backing, Figures, MemoryKind, Observed, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
 
 /** The figures of a migration that was observed while it ran, and not timed. */
 export interface ObservedMigration extends Observed {
@@ -43,9 +44,10 @@ export class Peers {
     this.byteLength = byteLength;
   }
 
-  static async start(byteLength: number): Promise<Peers> {
+  /** `backing`: of the source's memory. */
+  static async start(byteLength: number, backing: Backing = 'file'): Promise<Peers> {
     const peers = new Peers(byteLength);
-    await peers.#source.ask({ type: 'fill', byteLength }, 'done');
+    await peers.#source.ask({ type: 'fill', byteLength, backing }, 'done');
     return peers;
   }
 
