@@ -2,7 +2,7 @@ import type { CaseResult, EntrantResult, Spread, Verdict } from './result.js';
 import { FIGURES } from './sample.js';
 
 /** The marks around the text that `--readme` writes. */
-const BEGIN = '<!-- judge: written by `npm run bench -- qemu --all --readme` -->';
+const BEGIN = '<!-- judge: written by `npm run bench -- qemu --readme` -->';
 const END = '<!-- /judge -->';
 
 /** The verdict as Markdown: a table for each case, with medians, minimums and maximums. */

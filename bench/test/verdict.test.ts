@@ -92,7 +92,7 @@ describe('the tables', () => {
   });
 
   test('take the place between the marks of a page, and nothing else', () => {
-    const mark = '<!-- judge: written by `npm run bench -- qemu --all --readme` -->';
+    const mark = '<!-- judge: written by `npm run bench -- qemu --readme` -->';
     const page = `before\n\n${mark}\n\nold\n\n<!-- /judge -->\n\nafter\n`;
     const one = verdict(entrantResult('QEMU', [sample(1)], []));
     const written = withVerdict(page, one);
