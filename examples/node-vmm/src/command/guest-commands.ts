@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
+import { oneOfNames } from '../demo/named-values.js';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
@@ -72,9 +73,10 @@ function runCommand(ended: Ended): Command {
     )
     .option('--working-set <size>', 'memory that the guest writes (default: 64M, at most half)', bytes(PAGE_SIZE))
     .addOption(
-      new Option('--order <order>', 'in which it writes its pages')
-        .choices(['sequential', 'random'])
-        .default('sequential'),
+      oneOfNames(new Option('--order <order>', 'in which it writes its pages').default('sequential'), [
+        'sequential',
+        'random',
+      ]),
     )
     .option('--heartbeat <ms>', 'between two lines on its console', integer(10, 60_000), 1000)
     .option('--image <file>', 'boot this flat image instead, in real mode at 0x7c00, on one vCPU and KVM')
