@@ -44,7 +44,7 @@ const DEFAULT_MEMORY = 512 * MIB;
 const DEFAULT_IMAGE_MEMORY = 150 * MIB;
 const DEFAULT_WORKING_SET = 64 * MIB;
 
-/** Ends the process with this exit status. */
+/** Called with the exit status of the command. */
 export type Ended = (status: number) => void;
 
 /** The commands whose process is a VMM: `run`, `receive`, `restore`. */
