@@ -157,7 +157,7 @@ describe('the events', () => {
     const reader = new EventReader(server.url);
     const first = (await reader.next()) as ModelPatch;
     expect(first.rounds).toMatchObject({ from: 0, items: { length: 150 } });
-    // The first tick knows of nobody who has seen anything.
+    // The first patch has the whole model again, since no patch was made before it.
     await reader.next();
     for (let round = 151; round <= 155; round++) {
       tell(roundEvent(round));
