@@ -103,7 +103,7 @@ console.log(vm.memory.blocks[0].view(4096, 1)[0]);
 process.exit();
 `;
 
-test('a listener without a free descriptor: the source names EMFILE as the likely reason, its guest runs on, and moves later', async () => {
+test('a guest runs on while the listener has no free descriptor, and moves once it has some', async () => {
   const [command, argv, options] = shellCommand(DESTINATION);
   const destination = spawn(command, argv, { ...options, stdio: ['pipe', 'pipe', 'inherit'] });
   try {
@@ -111,14 +111,11 @@ test('a listener without a free descriptor: the source names EMFILE as the likel
     const next = async () => Number((await lines.next()).value);
     const connector = connectTo(tcp({ port: await next() }));
     const vm = new ToyVm(BLOCKS);
-    const reason = await migrate(vm, connector, { pageChannels: 1, connectTimeoutMs: 100 }).result.catch(
+    // The kernel accepts the connections and the listener's process closes them at once: the source only sees that they end.
+    const failure = await migrate(vm, connector, { pageChannels: 1, connectTimeoutMs: 100 }).result.catch(
       (error: GodwitError) => error,
     );
-    expect(reason).toMatchObject({
-      code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringMatching(/closed page channel 0 .*too many open files \(EMFILE\): raise its limit/),
-      retry: true,
-    });
+    expect(failure).toMatchObject({ code: expect.stringMatching(/^GODWIT_(CONNECT_FAILED|LINK_LOST)$/), retry: true });
     expect(vm.running).toBe(true);
     const migration = migrate(vm, connector, { pageChannels: 1, connectTimeoutMs: 30_000 });
     const failures: MigrationEvent[] = [];
