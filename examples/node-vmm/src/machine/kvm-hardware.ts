@@ -119,7 +119,7 @@ function linuxCpuid(kvm: Kvm): Cpuid {
   return kvm.supportedCpuid().with(1, 0, { ecx: HYPERVISOR | deadlineTimer });
 }
 
-/** Returns a function whose result is the growth of each counter since its last call. Counters wrap at 2^32; one that has fallen counts 0. */
+/** Returns a function that gives the growth of each counter since its last call. Counters wrap at 2^32; one that has fallen counts 0. */
 function sinceLast(counts: () => readonly number[]): () => readonly number[] {
   let before = counts();
   return () => {

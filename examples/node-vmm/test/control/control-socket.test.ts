@@ -286,7 +286,8 @@ describe('a client that misbehaves', () => {
     socket.pause();
     socket.write('{"id":1,"command":"migrate","to":"x","events":true}\n');
     await cut;
-    // 100 MB were emitted. The client was cut off at 1 MiB, and the VMM keeps none of the rest. Buffers of earlier tests may be freed meanwhile.
+    // 100 MB were emitted. The client was cut off at 1 MiB, and the VMM keeps none of the rest. Buffers of earlier tests may be freed
+    // meanwhile.
     expect((await externalBytes()) - before).toBeLessThan(60 * 2 ** 20);
     await expect((await client()).ask('status', {})).resolves.toMatchObject({ guest: 'empty' });
     let bytes = 0;

@@ -152,7 +152,8 @@ export class MappedGuestMemory implements GuestMemory {
  * holes. The mappings are not inherited by forked children (whose writes nobody would track).
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT for an option or a block's field that does not exist, and for a bad layout
- * (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
+ * (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host
+ * does not give; SyscallError
  *
  * @example
  * const memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30 }] });

@@ -3,10 +3,10 @@ import type net from 'node:net';
 /** A fatal alert `protocol_version` in a record of its own (RFC 8446, sections 5.1 and 6), not encrypted. */
 const ALERT = Uint8Array.of(0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x46);
 
-/** For a peer that has sent an HTTP request to a port of `tls(...)`: the answer names TLS in its `upgrade` header (RFC 2817, section 4.2). */
+/** The `upgrade` header (RFC 2817, section 4.2) of the answer to an HTTP request at a port of `tls(...)`. */
 const TLS_ALONE = 'TLS/1.3';
 
-/** The same for a port of `wss:`, which expects HTTP inside TLS. */
+/** The `upgrade` header of the answer at a port of `wss:`, which expects HTTP inside TLS. */
 const TLS_BELOW_HTTP = 'TLS/1.3, HTTP/1.1';
 
 /**

@@ -108,7 +108,7 @@ function bit(cells: bigint, shift: number): number {
   return Number((cells >> BigInt(shift)) & 1n);
 }
 
-/** The line between the rows of two hosts: how long the guest stood still by its own clock, from the first two heartbeats after the move. */
+/** The line between the rows of two hosts: how long the guest stood still by its own clock, by the first two heartbeats of the new host. */
 function crossing(after: ViewState['console'], width: number): StyledLine {
   const beats = after.map(({ text }) => parseGuestLine(text)).filter((line) => line.type === 'heartbeat');
   const stallMs = Math.max(0, ...beats.slice(0, 2).map(({ stall }) => stall)) / 1000;
