@@ -41,7 +41,8 @@ function scenarioOf({ channels, deviceBytes, loadMs, encodings }: PredictionCase
 }
 
 /**
- * Each vCPU is saved and loaded by its own thread, in one to a few milliseconds; the machine has as many of them as it has processors.
+ * The devices of the machine: one for each vCPU, whose state takes 0.5 ms to save and 1 ms to load. All other devices are smaller, and are
+ * left out.
  */
 function ownDevices({ vcpus, stateBytes }: Seen): readonly DeviceScenario[] {
   return Array.from({ length: vcpus }, (_, index) => ({
