@@ -41,7 +41,8 @@ function scenarioOf({ channels, deviceBytes, loadMs, encodings }: PredictionCase
 }
 
 /**
- * Each vCPU is saved and loaded by its own thread, in one to a few milliseconds; the machine has as many of them as it has processors.
+ * The machine's own devices, as one device for each vCPU with an equal part of the state: 0.5 ms to save it, 1 ms to load it, each by a
+ * thread of its own.
  */
 function ownDevices({ vcpus, stateBytes }: Seen): readonly DeviceScenario[] {
   return Array.from({ length: vcpus }, (_, index) => ({

@@ -2,7 +2,7 @@ import { expect, test } from '@jest/globals';
 import { Letters } from '../qemu/letters.js';
 import { withOpened } from '../qemu/opened.js';
 
-test('what was opened is closed, the last first, when the work ends and when it fails', async () => {
+test('processes are closed in reverse order when the work ends and when it fails', async () => {
   const closed: string[] = [];
   const open = async (name: string) => ({ close: async () => void closed.push(name) });
   await withOpened(60_000, async (opened) => {
@@ -18,7 +18,7 @@ test('what was opened is closed, the last first, when the work ends and when it 
   expect(closed).toEqual(['b', 'a', 'c']);
 });
 
-test('work that does not end is over after its time, and what it opens then is closed too', async () => {
+test('work that does not end in time fails, and what it opens afterwards is closed too', async () => {
   let late = (_: { close(): Promise<void> }): void => {};
   const opening = new Promise<{ close(): Promise<void> }>((resolve) => {
     late = resolve;
@@ -38,7 +38,7 @@ test('work that does not end is over after its time, and what it opens then is c
   expect(await refused).toEqual(new Error('the measurement is over'));
 });
 
-test('a letter counts whether it was printed before or after somebody asked; one that never comes is told', async () => {
+test('waiting for a letter resolves if it was printed before or is printed later, and rejects when the process ends without it', async () => {
   const letters = new Letters();
   const asked = letters.printed('B');
   letters.hear('xB');

@@ -26,7 +26,7 @@ function written(): string {
   return path;
 }
 
-test('a profile is the time of each call, with those that it calls', () => {
+test('readProfile gives the time of each call, with its callees', () => {
   const { thread, root } = readProfile(written(), 0, 10_000);
   expect(thread).toBe('channel-thread');
   expect(root.ms).toBe(4);
@@ -36,7 +36,7 @@ test('a profile is the time of each call, with those that it calls', () => {
   expect(idle).toMatchObject({ name: '(idle)', place: '', ms: 1 });
 });
 
-test('only the time between two moments counts', () => {
+test('readProfile counts only the samples between its two times', () => {
   const profile = readProfile(written(), 1500, 3500);
   expect(profile.root.ms).toBe(2);
   expect([...profile.root.callees.values()].map(({ name, ms }) => [name, ms])).toEqual([
@@ -47,7 +47,7 @@ test('only the time between two moments counts', () => {
   expect(readProfile(written(), 9000, 10_000).root.ms).toBe(0);
 });
 
-test('the picture has a box for each call, as wide as its time, above its caller', () => {
+test('the flame graph has a box for each call, as wide as its time, above its caller', () => {
   const svg = flameGraph('of a & b', readProfile(written(), 0, 10_000));
   expect(svg).toContain('of a &amp; b: 4 ms');
   const boxes = [...svg.matchAll(/<title>([^<]*)<\/title><rect x="([\d.]+)" y="(\d+)" width="([\d.]+)"/g)];

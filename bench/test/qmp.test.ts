@@ -44,7 +44,7 @@ test("a refusal has QEMU's words", async () => {
   await expect(refused).rejects.toThrow('QEMU refused migrate: unknown migration protocol');
 });
 
-test('an event is found whether it has been there already or is still to come, with its time', async () => {
+test('an event is found, with its time, whether it came before the call or comes later', async () => {
   const timestamp = { seconds: 1_700_000_000, microseconds: 123_456 };
   say({ event: 'STOP', timestamp }, { event: 'MIGRATION', data: { status: 'active' }, timestamp });
   expect((await qmp.event(({ event }) => event === 'MIGRATION')).data).toEqual({ status: 'active' });
@@ -54,7 +54,7 @@ test('an event is found whether it has been there already or is still to come, w
   expect((await resumed).event).toBe('RESUME');
 });
 
-test('when QEMU ends, whoever waits is told why, and so is whoever asks afterwards', async () => {
+test('when QEMU ends, pending and later calls reject with the reason', async () => {
   const answer = qmp.execute('query-status');
   const event = qmp.event(() => false);
   qmp.close(new Error('QEMU ended with status 1'));

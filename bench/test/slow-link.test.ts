@@ -32,7 +32,7 @@ async function sendAndHear(port: number, bytes: Uint8Array): Promise<void> {
   await once(socket, 'close');
 }
 
-test('carries every byte in order, no faster than it may, and the other way at once', async () => {
+test('a slow link carries every byte in order, at its rate in one direction and without a limit in the other', async () => {
   const { link, heard } = await behindTheLink();
   const bytes = Uint8Array.from({ length: BYTES_PER_SECOND / 4 }, (_, i) => (i * 7) >> 3);
   const started = performance.now();
@@ -42,7 +42,7 @@ test('carries every byte in order, no faster than it may, and the other way at o
   expect(Buffer.concat(heard).equals(bytes)).toBe(true);
 });
 
-test('is shared by its connections', async () => {
+test('the connections of a slow link share its rate', async () => {
   const { link, heard } = await behindTheLink();
   const started = performance.now();
   const bytes = new Uint8Array(BYTES_PER_SECOND / 8);

@@ -48,7 +48,7 @@ test('a spread is the median with the least and the most', () => {
 });
 
 describe('the rounds', () => {
-  test('go forwards and backwards in turns, and a run that fails stops nobody', async () => {
+  test('go forwards and backwards in turns, and continue after a run that fails', async () => {
     const { one, order } = play({ a: [sample(1), new Error('no'), sample(3)], b: [sample(7), sample(8), sample(9)] });
     const told: string[] = [];
     const result = await playCase(one, 3, (text) => told.push(text));
@@ -61,7 +61,7 @@ describe('the rounds', () => {
     expect(told[3]).toBe('bulk 2/3: a: failed: no');
   });
 
-  test('a figure that some runs lack is of those that have it', () => {
+  test('a figure that some runs lack is summarized over the runs that have it', () => {
     const { figures } = entrantResult('a', [sample(1), { figures: { totalMs: 3, predictedDowntimeMs: 300 } }], []);
     expect(figures).toEqual({
       totalMs: { median: 2, least: 1, most: 3 },
@@ -71,7 +71,7 @@ describe('the rounds', () => {
 });
 
 describe('the tables', () => {
-  test('show medians, how many ended by themselves, and nothing that nobody has', () => {
+  test('show medians, how many runs ended by themselves, and no column without a value', () => {
     const ended = [sample(1200, { endedByItself: true }), sample(1300, { endedByItself: false })];
     expect(
       markdown(verdict(entrantResult('QEMU', ended, ['it broke\nfor a reason']), entrantResult('Godwit', [], []))),
@@ -91,7 +91,7 @@ describe('the tables', () => {
     );
   });
 
-  test('take the place between the marks of a page, and nothing else', () => {
+  test('replace the text between the marks of a page, and nothing else', () => {
     const mark = '<!-- judge: written by `npm run bench -- qemu --readme` -->';
     const page = `before\n\n${mark}\n\nold\n\n<!-- /judge -->\n\nafter\n`;
     const one = verdict(entrantResult('QEMU', [sample(1)], []));
@@ -102,7 +102,7 @@ describe('the tables', () => {
   });
 });
 
-test('a verdict is sound when every run came to something and every memory was right', () => {
+test('a verdict is sound when no run has failed and every memory was right', () => {
   expect(isSound(verdict(entrantResult('QEMU', [sample(1), sample(2)], [])))).toBe(true);
   expect(isSound(verdict(entrantResult('QEMU', [sample(1)], ['failed'])))).toBe(false);
   expect(isSound(verdict(entrantResult('QEMU', [sample(1, { wrong: '1 of 2 pages wrong' })], [])))).toBe(false);

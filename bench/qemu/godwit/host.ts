@@ -65,7 +65,7 @@ class Host {
         if (type === 'paused') this.#pausedAtMs.push(now());
         if (type === 'resumed') this.#resumedAtMs.push(now());
       });
-      // As every VMM of node-vmm does while its guest runs, or while it waits for one.
+      // Every VMM of node-vmm rehearses a migration while its guest runs, or while it waits for one.
       await rehearse();
       if (role === 'destination') return null;
       if (spec.random) fill(machine, memoryBytes);

@@ -3,14 +3,14 @@ import { DEFAULT_SWEEP, type GuestRam, PAGE_SIZE, type Sweep } from '@godwit/exa
 
 /** The shortest time over which a speed is measured. Milliseconds. */
 const WINDOW_MS = 100;
-/** How often the place of the sweep is read. Milliseconds. */
+/** The time between two readings of the sweep's place. Milliseconds. */
 const EVERY_MS = 10;
-/** After this long the guest counts as not reaching the speed. Milliseconds. */
+/** How long the guest may take to reach a speed. Milliseconds. */
 const LONGEST_MS = 10_000;
 
 /**
- * How fast a guest sweeps, from the first bytes of its pages. The pages must be present, since reading a missing one would fetch
- * it.
+ * Measures how fast a guest sweeps, by the first bytes of its pages. The pages must be present: reading a missing page would fetch it from
+ * the source.
  */
 export class SweepSpeed {
   readonly #ram: GuestRam;

@@ -3,7 +3,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listenWithSmallBuffer } from './small-buffer.js';
 
-/** Milliseconds of bytes that may be queued, as in a network card. */
+/** The length of the link's queue, as that of a network card: bytes are forwarded this much before their time. Milliseconds. */
 const QUEUE_MS = 2;
 
 const toPort = Number(process.argv[2]);

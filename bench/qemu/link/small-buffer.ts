@@ -10,8 +10,8 @@ const RECEIVE_BYTES = 128 * 1024;
 const SOCKADDR_BYTES = 16;
 
 /**
- * Makes a listening socket on 127.0.0.1 whose connections have a small receive buffer; the kernel would otherwise accept megabytes
- * that the slow link has not forwarded yet.
+ * Makes a listening socket on 127.0.0.1 whose connections have a small receive buffer. With a buffer of the usual size, the sender could
+ * write megabytes that the slow link has not forwarded yet, and would measure the speed of loopback.
  */
 export function listenWithSmallBuffer(): { readonly fd: number; readonly port: number } {
   const libc = koffi.load('libc.so.6');

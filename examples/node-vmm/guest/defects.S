@@ -47,7 +47,7 @@ diagnose:
         inc     ecx
         cmp     ecx, STAMPS
         jb      3b
-        # Do they all say the same?
+        # Do all stamps have the same fields?
         xor     ecx, ecx
         mov     rsi, rdi
         mov     rdx, [rdi]
@@ -104,7 +104,7 @@ diagnose_body:
         dec     ebx
         jnz     6b
 diagnosed_changed:
-        # Right now it is right: somebody wrote the page while it was being looked at.
+        # The page is right now: another writer has changed it during the check.
         mov     eax, K_CHANGED
         xor     esi, esi
         mov     edx, ebp
@@ -217,7 +217,7 @@ report:
         or      eax, [r15 + C_DEFECT]
         mov     edx, PORT_DEFECT
         out     dx, eax
-# The end for every vCPU once one has found a defect: asleep, but still a vCPU that can be paused.
+# Where every vCPU stays once one has found a defect: it sleeps, and can still be paused.
 stopped:
         mov     eax, 1000000
         mov     edx, PORT_PACER

@@ -59,7 +59,7 @@ heartbeat:
         mov     qword ptr [r15 + C_STALL], 0
         pop     rax
         mov     [r15 + C_BEAT_LAST], rax
-        # The next one: on the grid, unless more than a period is already lost.
+        # The next heartbeat is due a period after this one was due; if that time has passed, a period from now.
         mov     rsi, [r15 + C_PARAMS]
         mov     ecx, [rsi + P_HEARTBEAT]
         mov     rdx, [r15 + C_BEAT_NEXT]

@@ -21,7 +21,7 @@
         .globl _start
 _start: jmp     begin
 
-# Written over by who makes the image: src/guest/sweep-image.ts.
+# src/guest/sweep-image.ts overwrites these parameters in the image.
         .org    4
 parameters:
 first:  .long   0x100000                        # address of the first page
@@ -50,7 +50,7 @@ protected:
         mov     esi, [first]
         mov     edi, [end]
 
-        # A BIOS may have been here before.
+        # Clear the first bytes, since a BIOS may have used this memory.
         mov     eax, esi
 clear:  cmp     eax, edi
         jae     cleared

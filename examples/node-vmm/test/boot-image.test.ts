@@ -34,7 +34,7 @@ function printed(machine: Machine, letter: string): Promise<string> {
   return firstValueFrom(machine.console.pipe(filter((text) => text.includes(letter))));
 }
 
-/** The check, as a line that says what is wrong. */
+/** Checks the sweep of a paused machine; returns the report as one line. */
 const check = (machine: Machine): string => describeSweep(checkSweep(sweptBytes(machine.ram, SWEEP)));
 
 testKvm('the sweep guest boots in real mode, sweeps, and its memory is right whenever it is paused', async () => {
@@ -51,13 +51,13 @@ testKvm('the sweep guest boots in real mode, sweeps, and its memory is right whe
   }
   expect(fronts.size).toBeGreaterThan(1);
   await machine.pause();
-  // The check sees one page that is an increment behind.
+  // The check finds one page that is an increment behind.
   const page = machine.ram.view(MIB + 100 * 4096, 1);
   page[0] = (page[0] as number) - 1;
   expect(check(machine)).toMatch(/^1 of 2816 pages wrong: page 100/);
 });
 
-testKvm('goes on where it was after a move to another machine', async () => {
+testKvm('the sweep continues where it was after a move to another machine', async () => {
   const machine = await booted(sweepImage(SWEEP));
   const first = printed(machine, SWEEP_LETTER);
   await machine.resume();
@@ -74,19 +74,19 @@ testKvm('goes on where it was after a move to another machine', async () => {
   expect(check(next)).toMatch(/^2816 pages right/);
 });
 
-testKvm('halts after so many passes; what the VMM itself never writes is zero', async () => {
+testKvm('the sweep guest halts after its passes; memory that neither it nor the VMM writes is zero', async () => {
   const machine = await booted(sweepImage({ ...SWEEP, passes: 3 }));
   const done = printed(machine, SWEEP_DONE);
   await machine.resume();
   expect(await done).toBe(SWEEP_DONE);
   await machine.pause();
   expect(new Set(sweptBytes(machine.ram, SWEEP))).toEqual(new Set([3]));
-  // No mailbox: nobody else writes low memory.
+  // Without a mailbox the VMM writes nothing to low memory.
   expect(machine.ram.view(0x1000, 0x6000).every((byte) => byte === 0)).toBe(true);
   expect(machine.trackers.map(({ name }) => name)).toEqual(['kvm']);
 });
 
-testKvm('an image longer than a sector is there as a whole', async () => {
+testKvm('an image longer than a sector is loaded as a whole', async () => {
   // mov dx, 0x3f8; mov al, [0x7c00 + 599,999]; out dx, al; hlt: the last byte is beyond the first 64 KiB.
   const bytes = new Uint8Array(600_000);
   // mov ax, 0x9000; mov ds, ax; then ds:offset of the byte.

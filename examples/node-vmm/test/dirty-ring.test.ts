@@ -28,7 +28,7 @@ async function running(
   return { machine, guest, tracker };
 }
 
-testRing('each vCPU has a ring: what it writes is in a harvest, and is told vCPU by vCPU', async () => {
+testRing('each vCPU has a ring: a harvest has what it writes, and vcpuWrites counts it for each vCPU', async () => {
   const { machine, guest, tracker } = await running({
     dirtyRing: true,
     workload: { workingSetBytes: 2 * MIB, pagesPerSecond: 4000 },
@@ -81,7 +81,7 @@ testRing('vCPUs whose rings are far too small wait for the thread that reaps the
     const full = (): boolean => tracker.calls.fullExits().some((times) => times > 0);
     for (let beats = 0; beats < 40 && !full(); beats++) await guest.moreBeats(1);
     const dirty = new DirtyBitmaps(machine.memory);
-    // A KVM that emulates overruns such rings: it says so then, and begins anew.
+    // A KVM that emulates instructions overruns such rings: the tracker's harvest then fails, and is started again below.
     await tracker
       .harvest(dirty)
       .catch((error: unknown) => expect(error).toMatchObject({ code: 'GODWIT_TRACKER_FAILED' }));
@@ -92,7 +92,7 @@ testRing('vCPUs whose rings are far too small wait for the thread that reaps the
   expect(guest.problems).toEqual([]);
 });
 
-testRing('a machine without rings has a dirty log, and one cannot have rings of any size', async () => {
+testRing('a machine without rings has a dirty log, and an impossible size of rings is refused', async () => {
   const machine = await Machine.create({ memoryBytes: 32 * MIB, vcpus: 1 });
   machines.push(machine);
   expect(machine.trackers[0]?.name).toBe('kvm');

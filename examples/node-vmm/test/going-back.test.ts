@@ -5,14 +5,14 @@ import { afterEach, describe, expect } from '@jest/globals';
 import { KINDS, type KindUnderTest } from './machine-kinds.js';
 import { ObservedGuest } from './observed-guest.js';
 
-/** A running guest whose stop-and-copies are given up, by the engine: it runs on in between, and arrives whole. */
+/** The engine gives up stop-and-copies of a running guest: the guest runs on in between, and arrives whole. */
 
 const SMALL: MachineConfig = {
   memoryBytes: 32 * 2 ** 20,
   vcpus: 2,
   workload: { workingSetBytes: 2 ** 20, pagesPerSecond: 4000, heartbeatMicroseconds: 10_000 },
 };
-/** Short, so that a test does not take long; a pause, a save and a load of these machines take a few milliseconds. */
+/** The bound on a pause in these tests, in milliseconds: far more than a pause, a save and a load of these machines take. */
 const PAUSE_LIMIT_MS = 500;
 
 const machines: VirtualMachine[] = [];
@@ -99,7 +99,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
   ] as const) {
     kind.test(`arrives whole after a stop-and-copy in which ${call} of ${device} hung`, async () => {
       const { source, destination, guest, events, summary } = await moved(kind, call, device);
-      // A busy machine may give up another one; after three the engine would have ended it.
+      // On a busy machine another stop-and-copy may be given up. After three, the engine would have ended the migration.
       expect(summary.attempts.length).toBeGreaterThanOrEqual(1);
       expect(events.filter(({ type }) => type === 'went-back').length).toBe(summary.attempts.length);
       expect(summary.verified).toBe(true);

@@ -23,7 +23,7 @@ async function running(code: readonly number[], vcpus = 1): Promise<Machine> {
 /** mov edx, 0x3f8 */
 const SERIAL = [0xba, 0xf8, 0x03, 0x00, 0x00];
 
-/** Resolves when `enough` says so of all text printed so far. */
+/** Resolves when `enough` returns true for all text that was printed so far. */
 function printed(machine: Machine, sink: { text: string }, enough: (text: string) => boolean): Promise<void> {
   return new Promise((resolve) => {
     machine.console.subscribe((piece) => {
@@ -33,7 +33,7 @@ function printed(machine: Machine, sink: { text: string }, enough: (text: string
   });
 }
 
-/** What a program prints that counts through the 64 characters from `@` on. */
+/** Whether text is the output of a program that counts through the 64 characters from `@` on. */
 function isCount(text: string): boolean {
   for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) !== 0x40 + (i & 63)) return false;
   return true;
@@ -90,7 +90,7 @@ testKvm('a guest that never exits is paused every time', async () => {
 });
 
 testKvm('a halted vCPU is paused, moved and still halted', async () => {
-  // hlt with interrupts off: it sleeps inside KVM_RUN for good.
+  // hlt with interrupts off: the vCPU sleeps in KVM_RUN and does not wake up.
   const machine = await running([0xf4, 0xeb, 0xfd]);
   await machine.resume();
   await machine.pause();
@@ -102,7 +102,7 @@ testKvm('a halted vCPU is paused, moved and still halted', async () => {
   expect(next.state).toBe('paused');
 });
 
-testKvm('ports and addresses that nobody has read as ones', async () => {
+testKvm('ports and addresses without a device are read as ones', async () => {
   // in eax, dx (0x80); mov rbx, [0x02000000], which is above RAM; and eax, ebx; and al, 0x5f; out dx, al; hlt
   const code = [
     ...[0x66, 0xba, 0x80, 0x00, 0xed],
@@ -119,7 +119,7 @@ testKvm('ports and addresses that nobody has read as ones', async () => {
   expect(sink.text).toBe('_');
 });
 
-testKvm('a crash is told with registers, stops the other vCPUs and stays', async () => {
+testKvm('a crash is reported with the registers, stops the other vCPUs and is final', async () => {
   // vCPU 0 (rsi) spins, vCPU 1: mov eax, 0x1234; ud2. There is no interrupt table, so that is a triple fault.
   const machine = await running([0x85, 0xf6, 0x74, 0xfe, 0xb8, 0x34, 0x12, 0x00, 0x00, 0x0f, 0x0b], 2);
   const crashed = firstValueFrom(
@@ -137,7 +137,7 @@ testKvm('a crash is told with registers, stops the other vCPUs and stays', async
   expect(machine.state).toBe('crashed');
 });
 
-testKvm('a console that outruns everybody loses nothing', async () => {
+testKvm('a guest that prints faster than the VMM reads loses no text', async () => {
   // mov esi, 0x200000; mov ecx, 100,000; rep outsb; hlt: the text is memory that the test has filled.
   const length = 100_000;
   const lengthBytes = [length & 0xff, (length >> 8) & 0xff, length >> 16, 0];

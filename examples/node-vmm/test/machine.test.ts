@@ -48,7 +48,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
   });
 
   kind.test('is paused and resumed 1,000 times, and the guest keeps going', async () => {
-    // As fast as it can: the vCPUs are in the guest, in port exits and on their way into KVM_RUN in turn.
+    // Without a rate limit, a vCPU is in the guest, in a port exit or on its way into KVM_RUN when a pause comes.
     const machine = await created(kind, {
       ...SMALL,
       workload: { workingSetBytes: MIB, heartbeatMicroseconds: 10_000 },
@@ -60,7 +60,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     for (let i = 0; i < 1000; i++) {
       await machine.pause();
       await machine.resume();
-      // Between at once and a millisecond later, so that the pause meets every place of the vCPU's loop.
+      // The next pause comes at once, or one or two milliseconds later, so that pauses come at every place of the vCPU's loop.
       if (i % 4 === 0) await sleep(i % 3);
     }
     await guest.moreBeats(3);
@@ -69,7 +69,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     guest.checkMemory(machine);
   });
 
-  kind.test('takes pause and resume in the order in which they were asked for, and twice is once', async () => {
+  kind.test('obeys pause and resume in the order of the calls, and a second call of one does nothing', async () => {
     const machine = await created(kind, SMALL);
     const seen: string[] = [];
     machine.events.subscribe(({ type }) => seen.push(type));
@@ -119,7 +119,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     guest.checkMemory(machine);
   });
 
-  kind.test('keeps the time that the guest was away on the pause clock', async () => {
+  kind.test('the pause clock counts the time between two machines', async () => {
     const from = await created(kind, SMALL);
     const guest = new ObservedGuest();
     guest.follow(from);
@@ -176,7 +176,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     await guest.moreBeats(2);
     await machine.pause();
     for (const tracker of machine.trackers) await tracker.start();
-    // What a tracker reports before anything is written is not held against it: the first round sends everything.
+    // The first report of a tracker may have pages that nobody wrote, since the first round sends every page.
     await harvested(machine);
     for (let round = 0; round < 5; round++) {
       const before = pagesOfMemory(machine);
@@ -185,7 +185,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
       await machine.pause();
       const dirty = await harvested(machine);
       const after = pagesOfMemory(machine);
-      // A hole reads as zero, and reading it (the guest looks at a page before it first writes it) fills it with zeros.
+      // A hole counts as a page of zeros: the guest reads a page before it first writes it, and that read populates the hole.
       const changed = [...after.keys()].filter(
         (page) => !(before.get(page) ?? ZERO_PAGE).equals(after.get(page) as Buffer),
       );
@@ -193,7 +193,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
       expect(changed.filter((page) => !dirty.at(0).has(page))).toEqual([]);
       const mailbox = MAILBOX_ADDRESS / PAGE_SIZE;
       expect(changed.some((page) => page >= mailbox && page < mailbox + MAILBOX_PAGES)).toBe(true);
-      // Pages may be written with what they held before, so a few more than changed; never all of RAM.
+      // A page may be written with its old contents, so that a few more pages are dirty than have changed, and never all of RAM.
       expect(dirty.count()).toBeLessThan(after.size + 100);
     }
     for (const tracker of machine.trackers) await tracker.stop();

@@ -11,7 +11,7 @@ import { inChunks, moveGuest, savedState } from './cold-migration.js';
 import { KINDS, type KindUnderTest, NO_KVM, testUnless } from './machine-kinds.js';
 import { ObservedGuest } from './observed-guest.js';
 
-/** What the engine asks of a machine beyond running, stopping, saving and loading: `MigratableVm` and `MigratableDevice`. */
+/** `MigratableVm` and `MigratableDevice` of the machines, beyond running, stopping, saving and loading. */
 
 const MIB = 2 ** 20;
 const SMALL: MachineConfig = {
@@ -30,7 +30,7 @@ function kept<M extends VirtualMachine>(machine: M): M {
   return machine;
 }
 
-/** A machine whose guest runs and is listened to. */
+/** A machine whose guest runs, and an `ObservedGuest` for its console. */
 async function running(kind: KindUnderTest): Promise<{ machine: VirtualMachine; guest: ObservedGuest }> {
   const machine = kept(await kind.create(SMALL));
   const guest = new ObservedGuest();
@@ -40,14 +40,14 @@ async function running(kind: KindUnderTest): Promise<{ machine: VirtualMachine; 
   return { machine, guest };
 }
 
-/** What happens to a machine from here on, by name. */
+/** The types of all events of a machine from now on. */
 function happenings(machine: VirtualMachine): string[] {
   const seen: string[] = [];
   machine.events.subscribe(({ type }) => seen.push(type));
   return seen;
 }
 
-/** So many turns of the microtask queue: what is under way gets on, and no message of a thread arrives. */
+/** Waits for so many turns of the microtask queue: promises settle meanwhile, and no message of a thread arrives. */
 async function microtasks(turns: number): Promise<void> {
   for (let i = 0; i < turns; i++) await Promise.resolve();
 }
@@ -71,7 +71,7 @@ testUnless(NO_KVM)(
   },
 );
 
-testUnless(NO_KVM)('a load that begins during a rehearsal is the one that counts', async () => {
+testUnless(NO_KVM)('a load that begins during a rehearsal is not overwritten by it', async () => {
   const source = kept(await Machine.create(SMALL));
   await source.resume();
   await source.pause();
@@ -109,7 +109,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
       const loading = device.load(inChunks(state), device.version).then(() => {
         loaded = true;
       });
-      // Only a message of a thread, or a timer, could keep it beyond this turn of the event loop.
+      // A load that takes longer than this turn of the event loop waits for a thread or a timer.
       await new Promise(setImmediate);
       expect([device.id, loaded]).toEqual([device.id, true]);
       await loading;
@@ -144,7 +144,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     await expect(machine.prepared()).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
   });
 
-  kind.test('tells its run state as its user sees it', async () => {
+  kind.test('has the run state that its user has asked for', async () => {
     const machine = await kind.create(SMALL);
     expect(machine.runState()).toBe('paused');
     await machine.resume();
@@ -153,7 +153,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     expect(machine.runState()).toBe('paused');
     await machine.resume();
     const closing = machine.close();
-    // It will never run again, and so it is not handed to anybody.
+    // The engine does not migrate a guest whose state is `ended`.
     expect(machine.runState()).toBe('ended');
     await closing;
     expect(machine.runState()).toBe('ended');
@@ -191,7 +191,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
     await again;
     const { beats } = guest;
     const mailbox = await mailboxState(machine);
-    // Several heartbeats' time: whatever would start it had its chance.
+    // The time of several heartbeats, in which a start that was left over would show.
     await sleep(60);
     expect([machine.runState(), guest.beats]).toEqual(['paused', beats]);
     expect(await mailboxState(machine)).toBe(mailbox);
@@ -243,7 +243,7 @@ describe.each(KINDS)('a $kind machine', (kind) => {
       await machine.resume();
       await guest.moreBeats(2);
     }
-    // What does not go by a clock is there to the last byte.
+    // The states of devices without a clock are equal, byte by byte.
     for (const id of ['serial', 'mailbox', 'software-cpu']) {
       const [from, to] = [machine, next].map(({ devices }) => devices.find((device) => device.id === id));
       if (from === undefined || to === undefined) continue;
@@ -332,7 +332,7 @@ testUnless(NO_FAULTS)(
   },
 );
 
-testUnless(NO_KVM)('a vCPU whose registers make KVM write guest memory tells which pages', async () => {
+testUnless(NO_KVM)('a vCPU whose registers make KVM write guest memory reports these pages', async () => {
   const shape = { memoryBytes: 16 * MIB, vcpus: 1 };
   const machine = kept(await Machine.create(shape));
   const next = kept(await Machine.fromDescription({ kind: 'kvm', ...shape }));
@@ -361,7 +361,7 @@ testUnless(NO_KVM)('a guest that has crashed has ended, from the moment that it 
   await machine.resume();
   await crashed;
   expect(machine.runState()).toBe('ended');
-  // As stopped as it gets: the engine asks for the run state, not for the outcome of `pause`.
+  // `pause` resolves for a crashed guest: the engine goes by the run state.
   await machine.pause();
   expect(machine.runState()).toBe('ended');
   await expect(machine.prepared()).rejects.toMatchObject({ code: 'GODWIT_GUEST_CRASHED' });

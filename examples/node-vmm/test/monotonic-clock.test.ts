@@ -7,7 +7,7 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** The same clock as everybody's, read around it: how far it is outside, in microseconds. */
+/** How far a reading of `clock` is outside of two readings of `process.hrtime` around it, in microseconds. */
 function error(clock: () => number): number {
   const before = Number(process.hrtime.bigint()) / 1000;
   const time = clock();

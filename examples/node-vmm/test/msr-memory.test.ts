@@ -27,13 +27,13 @@ test('registers that hold no address, or are turned off, write nothing', () => {
   expect(written(MSR_KVM_SYSTEM_TIME_NEW, 0x5001n)).toEqual([]);
 });
 
-test('the page that holds the area counts, in whichever block it is', () => {
+test('the page with the area is reported, in whichever block it is', () => {
   expect(written(MSR_KVM_WALL_CLOCK, 0x3010n)).toEqual([{ block: 0, firstPage: 3, pageCount: 1 }]);
   expect(written(MSR_KVM_STEAL_TIME, 0x1_0000_5041n)).toEqual([{ block: 1, firstPage: 5, pageCount: 1 }]);
   expect(written(0x4000_0001, 0x7001n)).toEqual([{ block: 0, firstPage: 7, pageCount: 1 }]);
 });
 
-test('an area that crosses the border of two pages counts with both, and outside RAM not at all', () => {
+test('an area that crosses the border of two pages is reported with both, and one outside RAM not at all', () => {
   expect(written(MSR_KVM_WALL_CLOCK_NEW, 0x3ff8n)).toEqual([{ block: 0, firstPage: 3, pageCount: 2 }]);
   expect(written(MSR_KVM_WALL_CLOCK_NEW, 0xfff8n)).toEqual([{ block: 0, firstPage: 15, pageCount: 1 }]);
   expect(written(MSR_KVM_WALL_CLOCK_NEW, 0x10_0000n)).toEqual([]);

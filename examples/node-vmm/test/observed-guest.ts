@@ -12,8 +12,8 @@ import {
 import { expect } from '@jest/globals';
 
 /**
- * Listens to the bundled guest on as many machines as it lives on, one after the other, and collects everything that is
- * wrong: heartbeats that repeat or are missing, defects that the guest reports, crashes.
+ * Reads the console of the bundled guest on one machine after the other, and collects all problems: heartbeats that repeat or are missing,
+ * defects that the guest reports, crashes.
  */
 export class ObservedGuest {
   readonly problems: string[] = [];

@@ -15,7 +15,7 @@ test.each([
   [0.5, 10, { runMs: 2.5, holdMs: 2.5 }],
   [0.9, 10, { runMs: 0.28, holdMs: 2.5 }],
   [0.9, 1, { runMs: 0.1, holdMs: 0.9 }],
-  // The bound wins: the vCPU is held for 91 % of the time.
+  // The bound applies and not the fraction: the vCPU is held for 91 % of the time.
   [0.99, 1, { runMs: 0.1, holdMs: 1 }],
 ])('a throttle of %d with holds of at most %d ms', (fraction, longestMs, { runMs, holdMs }) => {
   const slice = sliceOf(fraction, longestMs);
@@ -84,7 +84,7 @@ test('late threads and early wakes change neither the share of time nor the boun
   );
 });
 
-test('whatever happens, no hold is longer than the bound', () => {
+test('no hold is longer than the bound, for any sequence of late runs and early wakes', () => {
   fc.assert(
     fc.property(
       fractions,
@@ -94,7 +94,7 @@ test('whatever happens, no hold is longer than the bound', () => {
         const thread = new Thread();
         thread.slices.set(fraction, longestMs);
         for (const late of lates) thread.step(late, 1);
-        // A rest of 0.05 ms is not worth a wait of its own.
+        // A hold may be longer by a remainder that is too short for a hold of its own.
         expect(thread.longestHoldMs).toBeLessThanOrEqual(longestMs + 0.05);
       },
     ),
@@ -116,7 +116,7 @@ test('a new fraction takes effect at once, in a hold too', () => {
   thread.step(5, 1);
   const owed = thread.slices.due(thread.now);
   expect(owed).toBe(25);
-  // Woken early by a change to another fraction: what is left is at most one hold of that.
+  // A change to another fraction has ended the hold early: at most one hold of the new fraction is left.
   thread.slices.held(1);
   thread.slices.set(0.2, 300);
   expect(thread.slices.due(thread.now)).toBeLessThanOrEqual(2.5);

@@ -30,7 +30,7 @@ async function busy(kind: KindUnderTest): Promise<{ machine: VirtualMachine; gue
   return { machine, guest };
 }
 
-/** Over the next heartbeats, by the guest's own counter and clock. */
+/** The guest's writes a second, and the share of time for which it was held, over the next heartbeats and by its own clock. */
 async function observed(
   machine: VirtualMachine,
   guest: ObservedGuest,
@@ -47,7 +47,7 @@ async function observed(
 for (const kind of KINDS) {
   kind.test(`${kind.kind}: a throttle takes its fraction of the guest's writes, and gives it back`, async () => {
     const { machine, guest } = await busy(kind);
-    // In turn, since other processes take more or less of the host in the meantime.
+    // The rates are measured in turn, since other processes use more or less of the host in the meantime.
     const rates = { full: 0, half: 0, tenth: 0 };
     const shares = { half: 0, tenth: 0 };
     const turns = 4;
@@ -69,7 +69,7 @@ for (const kind of KINDS) {
       `${kind.kind}: throttled by 50 %: ${half.toFixed(3)} of the writes, held for ${shares.half.toFixed(3)} of the time; ` +
         `by 90 %: ${tenth.toFixed(3)}, ${shares.tenth.toFixed(3)}\n`,
     );
-    // 0.5 and 0.1 on an idle host. Where others take turns with it, a vCPU at full speed loses more by them than a throttled one.
+    // On an idle host 0.5 and 0.1. On a busy one a vCPU at full speed loses more time to other processes than a throttled vCPU.
     expect(half).toBeGreaterThan(0.25);
     expect(half).toBeLessThan(0.85);
     expect(tenth).toBeGreaterThan(0.02);
@@ -175,7 +175,7 @@ testKvm('vCPUs are throttled one by one, and where the host can, KVM tells which
       for (const [index, { pageCount }] of dirty.blocks.entries()) tracker.rearm?.(index, 0, pageCount);
     return dirty.count();
   };
-  /** Runs until both have been through their loops for a while; returns what each has counted. */
+  /** Runs until both vCPUs have run through their loops; returns the count of each. */
   const run = async (times: number): Promise<readonly [number, number]> => {
     const before = counted();
     for (let i = 0; i < times; i++) {
@@ -211,7 +211,7 @@ testKvm('a throttle reaches a vCPU that never leaves the guest by itself', async
   await machine.resume();
   for (let i = 0; i < 20; i++) {
     machine.throttle(0.5, { longestMs: 20 });
-    // Nothing tells when a vCPU is held.
+    // No event tells when a vCPU is held, so that the test polls.
     const before = machine.heldMs();
     while (machine.heldMs().some((ms, vcpu) => ms === before[vcpu])) await sleep(1);
     machine.throttle(0);
@@ -223,7 +223,7 @@ testKvm('a throttle reaches a vCPU that never leaves the guest by itself', async
   }
 });
 
-/** The counters of the guest's writes: what a guest that runs changes all the time. */
+/** The counters of the guest's writes, which a running guest changes all the time. */
 function writes(machine: VirtualMachine): Buffer {
   return Buffer.from(machine.ram.view(0, 64 * 1024));
 }

@@ -145,6 +145,7 @@ describe('godwit inspect', () => {
     ['an option that wants a value', ['simulate', '--memory'], "Option '--memory <value>' argument missing"],
     ['standard input that is followed', ['inspect', '--follow', '-'], 'leave --follow out'],
     ['no shell', ['completion'], 'completion needs a shell: bash, zsh, fish'],
+    ['a misspelt shell', ['completion', 'fsih'], 'completion needs a shell: bash, zsh, fish; did you mean "fish"?'],
     ['another shell', ['completion', 'csh'], 'completion needs a shell'],
     ['no file', ['inspect'], 'inspect needs a FILE'],
     ['two files', ['inspect', 'a', 'b'], 'inspect reads one FILE, got also "b"'],

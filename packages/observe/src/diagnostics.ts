@@ -13,8 +13,8 @@ export interface TappedEvent<E = unknown> {
 
 /**
  * Publishes each event of a role on `node:diagnostics_channel`, on the channel `godwit:source:TYPE` or `godwit:destination:TYPE`, so
- * that a program can be tapped whose code cannot be changed. `observe` publishes the events too. An event without a subscriber costs one
- * look at a list.
+ * that a program can be tapped whose code cannot be changed. `observe` publishes the events too. For an event without a subscriber, only
+ * the channel's list of subscribers is read.
  *
  * @example
  * import { subscribe } from 'node:diagnostics_channel';

@@ -1,5 +1,5 @@
 /**
- * `@godwit/observe`: what people look at. The live page and the report; metrics are in `@godwit/observe/prometheus` and
+ * `@godwit/observe`: the live page of a migration, and the report of a finished one. Metrics are in `@godwit/observe/prometheus` and
  * `@godwit/observe/opentelemetry`, each with an optional peer of its own.
  */
 export { publishEvents, type TappedEvent, type TappedRole } from './diagnostics.js';

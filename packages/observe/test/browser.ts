@@ -10,7 +10,7 @@ export function chromiumPath(): string | undefined {
   return NAMES.flatMap((name) => folders.map((folder) => join(folder, name))).find((path) => existsSync(path));
 }
 
-/** Starts it without a window. Root has no sandbox to give. */
+/** Starts Chromium without a window; as root without its sandbox too, which Chromium cannot set up for root. */
 export function launchBrowser(path: string): Promise<Browser> {
   const asRoot = process.getuid?.() === 0;
   return chromium.launch({ executablePath: path, args: asRoot ? ['--no-sandbox'] : [], timeout: 60_000 });

@@ -15,8 +15,8 @@ const closeLater = closingAfterEach();
 test('each event of a migration that is observed is on its channel, which docs/metrics.md lists', async () => {
   const channels = listedChannels();
   expect(channels.length).toBeGreaterThan(30);
-  // Node before 22 keeps a channel by a weak reference only, and forgets it when an older one of its name is collected: those of other test
-  // files of this process are collected first.
+  // Node before 22 keeps a channel by a weak reference only, and forgets it when an older channel of the same name is collected. The older
+  // channels here are those of other test files in this process, which are collected first.
   for (let turn = 0; turn < 3; turn++) {
     collectGarbage();
     await new Promise((resolve) => setImmediate(resolve));
@@ -38,7 +38,7 @@ test('each event of a migration that is observed is on its channel, which docs/m
   expect(observation.model().over).toBe(true);
   for (const [name, { role, event, migrationId }] of tapped) {
     expect(name).toBe(`godwit:${role}:${event.type}`);
-    // A destination knows it once the source has said hello.
+    // A destination knows the migration's id once the source's hello has come.
     if (role === 'source' || event.type === 'completed') expect(migrationId).toBe(toy.migration.id);
   }
   for (const { name, listener } of listeners) unsubscribe(name, listener);

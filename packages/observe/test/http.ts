@@ -6,7 +6,7 @@ export interface Answer {
   readonly body: string;
 }
 
-/** Asks the page's server, as anybody might: with any method, path and `Host`. */
+/** Sends a request to the page's server, with any method, path and `Host`. */
 export function ask(
   port: number,
   path: string,

@@ -13,7 +13,7 @@ import { closingAfterEach } from './close-later.js';
 import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
 
-// A browser on a machine that is busy takes its time.
+// On a busy machine a browser is slow.
 jest.setTimeout(180_000);
 const WAIT_MS = 120_000;
 
@@ -28,7 +28,7 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
   }, WAIT_MS);
   afterAll(() => browser.close());
 
-  /** A page, and what its browser complains of: scripts that were refused, errors, requests that failed. */
+  /** Opens a page, and collects the problems that its browser reports: refused scripts, errors, failed requests. */
   async function opened(url: string, options: BrowserContextOptions = {}) {
     const context = await browser.newContext(options);
     const page = await context.newPage();
@@ -42,7 +42,7 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
     return { page, complaints };
   }
 
-  /** A migration that stands still in `pre-switchover`: what status() says stays so while the page is read. */
+  /** A migration that is held in `pre-switchover`, so that the values of status() stay the same while a test reads the page. */
   async function held() {
     const toy = closeLater(
       new ToyMigration({
@@ -125,7 +125,7 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
     expect(await page.$$eval('.uplot canvas', (all) => all.length)).toBe(4);
     expect(complaints).toEqual([]);
 
-    // The program ends: what was shown stays.
+    // When the observed program ends, the page keeps the last values.
     await observation.close();
     await page.waitForFunction(() => document.getElementById('feed')?.textContent?.includes('the program has ended'));
     expect((await figures(page))['wire']?.[0]).toBe(bytesText(summary.wireBytes));
@@ -145,7 +145,7 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
       await toy.over();
       await stateIs(page, 'completed');
       expect(await axeErrors(page)).toEqual([]);
-      // Nothing is wider than the screen, the page least of all.
+      // Neither the page nor the table of terms is wider than the screen.
       expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(width);
       const terms = await page.$eval('#terms .scroll', (box) => box.scrollWidth - box.clientWidth);
       expect(terms).toBe(0);
@@ -195,7 +195,7 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
     }
   });
 
-  test('shows how page faults go of a guest whose memory follows it', async () => {
+  test('shows the page faults of a guest whose memory follows it', async () => {
     const incoming = scripted(DESTINATION_EVENTS.filter(({ type }) => type !== 'failed'));
     const postcopy = { pages: 100, ms: 700, lostLinks: 1 };
     const source = SOURCE_EVENTS.map((event) =>

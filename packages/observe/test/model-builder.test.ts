@@ -111,7 +111,7 @@ describe('a model', () => {
       { name: 'vfio', dirtyPages: 200, exact: false, failed: false, blindSpots: 'the CPU' },
     ];
     made.source(roundEvent(1, { trackers, newlyDirtyPages: 500, dirtyPagesPerSecond: 1000 }), 1);
-    // The last round has no harvest after it: what the trackers are stays.
+    // No harvest follows the last round, so that the trackers' last reports stay.
     made.source(roundEvent(2, { trackers: [], phase: 'stop-and-copy' }), 2);
     const model = made.model();
     expect(model.rounds.kept[0]?.trackers).toEqual([
@@ -150,7 +150,7 @@ test('patches, whenever they are taken, make the same model', () => {
           made.source(progressEvent(round, { wireBytesPerSecond: atMs }), atMs);
           if (i % 3 === 0) made.source(roundEvent(++round), atMs);
         }
-        // Over a wire, as a viewer gets them.
+        // A viewer gets patches as JSON.
         const sent = (patch: object) => JSON.parse(JSON.stringify(patch));
         if (whole) viewer = patched(viewer, sent(patches.whole()));
         viewer = patched(viewer, sent(patches.next()));

@@ -9,7 +9,7 @@ import { ToyMigration } from './toy-migration.js';
 const closeLater = closingAfterEach();
 
 describe('a migration that is observed', () => {
-  test('is told as status() tells it, while it runs and at its end', async () => {
+  test('has the values of status() in its model, while it runs and at its end', async () => {
     const toy = closeLater(
       new ToyMigration({
         bytesPerSecond: 8 * 2 ** 20,
@@ -58,7 +58,7 @@ describe('a migration that is observed', () => {
     await observation.serve();
     const late = observation.serve();
     await observation.close();
-    // One that was being opened is closed too, and there is no further one.
+    // A server that was being opened is closed too, and no further one can be opened.
     await expect(late).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
     await expect(observation.serve()).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
     const before = observation.model();
@@ -82,7 +82,7 @@ describe('a migration that is observed', () => {
     expect(model.guest).toBe('source');
   });
 
-  test('that fails is told with its error, and with whom the guest is', async () => {
+  test('that fails has its error in the model, and the side that has the guest', async () => {
     const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
     const observation = closeLater(observe(toy.migration, { incoming: toy.incoming, title: 'the one that fails' }));
     await sleep(20);

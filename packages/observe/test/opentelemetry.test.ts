@@ -16,7 +16,7 @@ import { ToyMigration } from './toy-migration.js';
 
 const closeLater = closingAfterEach();
 
-/** OpenTelemetry's own SDK, which keeps what it is told. */
+/** OpenTelemetry's own SDK, which keeps the exported metrics and spans in memory. */
 class Backend {
   readonly #metricExporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
   readonly #reader = new PeriodicExportingMetricReader({

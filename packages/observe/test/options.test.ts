@@ -8,7 +8,7 @@ import { SOURCE_EVENTS, scripted } from './scripted.js';
 
 const closeLater = closingAfterEach();
 
-/** Nothing of it may be touched before the options are checked. */
+/** Stands for an object that must not be used before the options are checked. */
 const nothing = {} as never;
 
 async function refusal(call: () => unknown): Promise<string> {

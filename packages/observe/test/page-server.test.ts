@@ -30,7 +30,7 @@ describe('the page', () => {
     expect(page.url).toBe(`http://127.0.0.1:${page.port}/`);
   });
 
-  test('comes with all that it names, and lets nobody else in', async () => {
+  test('has every file that it names, and its policy forbids everything else', async () => {
     const { status, headers, body } = await ask(page.port, '/');
     expect(status).toBe(200);
     expect(headers['content-type']).toBe('text/html; charset=utf-8');
@@ -123,7 +123,7 @@ describe('the events', () => {
   beforeEach(begin);
   afterEach(end);
 
-  test('begin with the whole model, and lead to the one of the end', async () => {
+  test('begin with the whole model, and their patches make the final model', async () => {
     const reader = new EventReader(page.url);
     let model: MigrationModel | undefined;
     do {
@@ -150,14 +150,14 @@ describe('the events', () => {
     const tell = (event: MigrationEvent) => {
       for (const listener of listeners) listener(event);
     };
-    // Far more than a socket takes at once.
+    // The model is far larger than a socket's buffer.
     for (let round = 1; round <= 150; round++)
       tell(roundEvent(round, { decision: { action: 'continue', reason: 'x'.repeat(400) } }));
     const server = await own.serve();
     const reader = new EventReader(server.url);
     const first = (await reader.next()) as ModelPatch;
     expect(first.rounds).toMatchObject({ from: 0, items: { length: 150 } });
-    // The first tick knows of nobody who has seen anything.
+    // The first patch has the whole model again, since no patch was made before it.
     await reader.next();
     for (let round = 151; round <= 155; round++) {
       tell(roundEvent(round));
@@ -172,7 +172,7 @@ describe('the events', () => {
     await own.close();
   });
 
-  test('come to each viewer, who are counted', async () => {
+  test('come to each viewer, and the viewers are counted', async () => {
     const readers = [new EventReader(page.url), new EventReader(page.url)];
     const firsts = (await Promise.all(readers.map((reader) => reader.next()))) as ModelPatch[];
     expect(firsts.map(({ log }) => log.from)).toEqual([0, 0]);
@@ -181,7 +181,7 @@ describe('the events', () => {
     while (page.viewers > 0) await new Promise((resolve) => setImmediate(resolve));
   });
 
-  test('are refused to too many', async () => {
+  test('are refused to the 65th viewer', async () => {
     const readers = Array.from({ length: 64 }, () => new EventReader(page.url));
     await Promise.all(readers.map((reader) => reader.next()));
     const { status, headers } = await ask(page.port, '/events');
@@ -195,7 +195,7 @@ describe('the events', () => {
     await observation.close();
     await reader.ended;
     await expect(ask(page.port, '/')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
-    // Twice is once.
+    // A second `close` does nothing.
     await page.close();
     expect(toy.migration.state).not.toBe('cancelled');
   });

@@ -22,7 +22,7 @@ interface Scraped {
   readonly labels: ReadonlySet<string>;
 }
 
-/** Reads Prometheus' text, as a Prometheus does. */
+/** Parses the text format of Prometheus. */
 function parse(text: string): Map<string, Scraped> {
   const metrics = new Map<string, { kind: string; help: string; values: Map<string, number>; labels: Set<string> }>();
   let metric = { kind: '', help: '', values: new Map<string, number>(), labels: new Set<string>() };
@@ -90,7 +90,7 @@ describe('metrics in a registry of prom-client', () => {
     expect(value('godwit_tracker_dirty_pages_total', 'role="source",tracker="kvm"')).toBe(500);
     expect(value('godwit_page_faults_total', 'role="destination"')).toBe(40);
     expect(value('godwit_throttle_ratio', 'role="source"')).toBe(0);
-    // It is over: no state has one any more.
+    // The migration is over, so that it counts for no state any more.
     expect(sumOf(scraped.get('godwit_migrations_active') as Scraped)).toBe(0);
     expect(scraped.get('godwit_downtime_term_seconds')?.values.get('_sum{role="source",term="pause"}')).toBe(0.003);
   });
@@ -114,7 +114,7 @@ describe('metrics in a registry of prom-client', () => {
     expect(value('godwit_migrations_ended_total', 'role="source",outcome="completed",code=""')).toBe(1);
   });
 
-  test('of a migration that is not watched any more are no longer under way', async () => {
+  test('of a migration that is not watched any more no longer count it as active', async () => {
     const registry = new Registry();
     const metrics = new PrometheusMetrics(registry);
     const watching = metrics.watch(scripted(SOURCE_EVENTS.slice(0, 2)));

@@ -8,7 +8,7 @@ import { ToyMigration } from './toy-migration.js';
 
 const closeLater = closingAfterEach();
 
-/** What @godwit/observe is built to. */
+/** The folder of the compiled package. */
 const DIST = dirname(fileURLToPath(import.meta.resolve('@godwit/observe')));
 
 async function finished(title: string) {
@@ -33,13 +33,13 @@ test('a report has its data inside, whatever a peer has written into them', asyn
   expect(html.match(/<script/g)).toHaveLength(3);
 });
 
-test('a report asks for nothing', async () => {
+test('a report loads nothing', async () => {
   const html = report(await finished('a test'));
   const { script } = partsOf(html);
   expect(html.replace(script, '')).not.toMatch(/(src|href)="(?!data:|#)/);
   expect(script).not.toMatch(/^(import|export) /m);
   expect(html).toContain(`content="default-src 'none'; script-src 'unsafe-inline'`);
-  // What is not ours has its licence with it.
+  // The licence of uPlot is in the report, since its code is.
   expect(html).toContain('The MIT License (MIT)');
   expect(html.length).toBeLessThan(400_000);
 });

@@ -40,7 +40,7 @@ async function takeAll(browser: Browser): Promise<void> {
   const observation = observe(toy.migration, { incoming: toy.incoming, title: 'web-7 to rack 12' });
   const page = await observation.serve();
   await Promise.all(views.map(({ view }) => view.goto(page.url)));
-  // Some rounds in, in the middle of one.
+  // Waits until the middle of a later round.
   await new Promise<void>((resolve) => {
     toy.migration.subscribe((event) => event.type === 'round' && event.round.round === 4 && resolve());
   });

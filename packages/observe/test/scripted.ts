@@ -10,7 +10,7 @@ const FAULTS = {
 const LOST = new GodwitError('GODWIT_LINK_LOST', 'reset by peer');
 const PAGES = { raw: 500, zero: 20, hole: 30, delta: 4, compressed: 5 };
 
-/** Events of a source in which everything happens that a metric counts: what one real migration does not have at once. */
+/** Events of a source that change every metric. No single real migration has all of them. */
 export const SOURCE_EVENTS: readonly MigrationEvent[] = [
   { type: 'state', state: 'setup', previous: 'none' },
   { type: 'state', state: 'active', previous: 'setup' },
@@ -26,13 +26,13 @@ export const SOURCE_EVENTS: readonly MigrationEvent[] = [
     reason: new GodwitError('GODWIT_SWITCHOVER_OVERRAN', 'it took too long'),
   },
   { type: 'state', state: 'active', previous: 'device' },
-  // Less than before: what a lost connection had not written. A counter does not go down.
+  // The totals are lower than before, as after a lost connection. The counters must not fall.
   progressEvent(2, { wireBytes: 900, savedBytes: 10, pages: PAGES }),
   { type: 'state', state: 'completed', previous: 'device' },
   { type: 'completed', summary: summary() },
 ];
 
-/** The same of a destination. */
+/** Events of a destination that change every metric. */
 export const DESTINATION_EVENTS: readonly IncomingEvent[] = [
   {
     ...{ type: 'hello', migrationId: '0'.repeat(32), peer: 'memory', description: null, dryRun: false },

@@ -64,14 +64,14 @@ export class ToyMigration {
     }, BATCH_MS);
   }
 
-  /** Resolves when both sides are over, whatever came of it. */
+  /** Resolves when both sides are over, also when they have failed. */
   async over(): Promise<void> {
     await Promise.allSettled([this.migration.result, this.incoming.result]);
     clearInterval(this.#writer);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // A connection whose hello nobody has read would be waited for.
+    // The two sides have to meet first: `cancel` would wait for a connection whose hello nobody has read.
     await this.#met;
     this.migration.cancel('the test is over');
     this.incoming.cancel('the test is over');

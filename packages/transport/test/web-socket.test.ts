@@ -132,7 +132,8 @@ describe('a source is told', () => {
     const listener = await webSocket({ port: 0, tls: listening, onRefused }).listen();
     await expect(webSocket({ port: listener.port }).connect()).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('it may want wss: in place of ws:'),
+      message: expect.stringContaining('the listener speaks TLS, and ws: is plain HTTP'),
+      retry: false,
     });
     expect(refusals).toEqual([expect.stringContaining('it speaks HTTP and not TLS')]);
     await listener.close();

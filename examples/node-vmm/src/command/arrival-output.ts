@@ -18,7 +18,7 @@ export class ArrivalOutput {
 
   event(event: IncomingEvent): void {
     if (event.type === 'faults') {
-      // A line about no missing pages would repeat that of the end.
+      // With no page missing, the line of `completed` has these figures.
       if (event.faults.pagesMissing === 0 || this.#now() - this.#lastLineAt < LINE_MS) return;
       this.#lastLineAt = this.#now();
       this.#tell(faultsText(event.faults));

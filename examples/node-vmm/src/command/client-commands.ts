@@ -1,5 +1,6 @@
 import type { PresetName } from '@godwit/core';
 import { Command, Option } from 'commander';
+import { oneOfNames } from '../demo/named-values.js';
 import { POLICY_NAMES } from '../vmm/policies.js';
 import { ANY, askVmm, type ClientOptions, clientOptions, type For, MIGRATING, WITH_GUEST } from './client-command.js';
 import { EXIT } from './exit-status.js';
@@ -114,7 +115,7 @@ function adjustCommand(ended: Ended): Command {
     .option('--downtime-limit <ms>', 'longest pause of the guest to aim for', milliseconds)
     .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none', bytes())
     .option('--postcopy-bandwidth <bytes/s>', 'the same once the guest runs at the destination', bytes())
-    .addOption(new Option('--policy <name>', 'who decides from now on').choices(POLICY_NAMES));
+    .addOption(oneOfNames(new Option('--policy <name>', 'who decides from now on'), POLICY_NAMES));
   return command.action(async (options: AdjustOptions) => {
     const { downtimeLimit, bandwidth, postcopyBandwidth, policy } = options;
     const adjustment = {

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
+import { oneOfNames } from '../demo/named-values.js';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
@@ -43,7 +44,7 @@ const DEFAULT_MEMORY = 512 * MIB;
 const DEFAULT_IMAGE_MEMORY = 150 * MIB;
 const DEFAULT_WORKING_SET = 64 * MIB;
 
-/** Ends the process with this exit status. */
+/** Called with the exit status of the command. */
 export type Ended = (status: number) => void;
 
 /** The commands whose process is a VMM: `run`, `receive`, `restore`. */
@@ -72,9 +73,10 @@ function runCommand(ended: Ended): Command {
     )
     .option('--working-set <size>', 'memory that the guest writes (default: 64M, at most half)', bytes(PAGE_SIZE))
     .addOption(
-      new Option('--order <order>', 'in which it writes its pages')
-        .choices(['sequential', 'random'])
-        .default('sequential'),
+      oneOfNames(new Option('--order <order>', 'in which it writes its pages').default('sequential'), [
+        'sequential',
+        'random',
+      ]),
     )
     .option('--heartbeat <ms>', 'between two lines on its console', integer(10, 60_000), 1000)
     .option('--image <file>', 'boot this flat image instead, in real mode at 0x7c00, on one vCPU and KVM')

@@ -3,6 +3,7 @@ import type { PresetName } from '@godwit/core';
 import { Command, Option } from 'commander';
 import type { ControlClient } from '../control/control-client.js';
 import type { MigrateRequest, MoveSummary, SnapshotRequest } from '../control/control-protocol.js';
+import { encodings, oneOfNames } from '../demo/named-values.js';
 import { formatBytes, formatCount, formatMs, formatRange } from '../demo/quantity.js';
 import type { EncodingName } from '../vmm/encodings.js';
 import { POLICY_NAMES } from '../vmm/policies.js';
@@ -12,7 +13,7 @@ import type { Ended } from './guest-commands.js';
 import { onInterruption } from './interruptions.js';
 import { jsonProgress, type ProgressOutput, textProgress } from './progress-output.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, encodings, milliseconds, pageChannels } from './values.js';
+import { bytes, milliseconds, pageChannels } from './values.js';
 
 interface MigrateOptions extends ClientOptions, TlsOptionValues {
   readonly live?: boolean;
@@ -65,10 +66,13 @@ export function migrateCommand(ended: Ended): Command {
     )
     .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none (default: 0)', bytes())
     .addOption(
-      new Option(
-        '--policy <name>',
-        'when to switch over, to hold the guest back and to give up (default: balanced; with --postcopy hybrid)',
-      ).choices(POLICY_NAMES),
+      oneOfNames(
+        new Option(
+          '--policy <name>',
+          'when to switch over, to hold the guest back and to give up (default: balanced; with --postcopy hybrid)',
+        ),
+        POLICY_NAMES,
+      ),
     )
     .addOption(
       new Option(

@@ -1,16 +1,17 @@
 import type { ReadStream } from 'node:tty';
 
-/** Ctrl-] on a terminal, as telnet and virsh have it: all other keys are the guest's. */
+/** The byte of Ctrl-], which telnet and virsh use too: on a terminal it ends the command. All other keys go to the guest. */
 const LEAVE = 0x1d;
 
-/** Whatever this process is given to read: a terminal, a pipe, a file. */
+/** Standard input: a terminal, a pipe or a file. */
 export type Input = Pick<ReadStream, 'isTTY' | 'setRawMode' | 'on' | 'off' | 'pause' | 'resume'>;
 
 /**
- * Types what comes from a terminal at the guest's console, key by key, or what comes from a pipe. Its end ends nothing.
+ * Passes what `input` delivers to the guest's console: each key at once from a terminal, pieces from a pipe or a file. The end of `input`
+ * is ignored.
  *
  * @param leave called for Ctrl-] on a terminal
- * @returns gives the terminal back
+ * @returns a function that stops reading, and restores the terminal's mode
  */
 export function typeFrom(input: Input, type: (bytes: Uint8Array) => void, leave: () => void): () => void {
   const onData = (bytes: Uint8Array): void => {
@@ -18,7 +19,7 @@ export function typeFrom(input: Input, type: (bytes: Uint8Array) => void, leave:
     if (left >= 0) leave();
     else type(bytes);
   };
-  // A terminal that has gone types nothing more.
+  // A read error means that the terminal has gone: the guest runs on without input.
   const onError = (): void => {};
   if (input.isTTY) input.setRawMode(true);
   input.on('data', onData);

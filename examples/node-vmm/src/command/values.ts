@@ -1,6 +1,6 @@
+import { suggestion } from '@godwit/core';
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
-import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
 
 /**
  * Parsers of option values, for commander: each refuses a value that it cannot parse, with a message that says what is
@@ -39,12 +39,8 @@ export function integer(least: number, most: number): (text: string) => number {
 }
 
 export function pageChannels(text: string): number | 'auto' {
-  return text === 'auto' ? text : integer(0, 64)(text);
-}
-
-export function encodings(text: string): readonly EncodingName[] {
-  const names = text.split(',');
-  const unknown = names.find((name) => !(ENCODING_NAMES as readonly string[]).includes(name));
-  if (unknown === undefined) return [...new Set(names)] as EncodingName[];
-  throw new InvalidArgumentError(`They are some of ${ENCODING_NAMES.join(', ')}, with commas between them.`);
+  if (text === 'auto') return text;
+  const near = suggestion(text, ['auto']);
+  if (near !== '') throw new InvalidArgumentError(`It is a number from 0 to 64, or auto${near}`);
+  return integer(0, 64)(text);
 }

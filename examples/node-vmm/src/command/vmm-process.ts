@@ -24,7 +24,7 @@ export interface VmmOutput {
   readonly console: Writable | undefined;
   /** Where the VMM's own messages are written. */
   readonly messages: Writable;
-  /** What is typed at the console of a guest that reads it; undefined: nobody types. */
+  /** The input for the console of a guest that reads its console; undefined: no input. */
   readonly input?: Input | undefined;
 }
 
@@ -112,7 +112,7 @@ export class VmmRun implements VmmProcess {
     this.#output.messages.write(`[vmm] ${text}\n`);
   }
 
-  /** Lets a guest that has come to run here be typed at, if it reads its console. */
+  /** Passes the input to the console of the guest that runs here, if that guest reads its console. */
   #attachInput(): void {
     if (this.#input === undefined || this.vmm.guest?.readsConsole !== true) return;
     const type = (bytes: Uint8Array): void => {

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError, suggestion } from '@godwit/core';
 import type { ControlCommand, ControlCommands, RequestLine } from './control-protocol.js';
 
 /** A field of a request: its type, and whether it is required. */
@@ -92,7 +92,9 @@ export function checkRequest(line: unknown): RequestLine {
   const { id: _, command, ...request } = line;
   if (typeof command !== 'string' || !Object.hasOwn(COMMANDS, command)) {
     const names = Object.keys(COMMANDS);
-    throw invalid(`there is no command ${shown(command)}; there are ${names.join(', ')}`);
+    throw invalid(
+      `there is no command ${shown(command)}; there are ${names.join(', ')}${suggestion(String(command), names)}`,
+    );
   }
   const fields: Readonly<Record<string, Field>> = COMMANDS[command as ControlCommand];
   for (const [name, value] of Object.entries(request)) {
@@ -100,7 +102,7 @@ export function checkRequest(line: unknown): RequestLine {
     if (field === undefined) {
       const names = Object.keys(fields);
       const known = names.length === 0 ? 'it takes nothing' : `it takes ${names.join(', ')}`;
-      throw invalid(`"${command}" takes no ${shown(name)}; ${known}`);
+      throw invalid(`"${command}" takes no ${shown(name)}; ${known}${suggestion(name, names)}`);
     }
     const { is, wanted } = KINDS[field.replace(', needed', '')] as (typeof KINDS)[string];
     if (!is(value)) throw invalid(`${name} of "${command}" has to be ${wanted}, got ${shown(value)}`);

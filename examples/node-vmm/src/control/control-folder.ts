@@ -14,8 +14,8 @@ export function controlFolder(): string {
 /**
  * Makes the folder with mode 0700.
  *
- * @throws GodwitError GODWIT_PERMISSION when it belongs to another user, or others may write there: they could put their own socket in
- * it
+ * @throws GodwitError GODWIT_PERMISSION when the folder belongs to another user, or other users may write to it: another user could put
+ * a socket there, to which commands would go
  */
 export function makeControlFolder(folder = controlFolder()): string {
   mkdirSync(folder, { recursive: true, mode: 0o700 });

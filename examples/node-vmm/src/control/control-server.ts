@@ -30,7 +30,7 @@ const LAST_WORDS_MS = 1000;
  * end, or does not read, is cut off; of too many clients, the one that has been idle longest is. The VMM is not affected.
  */
 export class ControlServer {
-  /** Its path. */
+  /** The path of the socket. */
   readonly path: string;
   readonly #listener: Listener;
   readonly #handlers: ControlHandlers;
@@ -139,7 +139,7 @@ class Client {
     );
     await this.#writer.end();
     clearTimeout(cut);
-    // Both directions are closed, so that nothing more is read from the client.
+    // `cut` drops the connection, so that requests which the client has sent meanwhile are not read.
     this.#writer.cut(new GodwitError('GODWIT_LINK_LOST', 'the VMM has hung up'));
   }
 

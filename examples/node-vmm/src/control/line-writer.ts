@@ -40,7 +40,7 @@ export class LineWriter {
     this.#writing ??= this.#write();
   }
 
-  /** Resolves when everything is written, for a hanging reader only at `cut`. No further lines are accepted. */
+  /** Resolves when every line is written; if the reader does not read, only at `cut`. No further lines are accepted. */
   async end(): Promise<void> {
     this.#closed = true;
     await this.#writing;

@@ -1,13 +1,14 @@
 import { closeSync, existsSync, openSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
-import type { PresetName } from '@godwit/core';
+import { type PresetName, suggestion } from '@godwit/core';
 import { zstdAvailable } from '@godwit/transport';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
+import type { EncodingName } from '../vmm/encodings.js';
 import { workingSetProblem } from '../vmm/guest-spec.js';
 import { POLICY_NAMES } from '../vmm/policies.js';
+import { encodings, oneOfNames } from './named-values.js';
 import { formatBytes, parseBytes } from './quantity.js';
 import { parseTransport, TRANSPORT_KINDS, type TransportChoice, takesWorkers } from './transport-choice.js';
 
@@ -88,9 +89,10 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     )
     .option('--working-set <size>', 'memory that the guest writes', bytes('--working-set', PAGE_SIZE))
     .addOption(
-      new Option('--order <order>', 'in which the guest writes its pages')
-        .choices(['sequential', 'random'])
-        .default('sequential'),
+      oneOfNames(new Option('--order <order>', 'in which the guest writes its pages').default('sequential'), [
+        'sequential',
+        'random',
+      ]),
     )
     .option('--whole-pages', 'the guest writes every byte of a page, not only the stamps in it', false)
     .option(
@@ -111,12 +113,13 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       50,
     )
     .addOption(
-      new Option(
-        '--policy <name>',
-        'when to switch over, to hold the guest back and to give up, in place of --max-rounds',
-      )
-        .choices(POLICY_NAMES)
-        .conflicts('maxRounds'),
+      oneOfNames(
+        new Option(
+          '--policy <name>',
+          'when to switch over, to hold the guest back and to give up, in place of --max-rounds',
+        ),
+        POLICY_NAMES,
+      ).conflicts('maxRounds'),
     )
     .addOption(
       new Option(
@@ -296,20 +299,8 @@ function demoOptions(command: Command): DemoOptions {
 
 function transport(text: string): TransportChoice {
   const choice = parseTransport(text);
-  if (typeof choice === 'string') throw new InvalidArgumentError(`${choice}.`);
+  if (typeof choice === 'string') throw new InvalidArgumentError(choice.endsWith('?') ? choice : `${choice}.`);
   return choice;
-}
-
-function encodings(text: string): readonly EncodingName[] {
-  const names = text.split(',');
-  for (const name of names) {
-    if (!(ENCODING_NAMES as readonly string[]).includes(name)) {
-      throw new InvalidArgumentError(
-        `--encodings wants some of ${ENCODING_NAMES.join(', ')}, with commas between them.`,
-      );
-    }
-  }
-  return [...new Set(names)] as EncodingName[];
 }
 
 /** Why a migration cannot be recorded into a new file of this name: it is made, and removed again. */
@@ -326,7 +317,10 @@ function recordProblem(path: string): string | undefined {
 }
 
 function pageChannels(text: string): number | 'auto' {
-  return text === 'auto' ? text : integer('--page-channels', 0, 64)(text);
+  if (text === 'auto') return text;
+  const near = suggestion(text, ['auto']);
+  if (near !== '') throw new InvalidArgumentError(`--page-channels wants a number from 0 to 64, or auto${near}`);
+  return integer('--page-channels', 0, 64)(text);
 }
 
 function page(text: string): number {

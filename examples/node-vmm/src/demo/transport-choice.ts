@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError, suggestion } from '@godwit/core';
 import { type TlsCredentials, transportFromUri } from '@godwit/transport';
 import { testCertificate } from '@godwit/transport/testing';
 
@@ -53,7 +53,7 @@ export function parseTransport(text: string): TransportChoice | string {
   if (kind === undefined) {
     return (
       OTHER_SCHEMES[scheme] ??
-      `--transport wants ${TRANSPORT_KINDS.join(', ')}, or an address such as tls:127.0.0.1:4444`
+      `--transport wants ${TRANSPORT_KINDS.join(', ')}, or an address such as tls:127.0.0.1:4444${suggestion(scheme, TRANSPORT_KINDS)}`
     );
   }
   if (!text.includes(':')) return { kind, listenOn: LISTENING[kind] };

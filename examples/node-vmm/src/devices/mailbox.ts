@@ -29,7 +29,7 @@ export class Mailbox implements MigratableDevice {
   #posting = false;
 
   /**
-   * @param memory that `ram` is of
+   * @param memory the memory that `ram` reads and writes
    * @param tracker in which every write is marked; undefined when another tracker sees the writes of this process
    */
   constructor(ram: GuestRam, memory: GuestMemory, tracker?: SoftwareTracker) {

@@ -21,7 +21,7 @@ const SLEEP_TYPE_SHIFT = 10;
 const SLEEP_TYPE_MASK = 0x7;
 const SLEEP_ENABLE = 0x2000;
 
-/** The guest switches itself off here. There is no event: no power button, no timer. */
+/** The ports with which the guest switches itself off. No event is ever pending: there is no power button and no timer. */
 export class PowerPort implements PortDevice {
   readonly firstPort = POWER_EVENT_PORT;
   readonly portCount = POWER_EVENT_BYTES + POWER_CONTROL_BYTES;

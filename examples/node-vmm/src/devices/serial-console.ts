@@ -3,9 +3,9 @@ import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state
 import { updateInterrupt } from './serial-port.js';
 import { SERIAL_INPUT_BYTES, SERIAL_REGISTERS, type SerialWords } from './serial-words.js';
 
-/** Input that waits for room in the port, at most: a person's, not a file's. Bytes. */
+/** The most input that waits for room in the port, in bytes: enough for what a person types. */
 const MOST_INPUT_BYTES = 2 ** 20;
-/** How often is looked for room while input waits for it. Milliseconds. */
+/** The time between two checks for room while input waits. Milliseconds. */
 const ROOM_MS = 10;
 
 /** The main thread's side of the serial port: its input, and its state as a device, which is saved and loaded while all vCPUs are parked. */
@@ -30,7 +30,7 @@ export class SerialConsole implements MigratableDevice {
   }
 
   /**
-   * Types at the guest's console.
+   * Adds input to the guest's console.
    *
    * @throws GodwitError GODWIT_INVALID_STATE when the guest reads so little that a mebibyte waits already: nothing of `bytes` was taken
    */
@@ -45,7 +45,7 @@ export class SerialConsole implements MigratableDevice {
     this.#pass();
   }
 
-  /** Lets go of input that the guest has not read. */
+  /** Drops the input that the guest has not read. */
   close(): void {
     clearTimeout(this.#timer);
     this.#waiting = new Uint8Array(0);
@@ -74,7 +74,8 @@ export class SerialConsole implements MigratableDevice {
       });
       this.#words.clearInput();
       this.#words.addInput(input);
-      // The interrupt chips have their state; one that was asked for between saving them and this comes again.
+      // The chipset, which was loaded before, has the interrupts that were raised when it was saved. If the port needs its interrupt, it is
+      // raised once more: it may have been raised after the chipset was saved.
       this.#words.lineHigh = false;
       updateInterrupt(this.#words, this.#setInterrupt);
     });

@@ -116,7 +116,7 @@ export class SerialPort implements PortDevice {
     const words = this.#words;
     const fifos = words.get(SerialRegister.fifosOn) !== 0 ? FIFOS_ON : 0;
     const interrupt = pendingInterrupt(words);
-    // Its identification acknowledges an empty transmitter.
+    // Reading this register acknowledges the interrupt of the empty transmitter.
     if (interrupt === TRANSMITTED_INTERRUPT) {
       words.set(SerialRegister.transmitted, 0);
       updateInterrupt(words, this.#setInterrupt);
@@ -138,7 +138,7 @@ export class SerialPort implements PortDevice {
         }
         const before = words.get(SerialRegister.interruptEnable);
         words.set(SerialRegister.interruptEnable, byte & ENABLE_MASK);
-        // The transmitter is empty when its interrupt is turned on.
+        // The transmitter is always empty, so that its interrupt is due as soon as it is enabled.
         if ((byte & ~before & TRANSMITTED) !== 0) words.set(SerialRegister.transmitted, 1);
         updateInterrupt(words, this.#setInterrupt);
         return;
@@ -163,7 +163,7 @@ export class SerialPort implements PortDevice {
     }
   }
 
-  /** A byte was sent: the transmitter is empty again. */
+  /** Records that a byte was sent and the transmitter is empty again, and requests its interrupt. */
   #transmitted(): void {
     const words = this.#words;
     words.set(SerialRegister.transmitted, 1);
@@ -173,7 +173,7 @@ export class SerialPort implements PortDevice {
   }
 }
 
-/** Sets the interrupt line as the registers and the input ask for; under `exclusively`. */
+/** Sets the interrupt line to the level that the registers and the input require. To be called within `exclusively`. */
 export function updateInterrupt(words: SerialWords, setInterrupt: (high: boolean) => void): void {
   const high = pendingInterrupt(words) !== NO_INTERRUPT;
   if (high !== words.lineHigh) setLine(words, high, setInterrupt);

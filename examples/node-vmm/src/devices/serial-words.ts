@@ -1,6 +1,6 @@
-/** The registers of the serial port that keep something. The first eight are the state that migrates. */
+/** The registers of the serial port that hold a value. All of them migrate. */
 export const SerialRegister = {
-  /** 1: a byte was sent, and its interrupt was neither identified nor followed by another. */
+  /** 1 while the interrupt of the empty transmitter is due: from a sent byte, or from enabling it, until the guest identifies it. */
   transmitted: 0,
   interruptEnable: 1,
   fifosOn: 2,
@@ -26,7 +26,7 @@ export const SERIAL_INPUT_BYTES = 4096;
 /** How long a thread waits for the lock at a time before it tries again. Milliseconds. */
 const LOCK_WAIT_MS = 5;
 
-/** Where the state is kept: `SERIAL_WORDS` words, `SERIAL_INPUT_BYTES` bytes. */
+/** The shared memory of the state: `SERIAL_WORDS` words, and `SERIAL_INPUT_BYTES` bytes of input. */
 export interface SerialStorage {
   readonly serial: Int32Array<SharedArrayBuffer>;
   readonly serialInput: Uint8Array<SharedArrayBuffer>;
@@ -43,7 +43,7 @@ export class SerialWords {
     this.#input = serialInput;
   }
 
-  /** Does `work` while no other thread does: it is short, and never waits. */
+  /** Calls `work` while no other thread is in a call of `exclusively`. `work` has to be short, and must not wait. */
   exclusively<T>(work: () => T): T {
     const words = this.#words;
     while (Atomics.compareExchange(words, LOCK, 0, 1) !== 0) Atomics.wait(words, LOCK, 1, LOCK_WAIT_MS);
@@ -97,7 +97,7 @@ export class SerialWords {
     this.#words[INPUT_TAKEN] = this.#words[INPUT_WRITTEN] as number;
   }
 
-  /** All input that waits, which stays there. */
+  /** Returns all input that waits, without taking it. */
   peekInput(): Uint8Array {
     const at = this.#words[INPUT_TAKEN] as number;
     return Uint8Array.from(

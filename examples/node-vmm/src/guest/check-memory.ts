@@ -2,9 +2,10 @@
  * Checks the memory of a *paused* test guest from outside: every owned page against its stamps and the table of expected generations,
  * every table against the count of writes, the mailbox, the image, and the defects that the guest itself has found.
  *
- * A guest can be paused at any instruction, also while it writes a page. Each vCPU stores in its control page (IN_FLIGHT) the page that
- * it writes or wrote last. Only that page may be between the table's generation and the next one: its quadwords are new up to some point
- * and old from there on. The order of the guest's stores is: IN_FLIGHT, the page ascending, the table, WRITES.
+ * A pause can come at any instruction of the guest, also while a vCPU writes a page. IN_FLIGHT, in the vCPU's control page, is the address
+ * of the page that the vCPU is writing or has written last. Only the page at IN_FLIGHT may be written in part: its first quadwords are then
+ * of the next generation, and the others of the generation in the table. A vCPU stores in this order: IN_FLIGHT, the page in ascending
+ * order, the table's entry, WRITES.
  */
 import type { BootParams } from './boot-params.js';
 import { type GuestRam, readU64, WordRange } from './guest-ram.js';
@@ -114,7 +115,7 @@ export function checkMemory(ram: GuestRam, params: BootParams, options: CheckMem
   }
 
   for (const [vcpu, owner] of vcpus.entries()) {
-    // The guest writes the table before the count, so that it may be one ahead.
+    // A vCPU stores the table's entry before WRITES, so that the sum of the table may be one more than WRITES.
     const ahead = owner.sum - owner.writes;
     if (ahead === 0 || (ahead === 1 && owner.midWrite === undefined)) continue;
     const fault: PageFault = { kind: 'table', offset: 0, expected: owner.writes, found: owner.sum };
@@ -149,7 +150,7 @@ function checkMailbox(ram: GuestRam, posted: number | undefined, report: (defect
   const state = readMailbox(mailboxWords(ram));
   const fault = { kind: 'mailbox', guestPhysicalAddress: MAILBOX_ADDRESS, noticedBy: 'checker' } as const;
   if (state === 'busy') {
-    // The VMM must not have paused the guest while it was writing a message.
+    // The mailbox device stops before a pause has resolved, so that no message can be half written now.
     report({ ...fault, offset: 16, expected: 0, found: 1 });
     return 0;
   }

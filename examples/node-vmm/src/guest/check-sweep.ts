@@ -21,8 +21,8 @@ const MOST_DESCRIBED = 3;
  * Checks the first bytes of all pages of a sweep, in order, while the guest is paused: all are equal, or those from one page on (the
  * one that the guest increments next) are one less, modulo 256.
  *
- * A stale page is found at any place but the front itself, and there after the guest has run on. A lost increment is never made up for,
- * since the guest increments the byte and does not write a value.
+ * A stale page is found unless it is the one at the front; a stale page at the front is found once the guest has run on. A lost increment
+ * stays visible, since the guest increments the byte and does not write a value.
  */
 export function checkSweep(firstBytes: Uint8Array): SweepReport {
   const pages = firstBytes.length;

@@ -1,6 +1,6 @@
 /**
- * The stamps in a page. Six of them, 16 bytes each, at 0, 816, 1632, ... 4080: the first starts the page, the last ends
- * it. All fields are little-endian u32:
+ * The stamps in a page. A page has six stamps of 16 bytes, at the offsets 0, 816, 1632, ... 4080: the first stamp begins with the page, and
+ * the last stamp ends with it. All fields of a stamp are little-endian u32:
  *
  *     0 generation   4 page number   8 writer | index << 16   12 checksum
  *
@@ -8,8 +8,8 @@
  * several fields with a probability of 1 - 2^-32. The index (0..5) is part of it, so that swapped stamps are found. In whole-page mode
  * each of the 100 quadwords between two stamps is the second half of a stamp with index 6.
  *
- * A page of generation 0 was never written and is zero. Pages are addressed as (words, at): the word index of the page's
- * first byte in a window of guest RAM. Nothing here allocates except a diagnosis.
+ * A page of generation 0 was never written and is zero. The functions take a page as (words, at): a window of guest RAM, and the index of
+ * the page's first word in it. Only `diagnosePage` allocates, when it has found a fault.
  */
 import type { DefectKind } from './ports.js';
 

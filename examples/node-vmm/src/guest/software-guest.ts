@@ -2,9 +2,9 @@
  * The test guest's workload as a JavaScript function, for machines without /dev/kvm: same memory layout, same stamps,
  * tables, checks and console lines as guest/*.S. One thread runs all vCPUs in turn.
  *
- * The state that a vCPU of the assembly guest has in registers is SoftwareGuestState here, everything else is in guest memory, so that a
- * stale page is found by the state, and a stale state by the pages. The function returns when it is asked to pause, and continues when
- * it is called again with the state, in this process or, after `encode` and `decode`, in another.
+ * `SoftwareGuestState` holds what a vCPU of the assembly guest has in registers; everything else is in guest memory. The guest compares the
+ * two: if a migration brings an old page or an old state, they disagree. `runSoftwareGuest` returns when a pause is requested. Called again
+ * with the state, it continues, also in another process, after `encodeSoftwareGuestState` and `decodeSoftwareGuestState`.
  */
 import type { BootParams } from './boot-params.js';
 import { type GuestRam, readU64, WordRange, writeU64 } from './guest-ram.js';
@@ -178,7 +178,7 @@ function takeTurn(machine: Machine, vcpu: Vcpu): number | Defect {
     pages = Math.min(pages, Math.floor(rate / 512) + 1);
     const pay = pages * 1_000_000 + readU64(control, CONTROL.CARRY);
     writeU64(control, CONTROL.CARRY, pay % rate);
-    // After a pause, or when the rate cannot be reached, the missed writes are not made up for.
+    // After a long pause, or when the rate cannot be reached, the writes that were missed are left out.
     const from = now >= deadline + CATCH_UP_LIMIT ? now : deadline;
     writeU64(control, CONTROL.DEADLINE, from + Math.floor(pay / rate));
   }

@@ -14,7 +14,7 @@ export const ACPI_END = 0x10_0000;
 
 const LOCAL_APIC_ADDRESS = 0xfee0_0000;
 const IO_APIC_ADDRESS = 0xfec0_0000;
-/** The interrupt of power management. No event raises it, but the guest wants to know it. */
+/** The interrupt of power management, which the FADT has to name. No event raises it. */
 const POWER_IRQ = 9;
 /** Active high, triggered by level (ACPI 6.5, table 5.26). */
 const HIGH_LEVEL = 0xd;
@@ -24,7 +24,7 @@ const DUAL_8259 = 1;
 const LEGACY_DEVICES = 0x01;
 const NO_VGA = 0x04;
 const NO_CMOS_CLOCK = 0x20;
-/** FADT, flags: WBINVD works, C1 on all processors, neither a power nor a sleep button, the clock wakes nobody, the reset register. */
+/** FADT, flags: WBINVD works, C1 on all processors, no power button, no sleep button, no wake-up by the clock, a reset register. */
 const FADT_FLAGS = 0x1 | 0x4 | 0x10 | 0x20 | 0x40 | 0x400;
 const HEADER_BYTES = 36;
 const FADT_BYTES = 276;
@@ -94,7 +94,7 @@ function table(signature: string, revision: number, body: Uint8Array): Uint8Arra
   return bytes;
 }
 
-/** Firmware ACPI control structure: the guest's lock, of which it is the only owner. It has no checksum. */
+/** Firmware ACPI control structure, with the global lock, which only the guest takes. The structure has no checksum. */
 function firmwareControl(): Uint8Array {
   const bytes = new Uint8Array(FACS_BYTES);
   bytes.set(Buffer.from('FACS'));

@@ -28,8 +28,8 @@ const RFLAGS = 0x2;
 const WRITE_BYTES = 2 ** 20;
 
 /**
- * Loads a kernel, its initrd, what it is told, and the ACPI tables, and sets vCPU 0 to the kernel's entry: a bzImage's 64-bit one, as
- * Documentation/arch/x86/boot.rst describes it, or a vmlinux's for PVH (xen/docs/misc/pvh.pandoc). The other vCPUs wait for the start-up
+ * Loads a kernel, its initrd, its boot parameters and the ACPI tables, and sets vCPU 0 to the kernel's entry: the 64-bit entry of a bzImage
+ * (Documentation/arch/x86/boot.rst), or the PVH entry of a vmlinux (xen/docs/misc/pvh.pandoc). The other vCPUs wait for the start-up
  * interrupt that the kernel sends them.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT when the kernel cannot be booted, or the memory is too small

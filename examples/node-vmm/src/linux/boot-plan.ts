@@ -3,7 +3,7 @@ import { PAGE_SIZE } from '../guest/layout.js';
 import { ACPI_ADDRESS, ACPI_END } from './acpi-tables.js';
 import type { KernelImage } from './kernel-image.js';
 
-/** A Linux to boot, as files and a line. */
+/** The files and the command line of a Linux that is to be booted. */
 export interface LinuxBoot {
   /** A bzImage, or a vmlinux with an entry for PVH. */
   readonly kernel: Uint8Array;
@@ -24,25 +24,25 @@ const HIGH_MEMORY = 0x10_0000;
 /** Types of the memory map (e820). */
 export const MemoryType = { usable: 1, reserved: 2 } as const;
 
-/** A piece of the guest's physical memory, as the kernel is told. */
+/** An entry of the memory map that the kernel gets: a range of guest-physical memory, and its use. */
 export interface MemoryMapEntry {
   readonly address: number;
   readonly byteLength: number;
   readonly type: (typeof MemoryType)[keyof typeof MemoryType];
 }
 
-/** What the kernel is told besides its own header. */
+/** The values that a boot loader gives the kernel. */
 export interface BootPlan {
-  /** 0 without one. */
+  /** Guest-physical; 0 without an initrd. */
   readonly initrdAddress: number;
   readonly initrdBytes: number;
-  /** With the zero that ends it. */
+  /** With the terminating zero. */
   readonly commandLine: Uint8Array;
   readonly memoryMap: readonly MemoryMapEntry[];
 }
 
 /**
- * Finds a place for everything: the kernel where it wants to be, the initrd at the end of the memory below the hole.
+ * Places the kernel at the addresses that its file asks for, and the initrd at the end of the memory below the hole.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT when there is no room, or the command line is too long
  */

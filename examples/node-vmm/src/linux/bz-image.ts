@@ -25,7 +25,7 @@ export const SetupField = {
 
 /** `HdrS` */
 const MAGIC = 0x5372_6448;
-/** Linux 3.8: it has the 64-bit entry, and says so. */
+/** The oldest version of the boot protocol that is accepted (Linux 3.8): the header says whether there is a 64-bit entry. */
 const OLDEST = 0x020c;
 const SECTOR = 512;
 /** Sectors of the setup code when the field is 0. */

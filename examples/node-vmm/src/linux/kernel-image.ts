@@ -1,4 +1,4 @@
-/** A Linux kernel as a file: what of it goes where, and how it is entered. */
+/** A Linux kernel: the parts of its file with their addresses in guest memory, and its entry. */
 export interface KernelImage {
   /** Parts of the file, and their guest-physical addresses. */
   readonly segments: readonly { readonly address: number; readonly bytes: Uint8Array }[];

@@ -9,7 +9,7 @@ const MODULES = 64;
 const MEMORY_MAP = 128;
 const MEMORY_MAP_ENTRY = 24;
 
-/** What a PVH kernel is told: one page, to be at `BootAddress.params`, whose address it finds in EBX. */
+/** The start information of a PVH kernel: one page, to be loaded at `BootAddress.params`. At the entry, EBX has its address. */
 export function startInfo(plan: BootPlan): Uint8Array {
   const bytes = new Uint8Array(PAGE_SIZE);
   const view = new DataView(bytes.buffer);

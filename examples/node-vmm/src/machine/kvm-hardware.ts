@@ -40,7 +40,7 @@ export class KvmHardware {
 
   /**
    * @param dirtyRing entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log
-   * @param boot what the machine is booted from: a Linux is told more of its processor
+   * @param boot what the machine is booted from: the CPUID of a Linux has two more features (`linuxCpuid`)
    */
   constructor(memory: MappedGuestMemory, vcpus: number, dirtyRing: number | boolean, boot?: MachineBoot) {
     this.#memory = memory;
@@ -111,15 +111,15 @@ export class KvmHardware {
 }
 
 /**
- * The processor of a Linux guest: what KVM supports, and two features that it has but leaves to the VMM to tell (Documentation/virt/kvm/api.rst,
- * KVM_GET_SUPPORTED_CPUID). Without the first, Linux looks for no KVM and has neither its clock nor its quiet waiting.
+ * The CPUID of a Linux guest: the result of KVM_GET_SUPPORTED_CPUID, and two features that KVM has and leaves to the VMM to add
+ * (Documentation/virt/kvm/api.rst). Without HYPERVISOR, Linux does not look for KVM, and uses none of its paravirtual features.
  */
 function linuxCpuid(kvm: Kvm): Cpuid {
   const deadlineTimer = kvm.checkExtension(KvmCapability.KVM_CAP_TSC_DEADLINE_TIMER) > 0 ? TSC_DEADLINE_TIMER : 0;
   return kvm.supportedCpuid().with(1, 0, { ecx: HYPERVISOR | deadlineTimer });
 }
 
-/** Differences of counters that wrap at 2^32; a counter that was read slightly too high does not go back. */
+/** Returns a function that gives the growth of each counter since its last call. Counters wrap at 2^32; one that has fallen counts 0. */
 function sinceLast(counts: () => readonly number[]): () => readonly number[] {
   let before = counts();
   return () => {

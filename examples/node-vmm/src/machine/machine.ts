@@ -265,7 +265,7 @@ export class Machine implements VirtualMachine {
     return this.#run.guest;
   }
 
-  /** Types at the guest's serial port. What it does not read at once waits, also for a move. */
+  /** Adds input to the guest's serial port. Input that the guest has not read yet moves with the guest. */
   type(bytes: Uint8Array): void {
     this.#run.requireAlive();
     this.#serial.type(bytes);

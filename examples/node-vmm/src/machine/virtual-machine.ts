@@ -35,9 +35,9 @@ export interface VirtualMachine extends MigratableVm {
   readonly guestMicroseconds: number;
   runState(): RunState;
   /**
-   * Types at the guest's console; absent where it reads none.
+   * Adds input to the guest's console; absent for a guest that reads none.
    *
-   * @throws GodwitError GODWIT_INVALID_STATE when it does not read what was typed before
+   * @throws GodwitError GODWIT_INVALID_STATE when too much earlier input is unread
    */
   type?(bytes: Uint8Array): void;
   /** Resolves when all threads of the machine have started: its devices then load in about a millisecond. */

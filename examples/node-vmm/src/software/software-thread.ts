@@ -60,7 +60,7 @@ function answerRehearsal(): void {
   post({ type: 'rehearsed', order });
 }
 
-/** The guest's clock. The guest reads it at every turn, so that it is also held back here. */
+/** The guest's clock. The throttle holds the guest back here too, since the guest reads the clock at every turn. */
 function now(): number {
   holdBack();
   return Math.floor(monotonic() + (guestClock[0] as number));

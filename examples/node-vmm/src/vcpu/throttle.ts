@@ -10,7 +10,7 @@ const USUAL_HOLD_MS = 10;
 const SHARE_OF_BOUND = 0.25;
 /** The longest hold that makes up for a run that was too long, in milliseconds, also where `longestMs` is longer. */
 const LONGEST_MAKING_UP_MS = 25;
-/** A shorter rest of a hold is not waited for. Milliseconds. */
+/** A remainder of a hold that is shorter than this is left out. Milliseconds. */
 const NEGLIGIBLE_MS = 0.05;
 
 /** How long a throttled vCPU runs at a time, and how long it is held afterwards. */
@@ -92,7 +92,7 @@ export class ThrottleSlices {
       this.#heldMs = 0;
       return 0;
     }
-    // A twentieth less, since a timer that ticks a little early would otherwise cost another slice.
+    // A run counts as over after 95 % of its time: else a timer that fires a little early would cost another slice.
     if (now - this.#runSince < this.#slice.runMs * 0.95) return 0;
     this.leave(now);
     return this.due(now);

@@ -8,8 +8,8 @@ import { pagesWrittenByMsrs } from './msr-memory.js';
  * The parts of the state in the order in which they are saved. KVM_GET_MP_STATE comes first since it processes pending start-up events,
  * which changes the local APIC and the registers; KVM_GET_VCPU_EVENTS comes last since other calls may inject or consume an event.
  *
- * Of alternatives, the first that the host has is saved: KVM_GET_SREGS2 includes more than KVM_GET_SREGS, XSAVE2 more than XSAVE, and
- * that more than the FPU alone.
+ * Where an element lists several parts, they are alternatives, and the first one that the host's KVM has is saved: KVM_GET_SREGS2 returns
+ * more state than KVM_GET_SREGS, KVM_GET_XSAVE2 more than KVM_GET_XSAVE, and KVM_GET_XSAVE more than KVM_GET_FPU.
  */
 const SAVED: readonly (readonly (readonly [tag: string, part: VcpuStatePart])[])[] = [
   [['MPST', VcpuState.multiprocessorState]],
@@ -84,8 +84,8 @@ export class VcpuDevice implements MigratableDevice {
     this.#msrIndices = msrIndices;
     this.#memory = memory;
     this.#parked = parked;
-    // The vCPU's own CPUID is used instead of KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds them to the CPUID
-    // that it was given.
+    // The features that this host offers are read from the vCPU and not with KVM_GET_SUPPORTED_CPUID: PVM cannot hide some features of
+    // the processor, and adds them to the CPUID that KVM_SET_CPUID2 has set.
     this.#offered = vcpu.cpuid();
   }
 

@@ -173,7 +173,7 @@ function completeIo(order: number): string | undefined {
   run.immediateExit = true;
   while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
-    // EAGAIN: it waits for a start-up interrupt, and has begun nothing.
+    // EAGAIN: the vCPU waits for a start-up interrupt, and has begun no I/O.
     if (result === -Errno.EINTR || result === -Errno.EAGAIN) entered = false;
     else if (result < 0) return `KVM_RUN failed with errno ${-result}`;
     else {

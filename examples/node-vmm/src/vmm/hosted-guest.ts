@@ -161,12 +161,12 @@ export class HostedGuest {
     }
   }
 
-  /** Whether the guest reads what is typed at its console. */
+  /** Whether the guest reads input from its console. */
   get readsConsole(): boolean {
     return this.#machine.description.boot === 'linux';
   }
 
-  /** Types at the guest's console. @throws GodwitError GODWIT_INVALID_STATE when the guest has ended, or does not read */
+  /** Adds input to the guest's console. @throws GodwitError GODWIT_INVALID_STATE when the guest has ended, or does not read */
   type(bytes: Uint8Array): void {
     this.#machine.type?.(bytes);
   }

@@ -39,7 +39,7 @@ export async function linksFrom<L extends Listener>(
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;
-  // A move that was not rehearsed takes longer, and that is all.
+  // A failed rehearsal is ignored: the migration then only takes longer.
   rehearse().catch(() => {});
   return { links: threads > 0 && transport.plainSockets === true ? onWorkers(links, { threads }) : links, address };
 }

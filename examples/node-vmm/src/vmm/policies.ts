@@ -6,6 +6,7 @@ import {
   type PresetName,
   presets,
   roundCap,
+  suggestion,
   withinDowntimeLimit,
 } from '@godwit/core';
 
@@ -17,12 +18,12 @@ export function policyFor(name: PresetName | undefined, maxRounds: number): NonN
   return name ?? firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover'));
 }
 
-/** @throws GodwitError GODWIT_INVALID_ARGUMENT, with the names that there are */
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT, with the names that there are, and one that is near */
 export function policyNamed(policy: ConvergencePolicy | PresetName): ConvergencePolicy {
   if (typeof policy === 'function') return policy;
   if (POLICY_NAMES.includes(policy)) return presets[policy];
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
-    `there is no policy "${policy}"; there are ${POLICY_NAMES.join(', ')}`,
+    `there is no policy "${policy}"; there are ${POLICY_NAMES.join(', ')}${suggestion(String(policy), POLICY_NAMES)}`,
   );
 }

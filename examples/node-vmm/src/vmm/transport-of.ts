@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { GodwitError } from '@godwit/core';
+import { GodwitError, suggestion } from '@godwit/core';
 import { type TlsOptions, type Transport, transportFromUri } from '@godwit/transport';
 
 /**
@@ -30,7 +30,8 @@ export interface TransportSettings {
 export async function transportOf(uri: string, { tls, onRefused }: TransportSettings = {}): Promise<Transport> {
   if (tls === undefined) return transportFromUri(uri);
   if (!/^(tls|wss):/i.test(uri)) {
-    throw invalid(`certificates and keys are for tls: and wss:, and "${uri}" would not use them`);
+    const near = suggestion(uri.slice(0, uri.indexOf(':') + 1), ['tls:', 'wss:']);
+    throw invalid(`certificates and keys are for tls: and wss:, and "${uri}" would not use them${near}`);
   }
   const [ca, cert, key, psk] = await Promise.all([read(tls.ca), read(tls.cert), read(tls.key), read(tls.psk)]);
   const options: Omit<TlsOptions, 'host' | 'port'> = {

@@ -169,11 +169,11 @@ export class Vmm {
     return this.#protection;
   }
 
-  /** Gets ready for the next move, beside the guest that has begun to run: starts its threads, and rehearses it. */
+  /** Starts the threads for the next migration and rehearses it, while the guest runs. */
   #getReady({ vm }: HostedGuest): void {
     if (this.#closing) return;
     this.#threads ??= channelThreads(pageChannelsFor(vm.memory));
-    // A move that was not rehearsed takes longer, and that is all.
+    // A failure is ignored: the next migration then only takes longer.
     Promise.all([this.#threads.ready(), rehearse()]).catch(() => {});
   }
 

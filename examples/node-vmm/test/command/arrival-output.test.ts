@@ -18,7 +18,7 @@ const FAULTS: FaultStatus = {
   remainingMs: 4000,
 };
 
-test('page faults are told with what is missing, how many a second, and the longest', () => {
+test('the line about page faults has the missing pages, the faults a second and the longest fault', () => {
   expect(faultsText(FAULTS)).toBe(
     '2,500 of 10,000 pages missing, 1,234 faults, 321 a second, the longest 1.50 ms, 4.0 s left',
   );
@@ -32,7 +32,7 @@ test('page faults are told with what is missing, how many a second, and the long
   expect(latencyText({ latencyDistribution: [] })).toBe('');
 });
 
-test('of a guest that runs before its memory has come, a line a second and the whole at the end', () => {
+test('a guest that runs before its memory has come: a line a second about its faults, and all figures in the last line', () => {
   const lines: string[] = [];
   let now = 0;
   const output = new ArrivalOutput(

@@ -28,7 +28,7 @@ test.each([
   expect(exitStatusOf(error)).toBe(status);
 });
 
-test('where the guest is stands in words', () => {
+test('whereaboutsText says where the guest is', () => {
   expect(whereaboutsText('here')).toContain('stays at the source');
   expect(whereaboutsText('unknown')).toContain('may run at the destination');
   expect(whereaboutsText(undefined)).toBe('');

@@ -28,7 +28,7 @@ afterEach(async () => {
   rmSync(runtime, { recursive: true });
 });
 
-/** A VMM in the user's folder that says this of itself, or nothing. */
+/** Serves a control socket in the user's folder that answers `status` with this status, or never. */
 async function vmm(n: number, status: Omit<VmmStatus, 'pid'> | undefined): Promise<string> {
   const path = join(makeControlFolder(), `vmm${n}.sock`);
   const answer = async (): Promise<VmmStatus> =>
@@ -39,8 +39,8 @@ async function vmm(n: number, status: Omit<VmmStatus, 'pid'> | undefined): Promi
 
 const wanted = { control: undefined, waitMs: 0 };
 
-describe('the VMM that is meant', () => {
-  test('is the only one that it can be, among dead ones and those that hang', async () => {
+describe('findVmm', () => {
+  test('finds the only VMM that fits, beside dead VMMs and VMMs that hang', async () => {
     const folder = makeControlFolder();
     const dead = join(folder, 'vmm1.sock');
     const script = `require('net').createServer().listen(${JSON.stringify(dead)}, () => process.kill(process.pid, 'SIGKILL'))`;
@@ -63,7 +63,7 @@ describe('the VMM that is meant', () => {
     for (const one of all) one.client.close();
   });
 
-  test('is asked for where there are several', async () => {
+  test('asks for --control where several VMMs fit', async () => {
     const paths = [await vmm(1, { guest: 'running' }), await vmm(2, { guest: 'paused' })];
     const asked = findVmm({ ...wanted, ...WITH_GUEST });
     await expect(asked).rejects.toMatchObject({
@@ -77,7 +77,7 @@ describe('the VMM that is meant', () => {
     client.close();
   });
 
-  test('is waited for', async () => {
+  test('waits for a VMM that starts later', async () => {
     const coming = findVmm({ ...wanted, ...ANY, waitMs: 30_000 });
     const path = await vmm(1, { guest: 'empty' });
     const client = await coming;
@@ -97,7 +97,7 @@ describe('the folder of control sockets', () => {
     expect(controlSockets()).toEqual([]);
   });
 
-  test('is refused where others may write, or where a link leads away', () => {
+  test('is refused if other users may write to it, or if it is a symbolic link', () => {
     const open = join(runtime, 'open');
     mkdirSync(open);
     chmodSync(open, 0o777);

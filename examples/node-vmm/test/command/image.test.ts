@@ -21,12 +21,12 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Its control sockets are in the test's own folder. */
+/** The environment of a VMM whose control sockets are in the test's own folder. */
 const environment = () => ({ ...process.env, XDG_RUNTIME_DIR: folder });
 const vmm = (...args: string[]) =>
   spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8', env: environment() });
 
-test('writes the sweep guest, with a range of its own', () => {
+test('`sweep` writes the sweep guest with the given range', () => {
   expect(vmm('sweep', sweep)).toMatchObject({ status: 0, stderr: '' });
   expect(readFileSync(sweep)).toEqual(Buffer.from(sweepImage()));
   expect(vmm('sweep', sweep, '--from', '2M', '--to', '4M', '--passes', '5')).toMatchObject({ status: 0 });
@@ -46,7 +46,7 @@ test.each([
   expect(stderr).not.toContain('    at ');
 });
 
-/** Resolves when it has printed the text. */
+/** Resolves when the process has printed the text. */
 async function prints(child: ChildProcess, text: string): Promise<void> {
   let printed = '';
   for await (const piece of child.stdout ?? []) {

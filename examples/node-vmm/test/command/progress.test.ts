@@ -44,19 +44,19 @@ const round: MigrationEvent = {
   } as unknown as RoundRecord,
 };
 
-test('has the round, the rate, what is left, the downtime with its interval, and the time', () => {
+test('the progress line has the round, the rate, the rest, the downtime with its interval, and the remaining time', () => {
   expect(progressText(progress(), [60, 140])).toBe(
     'round 3: 25 %, 100 MiB/s, 12 MiB to go, downtime would be 85 ms (60 to 140 ms), 3.0 s left (2.0 to 6.0 s)',
   );
 });
 
-test('leaves out the intervals where there is no room for them', () => {
+test('the progress line leaves out the intervals where there is no room for them', () => {
   const brief = 'round 3: 25 %, 100 MiB/s, 12 MiB to go, downtime would be 85 ms, 3.0 s left';
   expect(progressText(progress(), [60, 140], 79)).toBe(brief);
   expect(progressText(progress(), [60, 140], 20)).toBe(brief);
 });
 
-test('leaves out what is not known, and says what is unbounded', () => {
+test('the progress line leaves out unknown values, and says which are unbounded', () => {
   const early = progress({
     round: 1,
     wireBytesPerSecond: 0,
@@ -65,7 +65,7 @@ test('leaves out what is not known, and says what is unbounded', () => {
     remainingRangeMs: undefined,
   });
   expect(progressText(early)).toBe('round 1: 25 %, 12 MiB to go');
-  // As JSON has infinity.
+  // In JSON an infinite value is null.
   const crossed = progress({
     predictedDowntimeMs: null as unknown as number,
     remainingRangeMs: [2000, null as unknown as number],
@@ -76,7 +76,7 @@ test('leaves out what is not known, and says what is unbounded', () => {
   );
 });
 
-test('by post-copy it is what follows the guest, and no prediction of a downtime that is over', () => {
+test('by post-copy the progress line has the pages that follow the guest, and no predicted downtime', () => {
   expect(progressText(progress({ state: 'postcopy-device' }))).toMatch(/^switching over, /);
   expect(progressText(progress({ state: 'postcopy-active' }), [60, 140])).toBe(
     'the guest runs there; 25 % of its missing pages sent, 100 MiB/s, 12 MiB to go',
@@ -96,7 +96,7 @@ test.each([
   expect(progressText(progress({ state }))).toBe(text);
 });
 
-test('on a terminal it is one line, in place, that never wraps; what is worth a line is above it', () => {
+test('on a terminal the progress is one line that is updated in place and never wraps, with the lines of events above it', () => {
   const stream = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY: true, columns: 40 });
   const output = textProgress(stream);
   for (const sent of [100, 200]) output.event({ type: 'progress', progress: progress({ roundPagesSent: sent }) });
@@ -119,7 +119,7 @@ test('on a terminal it is one line, in place, that never wraps; what is worth a 
   expect(cleared).toBe('');
 });
 
-test('elsewhere it is a line a second, without control characters', () => {
+test('in a file or a pipe the progress is a line a second, without control characters', () => {
   const stream = new PassThrough({ encoding: 'utf8' });
   let now = 0;
   const output = textProgress(stream, () => now);
@@ -132,7 +132,7 @@ test('elsewhere it is a line a second, without control characters', () => {
   expect(lines.join('')).not.toContain('\r');
 });
 
-test('as JSON it is every event', () => {
+test('as JSON the progress is every event', () => {
   const stream = new PassThrough({ encoding: 'utf8' });
   jsonProgress(stream).event({ type: 'progress', progress: progress() });
   expect(JSON.parse(String(stream.read()))).toMatchObject({ event: { type: 'progress', progress: { round: 3 } } });

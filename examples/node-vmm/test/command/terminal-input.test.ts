@@ -2,7 +2,7 @@ import { PassThrough } from 'node:stream';
 import { expect, test } from '@jest/globals';
 import { type Input, typeFrom } from '../../dist/command/terminal-input.js';
 
-/** A stream that stands for a pipe, or for a terminal whose modes are kept. */
+/** A stream in place of a pipe, or of a terminal whose modes are recorded. */
 function made(isTTY: boolean) {
   const stream = new PassThrough();
   const modes: boolean[] = [];
@@ -19,7 +19,7 @@ function made(isTTY: boolean) {
   return { stream, modes, typed, left: () => left, giveBack };
 }
 
-test('a terminal is in raw mode until it is given back: Ctrl-C is the guest’s, Ctrl-] leaves', () => {
+test('a terminal is in raw mode until its mode is restored: Ctrl-C goes to the guest, and Ctrl-] ends the command', () => {
   const { stream, modes, typed, left, giveBack } = made(true);
   stream.write('ls\r');
   stream.write('\x03');
@@ -31,7 +31,7 @@ test('a terminal is in raw mode until it is given back: Ctrl-C is the guest’s,
   expect([typed.length, modes]).toEqual([2, [true, false]]);
 });
 
-test('a pipe is typed as it is, and its end or its loss ends nothing', () => {
+test('the bytes of a pipe go to the guest unchanged, and the end or an error of the pipe is ignored', () => {
   const { stream, modes, typed, left } = made(false);
   stream.write('a\x1db');
   stream.emit('error', new Error('EIO'));

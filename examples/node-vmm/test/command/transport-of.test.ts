@@ -27,6 +27,14 @@ test('certificates and keys are for transports that use them', async () => {
     code: 'GODWIT_INVALID_ARGUMENT',
     message: expect.stringContaining('"tcp:host:1" would not use them'),
   });
+  for (const [uri, near] of [
+    ['tsl:host:1', 'tls:'],
+    ['ws://host:1/', 'wss:'],
+  ]) {
+    await expect(transportOf(uri as string, { tls: { ca: 'x' } })).rejects.toMatchObject({
+      message: expect.stringContaining(`"${uri}" would not use them; did you mean "${near}"?`),
+    });
+  }
   await expect(transportOf('tls:host:1')).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
 });
 

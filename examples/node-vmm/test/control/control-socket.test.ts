@@ -56,7 +56,7 @@ async function client(): Promise<ControlClient> {
   return made;
 }
 
-/** A client that speaks for itself. */
+/** A socket without `ControlClient`, on which a test writes its own lines. */
 async function raw(): Promise<net.Socket> {
   const socket = net.connect({ path });
   sockets.push(socket);
@@ -84,7 +84,7 @@ describe('the control socket', () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test('leaves a living one and another kind of file as they are', async () => {
+  test('replaces neither the socket of a living VMM nor a file of another kind', async () => {
     await serve();
     await expect(ControlServer.listen(path, handlers())).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
     await expect((await client()).ask('status', {})).resolves.toMatchObject({ guest: 'empty' });
@@ -145,6 +145,10 @@ describe('the control socket', () => {
     ['7', 'a request is an object'],
     ['{"id":1}', 'there is no command nothing'],
     ['{"id":1,"command":"toString"}', 'there is no command "toString"; there are status, migrate'],
+    ['{"id":1,"command":"statsu"}', '"statsu"; there are status, migrate, cancel'],
+    ['{"id":1,"command":"statsu"}', '; did you mean "status"?'],
+    ['{"id":1,"command":"migrate","to":"tcp:x:1","polcy":"urgent"}', 'takes no "polcy"; it takes to,'],
+    ['{"id":1,"command":"migrate","to":"tcp:x:1","polcy":"urgent"}', '; did you mean "policy"?'],
     ['{"id":1,"command":"status","x":1}', '"status" takes no "x"; it takes nothing'],
     ['{"id":1,"command":"adjust","downtimeLimit":1}', 'takes no "downtimeLimit"; it takes downtimeLimitMs'],
     ['{"id":1,"command":"migrate"}', '"migrate" needs to'],
@@ -179,7 +183,7 @@ describe('the control socket', () => {
     expect(events).toEqual([warning(1)]);
   });
 
-  test('tells a client that the VMM is gone, and one that comes too late', async () => {
+  test('rejects pending requests, later requests and new clients when the VMM has gone', async () => {
     await serve({ check: () => new Promise(() => {}) });
     const vmm = await client();
     const pending = vmm.ask('check', {});
@@ -208,12 +212,12 @@ describe('a client that misbehaves', () => {
     socket.on('drain', write);
     write();
     await closed;
-    // It is told why, unless it has written so fast that its end breaks first.
+    // The client gets the reason, unless the connection breaks at its own writes before.
     if (told !== '') expect(told).toContain('"code":"GODWIT_LIMIT_EXCEEDED"');
     await expect((await client()).ask('status', {})).resolves.toMatchObject({ guest: 'empty' });
   });
 
-  test('by one byte is told why; a line of 64 KiB is taken', async () => {
+  test('with a line that is one byte too long is told why; a line of 64 KiB is accepted', async () => {
     await serve();
     const line = (length: number): string => `{"command":"status"}`.padEnd(length, ' ');
     const [fits, tooLong] = [await raw(), await raw()];
@@ -225,7 +229,7 @@ describe('a client that misbehaves', () => {
     ]);
   });
 
-  test('by reading slowly gets the newest progress, and every other line', async () => {
+  test('by reading slowly gets only the newest progress, and every line of other kinds', async () => {
     const progress = (round: number) =>
       ({ type: 'progress', progress: { round, filler: 'x'.repeat(1000) } }) as unknown as MigrationEvent;
     let emitted: () => void = () => {};
@@ -260,7 +264,7 @@ describe('a client that misbehaves', () => {
     expect(found.at(-1)?.error).toMatchObject({ code: 'GODWIT_CANCELLED' });
   });
 
-  test('and does not read is cut off, and holds up nobody', async () => {
+  test('by not reading is cut off, and delays no other client', async () => {
     const before = await externalBytes();
     let emitted = 0;
     let go: () => void = () => {};
@@ -271,7 +275,7 @@ describe('a client that misbehaves', () => {
       migrate: async (_request, emit) => {
         for (; emitted < 10_000; emitted++) {
           emit(warning(10_000));
-          // Lets the socket take what it takes.
+          // Lets the socket send what its reader has room for.
           if (emitted % 100 === 0) await new Promise((resolve) => setImmediate(resolve));
         }
         go();
@@ -282,7 +286,8 @@ describe('a client that misbehaves', () => {
     socket.pause();
     socket.write('{"id":1,"command":"migrate","to":"x","events":true}\n');
     await cut;
-    // 100 MB were emitted; it was cut off at 1 MiB, and the process has not kept them. What an earlier test left may go meanwhile.
+    // 100 MB were emitted. The client was cut off at 1 MiB, and the VMM keeps none of the rest. Buffers of earlier tests may be freed
+    // meanwhile.
     expect((await externalBytes()) - before).toBeLessThan(60 * 2 ** 20);
     await expect((await client()).ask('status', {})).resolves.toMatchObject({ guest: 'empty' });
     let bytes = 0;
@@ -294,7 +299,7 @@ describe('a client that misbehaves', () => {
     expect(bytes).toBeLessThan(4 * 2 ** 20);
   });
 
-  test('and says nothing leaves when there are too many of them, not one that waits', async () => {
+  test('by sending nothing is cut off when there are too many clients; one that waits for an answer is not', async () => {
     let asked: () => void = () => {};
     const waits = new Promise<void>((resolve) => {
       asked = resolve;
@@ -307,7 +312,7 @@ describe('a client that misbehaves', () => {
     });
     const busy = await client();
     busy.ask('check', {}).catch(() => {});
-    // By then it is the one that has said nothing for the longest time.
+    // From here on, the last request of this client is older than those of all other clients.
     await waits;
     const silent: net.Socket[] = [];
     for (let i = 0; i < 63; i++) silent.push(await raw());
@@ -329,7 +334,7 @@ describe('a client that misbehaves', () => {
     ]);
   });
 
-  test('and has left while its command ran changes nothing', async () => {
+  test('by leaving while its command runs does not affect the VMM', async () => {
     let finish: () => void = () => {};
     let left: () => void = () => {};
     const gone = new Promise<void>((resolve) => {

@@ -39,7 +39,7 @@ function row(count: number): bigint {
 }
 
 describe('the heartbeat', () => {
-  /** A beat as the guest prints it; 100 ms apart. */
+  /** A heartbeat line as the guest prints it. Heartbeats are 100 ms apart. */
   const beat = (count: number, stallMs = 0) =>
     `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${count * 100_000}us gap=100000us stall=${stallMs * 1000}us writes=${count * 10} mail=${count} |${cellsText(row(count))}|`;
 

@@ -55,7 +55,7 @@ describe('the distribution of a run', () => {
     });
   });
 
-  test('nothing to tell of a run without a migration', () => {
+  test('a run without a migration has no distribution', () => {
     expect(new DistributionCount(50).result()).toMatchObject({ overLimit: 0, loadMs: { max: 0 }, downtimeLimitMs: 50 });
   });
 });

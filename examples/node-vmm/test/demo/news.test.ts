@@ -8,7 +8,7 @@ import { SPEC } from './synthetic-run.js';
 
 const OVERRAN = new GodwitError('GODWIT_SWITCHOVER_OVERRAN', 'it took too long');
 
-/** What the engine says, and the line that a person reads. */
+/** Events of the engine, and the lines that the demo shows for them. */
 const NEWS = [
   [
     { type: 'went-back', attempt: 2, term: 'loadMs', elapsedMs: 512, limitMs: 500, reason: OVERRAN },
@@ -29,7 +29,7 @@ const NEWS = [
   [{ type: 'failed', error: OVERRAN }, 'the migration failed: GODWIT_SWITCHOVER_OVERRAN: it took too long'],
 ] as const;
 
-/** Of interest in one migration, and too much in a hundred. */
+/** Events whose lines are shown for one migration, and left out with `--round-trips`. */
 const SMALL_NEWS = [
   [{ type: 'prepared', waitedMs: 90 }, 'the destination is prepared, after 90 ms'],
   [
@@ -57,7 +57,7 @@ const SMALL_NEWS = [
 function seen(event: Parameters<typeof demoEvent>[0]): DemoEvent {
   const told = demoEvent(event);
   if (told === undefined) throw new Error(`nothing is told of ${event.type}`);
-  // As it comes from another process: an Error would arrive without its code.
+  // The event is copied as between two processes: an Error would lose its code.
   return structuredClone(told);
 }
 

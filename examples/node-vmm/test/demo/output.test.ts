@@ -16,7 +16,7 @@ function terminal(
   return { stream: stream as unknown as NodeJS.WriteStream, written: () => written };
 }
 
-/** What sets colours, weights and the like (ECMA-48, SGR). */
+/** The sequences that set colours and weights (ECMA-48, SGR). */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what a terminal is told.
 const COLOUR = /\x1b\[[\d;]*m/g;
 
@@ -58,7 +58,7 @@ describe('the live picture', () => {
     expect(words).toMatch(/hosts 38\.2 ms \+ comparison 412 ms ≈ guest's own clock 455 ms/);
     expect(words).toContain('messages to and fro');
     expect(words).toContain('npm run demo -- --postcopy npm run demo -- --record a.godwit');
-    // Nothing of it is cut off.
+    // No line of the result is cut off.
     expect(last.replace(/… \d+ more/, '')).not.toContain('…');
   });
 });

@@ -86,13 +86,13 @@ describe('a run by post-copy', () => {
     expect(words).toContain('4,500 of 9,000 pages missing, 1,234 faults, 321 a second, the longest 240 us');
     expect(words).toContain('1,200 up to 128 us, 34 up to 256 us');
     expect(words).toContain('50 %');
-    // The guest is there already.
+    // The picture shows the guest at the destination already.
     expect(words).toMatch(/○ source .* destination ●/);
     expect(words).toContain('following');
     expect(words).toContain('post-copy limited to 32 MiB/s');
   });
 
-  test('before, and after, there is no such line', () => {
+  test('has no lines about faults before the guest runs there, nor once its pages have come', () => {
     const before = viewAfter((event) => event.event === 'state' && event.state === 'postcopy-device');
     expect(text(render(before, 100, 40, 0))).not.toContain('pages missing');
     const after = viewAfter((event) => event.event === 'phase' && event.phase === 'settling');
@@ -110,13 +110,13 @@ describe('a run by post-copy', () => {
     },
   );
 
-  test('as lines of text: that it runs there, and when its last page has come', () => {
+  test('as lines of text says that the guest runs there, and when its last page has come', () => {
     const lines = [...views()].flatMap(([view, event]) => plainLines(event, view));
     expect(lines).toContain('postcopy-active: the guest runs at the destination, and pages are missing there');
     expect(lines.filter((line) => line.startsWith('its pages have come: 0 of 9,000'))).toHaveLength(1);
   });
 
-  test('who cancels then is told that it is too late', () => {
+  test('says that it is too late to a user who cancels after the move', () => {
     const late = { event: 'cancelling', late: true, atMs: 1 } as const;
     const view = reduce(EMPTY_VIEW, late);
     expect(text(render(view, 100, 40, 0))).toContain('too late to cancel: the guest runs there');

@@ -87,7 +87,7 @@ describe('the terminal view', () => {
       for (const part of ['▌', 'stood still for', '▐', '✓ verified', 'final', 'together', '-- --record a.godwit']) {
         expect(words).toContain(part);
       }
-      // Nothing is cut off.
+      // No line of the result is cut off.
       expect(words.replace(/… \d+ more/, '')).not.toContain('…');
     },
   );
@@ -101,7 +101,7 @@ describe('the terminal view', () => {
       expect(words).toContain(part);
   });
 
-  test('so they do where the guest was down for longer than the limit', () => {
+  test('the result and the crossing fit 40 columns and 23 rows also when the downtime exceeded the limit', () => {
     const news = { event: 'downtime-exceeded', downtimeMs: 119, limitMs: 100, term: 'deviceMs' } as const;
     const before = viewAfter((event) => event.event === 'completed');
     const view = reduce(before, { ...news, atMs: 1 } as TimedEvent);
@@ -118,7 +118,7 @@ describe('the terminal view', () => {
     expect(text(render(view, 79, 23, 0))).toMatch(/hosts 38\.2 ms \+ comparison 412 ms ≈ guest's own clock 455 ms\n/);
   });
 
-  test('a rate that is not measured yet is no rate of 0', () => {
+  test('a rate that is not measured yet is not shown as 0', () => {
     for (const [view, { atMs }] of states()) expect(text(render(view, 100, 40, atMs))).not.toMatch(/ 0 B\/s/);
     const view = viewAfter((event) => event.event === 'progress' && event.round === 3);
     const idle = {
@@ -147,7 +147,7 @@ describe('the terminal view', () => {
     expect(picture).not.toContain('✓');
   });
 
-  test('a process that is gone is said', () => {
+  test('says that a host process has ended', () => {
     const message =
       'destination: the process (pid 7) ended with SIGKILL; the guest was on its way there, and runs on at the source';
     const view = reduce(EMPTY_VIEW, { event: 'host-gone', host: 'destination', message, atMs: 0 });

@@ -24,7 +24,7 @@ function made() {
   return { port, console, printed, levels };
 }
 
-test('what is typed is read in its order; the interrupt line is high while there is any, if that was asked for', () => {
+test('input is read in order; while there is input, the interrupt line is high if that interrupt is enabled', () => {
   const { port, console, levels } = made();
   console.type(bytes('ab'));
   expect(levels).toEqual([]);
@@ -42,7 +42,7 @@ test('what is typed is read in its order; the interrupt line is high while there
   expect(levels).toEqual([true, false, true]);
 });
 
-test('a byte that was sent interrupts until that was identified, and each further one makes an edge', () => {
+test('a sent byte keeps the interrupt line high until the guest identifies the interrupt, and each further byte makes an edge', () => {
   const { port, printed, levels } = made();
   port.write(ENABLE, 1, 0x02);
   expect(levels).toEqual([true]);
@@ -57,7 +57,7 @@ test('a byte that was sent interrupts until that was identified, and each furthe
   expect(printed).toEqual([0x41, 0x42]);
 });
 
-test('FIFOs are there once they are turned on, and clearing drops what was typed', () => {
+test('FIFOs are reported once they are enabled, and clearing the receiver drops the input', () => {
   const { port, console } = made();
   port.write(IDENTIFICATION, 1, 0x01);
   expect(port.read(IDENTIFICATION)).toBe(0xc1);
@@ -68,7 +68,7 @@ test('FIFOs are there once they are turned on, and clearing drops what was typed
   expect(port.read(IDENTIFICATION)).toBe(0x01);
 });
 
-test('only the four interrupts that there are can be enabled; the divisor hides data and enable registers', () => {
+test('only the four interrupts of a 16550 can be enabled; the divisor latch hides the data and the enable register', () => {
   const { port, printed } = made();
   port.write(ENABLE, 1, 0xff);
   expect(port.read(ENABLE)).toBe(0x0f);
@@ -90,7 +90,7 @@ test('in loopback the outputs are seen as inputs, and nothing is sent', () => {
   expect(printed).toEqual([]);
 });
 
-test('more than the port holds waits outside; a mebibyte is the most', () => {
+test('input for which the port has no room waits in the VMM, up to a mebibyte', () => {
   const { port, console } = made();
   console.type(new Uint8Array(2 ** 20));
   expect(() => console.type(new Uint8Array(5000))).toThrow(
@@ -101,7 +101,7 @@ test('more than the port holds waits outside; a mebibyte is the most', () => {
   console.close();
 });
 
-test('its state has registers and input; where it is loaded, the interrupt that is due comes', async () => {
+test('the state has the registers and the input, and loading it raises the interrupt that is due', async () => {
   const [from, to] = [made(), made()];
   from.port.write(IDENTIFICATION, 1, 0x01);
   from.port.write(ENABLE, 1, 0x01);
@@ -155,7 +155,7 @@ testKvm('a guest that sleeps is woken by what is typed, also where it has moved 
   await machine.pause();
   const next = await Machine.fromDescription(machine.description);
   machines.push(next);
-  // Typed while it stands still: it goes with the guest.
+  // Input that comes while the guest is paused moves with the guest.
   machine.type(bytes('moved'));
   await moveGuest(machine, next);
   const again = prints(next, 'MOVEDON');

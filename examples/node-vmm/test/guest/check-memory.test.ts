@@ -89,7 +89,7 @@ describe('check of a paused guest', () => {
     }
   });
 
-  test('the same in a page that its vCPU does not name is a defect', () => {
+  test('a page that is written in part and is not in flight is a defect', () => {
     const machine = pausedMachine();
     const address = writePartly(machine, 1, 20, 5);
     setInFlight(machine, 1, ownedPageAddress(machine.params, 1, 21));
@@ -98,7 +98,7 @@ describe('check of a paused guest', () => {
     ]);
   });
 
-  test('a page in flight whose front is the old one is a defect', () => {
+  test('a page in flight whose first quadwords are the old ones is a defect', () => {
     const machine = pausedMachine();
     const before = words(machine, ownedPageAddress(machine.params, 0, 3)).slice(0, 4);
     const address = writePartly(machine, 0, 3, 12);
@@ -107,7 +107,7 @@ describe('check of a paused guest', () => {
     expect(checkMemory(machine.ram, machine.params).defects).toMatchObject([{ kind: 'torn' }]);
   });
 
-  test('the table may be one ahead of the count, and not two', () => {
+  test('the sum of a table may be one more than the count of writes, and not two', () => {
     const machine = pausedMachine();
     const control = words(machine, controlAddress(0));
     const writes = control[CONTROL.WRITES / 4] ?? 0;

@@ -87,7 +87,7 @@ describe('page stamps', () => {
         const torn = written(first, true);
         torn.set(written(second, true).subarray(cut * 2), cut * 2);
         for (const expected of [identity, next]) expect(diagnosePage(torn, 0, expected, true)?.kind).toBe('torn');
-        // Only a new front and an old rest is what a pause leaves behind.
+        // After a pause the first quadwords are new and the others old, and never the reverse.
         expect(isPageMidWrite(torn, 0, identity, true)).toBe(newFirst);
       }),
     );

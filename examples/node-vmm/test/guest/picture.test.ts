@@ -31,6 +31,6 @@ test('the picture never ends, and never repeats its last row', () => {
     expect(next).not.toBe(0n);
     cells = next;
   }
-  // A period of a few rows would be a dull picture.
+  // The picture has to change over hundreds of rows, so that a reader sees that it continues.
   expect(seen.size).toBeGreaterThan(100);
 });

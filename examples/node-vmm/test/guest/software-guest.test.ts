@@ -49,7 +49,7 @@ describe('software guest', () => {
     expect(vcpus.every((vcpu) => vcpu.writes > vcpu.owned && vcpu.written > 0)).toBe(true);
   });
 
-  test('goes on in other memory, from encoded state, as if nothing had happened', () => {
+  test('continues in a copy of its memory, from its encoded state, without a defect', () => {
     const machine = new SoftwareMachine({ order: 'random' });
     machine.run(5);
     machine.ram = machine.ram.clone();
@@ -58,7 +58,7 @@ describe('software guest', () => {
     expect(machine.run(5).reason).toBe('requested');
     const beats = machine.lines.filter((line) => line.type === 'heartbeat');
     expect(beats.map((beat) => beat.count)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    // The guest has seen its own downtime.
+    // The guest has measured its own downtime as a stall.
     expect(beats[5]?.stall).toBeGreaterThanOrEqual(150_000);
     expect(checkMemory(machine.ram, machine.params).defects).toEqual([]);
   });
@@ -73,7 +73,7 @@ describe('software guest', () => {
     expect(rate).toBeLessThan(1100);
   });
 
-  test('with an empty working set it only beats', () => {
+  test('only prints heartbeats with an empty working set', () => {
     const machine = new SoftwareMachine({ ranges: [] });
     expect(machine.run(3).reason).toBe('requested');
     expect(machine.lines.at(-1)).toMatchObject({ type: 'heartbeat', count: 3, writes: 0 });
@@ -158,7 +158,7 @@ describe('what the software guest notices', () => {
         copyPages(old, machine.ram, machine.params.tables[1] ?? 0);
         for (let index = 0; index < 50; index++) copyPages(old, machine.ram, victim(machine, index));
         Object.assign(machine.state?.vcpus[1] ?? {}, oldState.vcpus[1]);
-        // As slow as a guest under an emulating KVM: it must not catch up before vCPU 0 looks.
+        // The guest is as slow as under a KVM that emulates instructions, so that it does not catch up before vCPU 0 reads the counts.
         machine.clock += 20_000;
       },
     ],
@@ -184,7 +184,7 @@ describe('what the software guest notices', () => {
     const machine = after(spoil, change);
     expect(machine.lines.at(-1)).toMatchObject({ type: 'defect', kind });
     expect(decodeDefectPort(machine.defectCode ?? 0).kind).toBe(kind);
-    // It never runs again, and the checker passes on what it has found.
+    // The guest does not run again, and the checker reports the defect that the guest has found.
     const count = machine.lines.length;
     expect(machine.run(1).reason).toBe('defect');
     expect(machine.lines).toHaveLength(count);

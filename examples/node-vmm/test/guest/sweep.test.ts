@@ -45,12 +45,12 @@ describe('the sweep guest', () => {
     { passes: -1 },
     { passes: 1.5 },
     { passes: 2 ** 32 },
-  ])('is not made for %p', (sweep) => {
+  ])('is refused for %p', (sweep) => {
     expect(() => guest.sweepImage(sweep)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
   });
 });
 
-/** The rule as it is stated, tried at every place. */
+/** The rule in the doc comment of `checkSweep`, tried with every page as the front. */
 function isRight(bytes: Uint8Array): boolean {
   const value = bytes[0] as number;
   return Array.from({ length: bytes.length }, (_, i) => i + 1).some((front) =>
@@ -66,7 +66,7 @@ const swept = fc
   );
 
 describe('the check of a sweep', () => {
-  test('passes what a sweep leaves', () => {
+  test('finds no defect at any moment of a sweep', () => {
     fc.assert(
       fc.property(swept, (bytes) => {
         expect(guest.checkSweep(bytes)).toMatchObject({ wrongCount: 0, wrong: [], value: bytes[0] });
@@ -74,7 +74,7 @@ describe('the check of a sweep', () => {
     );
   });
 
-  test('says right or wrong as the rule does, of bytes that are nearly right', () => {
+  test('agrees with the rule on bytes that are nearly right', () => {
     const nearly = fc
       .tuple(swept, fc.array(fc.tuple(fc.nat(39), fc.integer({ min: -2, max: 2 })), { maxLength: 3 }))
       .map(([bytes, changes]) => {

@@ -1,3 +1,4 @@
+import { suggestion } from '@godwit/core';
 import { ArgumentError } from './argument-error.js';
 import { COMMANDS, type CommandName, GLOBAL_OPTIONS, INSPECT_OPTIONS, SHELLS } from './commands.js';
 import { nearest } from './nearest.js';
@@ -107,7 +108,7 @@ function completion(argv: readonly string[]): Command {
   if (values.help) return { name: 'help' };
   const shell = SHELLS.find((one) => one === positionals[0]);
   if (shell !== undefined && positionals.length === 1) return { name: 'completion', shell };
-  throw new ArgumentError(`completion needs a shell: ${SHELLS.join(', ')}`);
+  throw new ArgumentError(`completion needs a shell: ${SHELLS.join(', ')}${suggestion(positionals[0] ?? '', SHELLS)}`);
 }
 
 function isCommand(name: string): name is CommandName {

@@ -1,6 +1,14 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { type ConvergencePolicy, firstOpinion, presets, roundCap, timeBudget, withinDowntimeLimit } from '@godwit/core';
+import {
+  type ConvergencePolicy,
+  firstOpinion,
+  presets,
+  roundCap,
+  suggestion,
+  timeBudget,
+  withinDowntimeLimit,
+} from '@godwit/core';
 import { ArgumentError } from '../command/argument-error.js';
 
 /** A policy, with the name that the user gave. */
@@ -48,7 +56,7 @@ async function policyOf(name: string, settings: PolicySettings): Promise<NamedPo
   if (known !== undefined) return { name, policy: known(settings) };
   if (!/[./\\]/.test(name)) {
     throw new ArgumentError(
-      `there is no policy "${name}"; there are ${POLICY_NAMES.join(', ')}, and files such as ./mine.mjs that export one by default`,
+      `there is no policy "${name}"; there are ${POLICY_NAMES.join(', ')}, and files such as ./mine.mjs that export one by default${suggestion(name, POLICY_NAMES)}`,
     );
   }
   let module: { readonly default?: unknown };

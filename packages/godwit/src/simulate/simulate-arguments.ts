@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { suggestion } from '@godwit/core';
 import {
   type DeviceScenario,
   type LinkChange,
@@ -154,6 +155,8 @@ function scenarioOf(values: Values): Scenario {
   };
 }
 
+const WORKLOADS = ['uniform', 'hot', 'sweep', 'phases', 'bursts'];
+
 function workloadOf(values: Values): Workload {
   const { workload: kind } = values;
   if (kind.startsWith('trace:')) return traceOf(kind.slice('trace:'.length));
@@ -185,7 +188,9 @@ function workloadOf(values: Values): Workload {
     case 'bursts':
       return { kind: 'bursts', everyMs: 10_000, lastMs: 1000, burst: busy };
     default:
-      throw new ArgumentError(`--workload must be uniform, hot, sweep, phases, bursts or trace:FILE, got "${kind}"`);
+      throw new ArgumentError(
+        `--workload must be ${WORKLOADS.join(', ')} or trace:FILE, got "${kind}"${suggestion(kind, WORKLOADS)}`,
+      );
   }
 }
 

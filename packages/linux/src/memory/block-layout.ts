@@ -1,4 +1,5 @@
-import { GodwitError } from '@godwit/core/errors';
+import { GodwitError, quoted } from '@godwit/core/errors';
+import { checkOptions } from '@godwit/core/pages';
 import { HOST_PAGE_SIZE } from '../libc/index.js';
 
 /** Where a RAM block lies and how large it is; all in bytes. */
@@ -10,6 +11,33 @@ export interface BlockPlacement {
   readonly shared?: true | undefined;
   /** The guest cannot write it: see `RamBlock.readOnly`. */
   readonly readOnly?: true | undefined;
+}
+
+/** The fields of `BlockPlacement`, for `checkBlockFields`. */
+export const PLACEMENT_FIELDS: Readonly<Record<keyof BlockPlacement, true>> = {
+  id: true,
+  guestPhysicalAddress: true,
+  byteLength: true,
+  shared: true,
+  readOnly: true,
+};
+
+/**
+ * Refuses fields of RAM blocks that do not exist. A block of another guest memory, which has a `view` method, may be given for its layout.
+ *
+ * @param what whose blocks they are, as its user wrote it: `createGuestMemory`
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT, with a suggestion where a known field is near; for `blocks` that are no array, too
+ */
+export function checkBlockFields<B extends BlockPlacement>(
+  what: string,
+  blocks: readonly B[],
+  known: Readonly<Record<keyof Required<B>, true>>,
+): void {
+  if (!Array.isArray(blocks)) throw invalid(`${what}: blocks must be an array of RAM blocks, got ${quoted(blocks)}`);
+  for (const [i, block] of blocks.entries()) {
+    if (typeof block === 'object' && block !== null && 'view' in block) continue;
+    checkOptions<B>(`${what}: blocks[${i}]`, block, known);
+  }
 }
 
 /**

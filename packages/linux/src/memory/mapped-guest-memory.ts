@@ -15,7 +15,7 @@ import {
   Protection,
   SyscallError,
 } from '../libc/index.js';
-import { type BlockPlacement, checkBlockLayout } from './block-layout.js';
+import { type BlockPlacement, checkBlockFields, checkBlockLayout, PLACEMENT_FIELDS } from './block-layout.js';
 import { checkFitsHost } from './host-memory.js';
 import {
   type HugePages,
@@ -66,6 +66,15 @@ export interface BlockAttachment extends BlockPlacement {
   /** Which parts are pinned (`MappedRamBlock.pins`); without it, what is pinned in other threads is not known. */
   readonly pins?: SharedArrayBuffer;
 }
+
+const ATTACHMENT_FIELDS: Readonly<Record<keyof BlockAttachment, true>> = {
+  ...PLACEMENT_FIELDS,
+  hostAddress: true,
+  fd: true,
+  anonymous: true,
+  fileOffset: true,
+  pins: true,
+};
 
 /** What a worker thread needs to see the same memory; goes through `postMessage` as it is. */
 export interface GuestMemoryAttachment {
@@ -142,8 +151,9 @@ export class MappedGuestMemory implements GuestMemory {
  * Makes memory for a guest: one memory file (memfd) per block, mapped shared, or anonymous memory (`backing`); without reservation, all
  * holes. The mappings are not inherited by forked children (whose writes nobody would track).
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory
- * that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for an option or a block's field that does not exist, and for a bad layout
+ * (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host
+ * does not give; SyscallError
  *
  * @example
  * const memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30 }] });
@@ -158,6 +168,7 @@ export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemor
     backing: true,
     overcommit: true,
   });
+  checkBlockFields<BlockPlacement>('createGuestMemory', options.blocks, PLACEMENT_FIELDS);
   const pageSize = options.pageSize ?? HOST_PAGE_SIZE;
   checkBlockLayout(pageSize, options.blocks);
   const { backing, hugePages } = kindOf(options);
@@ -181,13 +192,15 @@ export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemor
  * threads of the process that is migrated attach by address. Closing leaves the owner's mapping and file alone; the
  * owner must outlive this.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout, or a block with neither address nor file
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for a field that does not exist, a bad layout, or a block with neither address nor file
  *
  * @example
  * // In a new VMM that has inherited the memory file as descriptor 3.
  * attachGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30, fd: 3, shared: true }] });
  */
 export function attachGuestMemory(attachment: GuestMemoryAttachment): MappedGuestMemory {
+  checkOptions<GuestMemoryAttachment>('attachGuestMemory', attachment, { pageSize: true, blocks: true });
+  checkBlockFields<BlockAttachment>('attachGuestMemory', attachment.blocks, ATTACHMENT_FIELDS);
   const pageSize = attachment.pageSize ?? HOST_PAGE_SIZE;
   checkBlockLayout(pageSize, attachment.blocks);
   return build(pageSize, attachment.blocks, attachBacking);

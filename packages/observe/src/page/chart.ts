@@ -26,13 +26,13 @@ export interface ChartOptions {
   readonly empty: string;
   readonly valueText: (value: Known) => string;
   readonly xText: (value: number) => string;
-  /** The distances of the vertical axis's marks that read well in its unit. */
+  /** The allowed distances between two marks of the vertical axis, in its unit. */
   readonly steps?: readonly number[];
   readonly logarithmic?: boolean;
 }
 
 const HEIGHT = 210;
-/** 1, 2, 4, ... 512 of each unit of 1024: marks for bytes. */
+/** Distances of marks for bytes: 1, 2, 4, ... 512 of each unit of 1024. */
 export const BINARY_STEPS: readonly number[] = Array.from({ length: 45 }, (_, power) => 2 ** power);
 
 /**

@@ -98,7 +98,7 @@ export class ChartsView {
         values: reporting.map((round) => reportOf(round, name)),
       }),
     );
-    // A report covers the time before it; that of the first one begins with the migration.
+    // A report is drawn over the time since the report before it; the first one, over the time since the migration began.
     this.#trackers.show({
       x: [...(reporting.length > 0 ? [0] : []), ...seconds(reporting.map(({ atMs }) => atMs))],
       curves: curves.map((curve) => ({ ...curve, values: [...curve.values.slice(0, 1), ...curve.values] })),

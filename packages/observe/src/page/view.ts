@@ -58,7 +58,7 @@ export class MigrationView {
     alert.hidden = error === null;
     setText(alert, error === null ? '' : `${error.code}: ${error.message}`);
     byId('destination-panel').hidden = model.destination === null;
-    // A recording does not have what only the engine knows.
+    // The values of these panels are the engine's, and not in a recording.
     for (const id of ['downtime-panel', 'trackers-panel', 'terms-panel']) {
       byId(id).hidden = model.origin === 'recording';
     }

@@ -37,7 +37,8 @@ function wordsOf(bytes: Uint8Array): string | undefined {
 }
 
 function guessProtocol(text: string, bytes: Uint8Array): string | undefined {
-  if (/^(GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT|PRI|HTTP\/)/.test(text)) return 'HTTP; is this the right port?';
+  if (/^(GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT|PRI|HTTP\/)/.test(text))
+    return 'HTTP; is this the right port? Use webSocket(...) at both sides, or at neither';
   if (/^SSH-/.test(text)) return 'SSH; is this the right port?';
   if (/^QEVM/.test(text)) return "QEMU's own migration stream, which is a different format";
   if (/^godwit snapshot/.test(text)) return 'a snapshot, which is a file to be restored and not a stream';

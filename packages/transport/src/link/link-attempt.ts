@@ -137,7 +137,7 @@ function closedChannel(index: number, cause?: unknown): GodwitError {
   const how = cause instanceof Error ? `: ${cause.message}` : '';
   return new GodwitError(
     'GODWIT_CONNECT_FAILED',
-    `the destination closed page channel ${index} before the link stood${how}; it may have too many open files: raise its limit (ulimit -n), or take fewer page channels`,
+    `the destination closed page channel ${index} before the link stood${how}; it may have too many open files (EMFILE): raise its limit (ulimit -n), or take fewer page channels`,
     { cause },
   );
 }

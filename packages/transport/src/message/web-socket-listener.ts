@@ -62,7 +62,7 @@ export class WebSocketListener implements Listener {
       const certificate = certificateOf(socket);
       const shown = certificate === undefined ? '' : `its ${certificate}: `;
       const why = NO_TLS.has(cause.code ?? '') ? `${NO_TLS.get(cause.code ?? '')} (${cause.code})` : undefined;
-      tellPlainPeer(error, rawOf(socket));
+      tellPlainPeer(error, rawOf(socket), 'http');
       this.#refused(socket, `${shown}${why ?? explainHandshake(cause, 'listener')}`, cause);
       socket.destroy();
     });

@@ -7,6 +7,7 @@ import { cancelled } from '../stream/cancellation.js';
 import { dial } from '../stream/dial.js';
 import { startServer } from '../stream/socket-listener.js';
 import { ownCertificateName, peerCertificateName } from '../tls/certificate-name.js';
+import { tlsWanted } from '../tls/plain-alert.js';
 import { CREDENTIALS, checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { explainHandshake, handshakeMayPass, refusedCertificate } from '../tls/tls-refusal.js';
 import { WebSocketListener } from './web-socket-listener.js';
@@ -105,7 +106,11 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
           const left = Math.max(0, timeoutMs - (performance.now() - began));
           timer = setTimeout(() => reject(noAnswer(url, timeoutMs)), left);
           socket.once('open', resolve);
-          socket.on('error', (error: NodeJS.ErrnoException) => {
+          socket.once('unexpected-response', (_request, { statusCode, headers }) => {
+            const message = `Unexpected server response: ${statusCode}`;
+            socket.emit('error', Object.assign(new Error(message), { status: statusCode, upgrade: headers.upgrade }));
+          });
+          socket.on('error', (error: UpgradeError) => {
             const refused = refusedCertificate(error);
             const name = refused === 'theirs' ? theirs : refused && ownCertificateName(options.tls?.cert);
             const shown = name === undefined ? '' : `${refused === 'ours' ? 'our' : 'its'} ${name}: `;
@@ -141,20 +146,44 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
   };
 }
 
+/** An error of the request with which a connection becomes a WebSocket. */
+interface UpgradeError extends NodeJS.ErrnoException {
+  /** The first bytes of an answer that is no HTTP. */
+  readonly rawPacket?: Uint8Array;
+  /** The status of an answer that is HTTP, and its `upgrade` header. */
+  readonly status?: number | undefined;
+  readonly upgrade?: string | undefined;
+}
+
 /** Explains a failed request, and what can be done. */
-function explainUpgrade(error: NodeJS.ErrnoException, secure: boolean): string {
+function explainUpgrade(error: UpgradeError, secure: boolean): string {
+  const wanted = error.status === 426 ? tlsWanted(error.upgrade) : undefined;
+  if (wanted !== undefined) {
+    const remedy =
+      wanted === 'http' ? 'connect with wss: in place of ws:' : 'connect with tls(...), or compare the ports';
+    return `the listener speaks TLS, and ws: is plain HTTP (${error.message}); ${remedy}`;
+  }
   if (!secure && error.code === 'ECONNRESET') {
     return 'the listener closed the connection instead of answering (ECONNRESET); it may want wss: in place of ws:';
   }
   if (error.code?.startsWith('HPE_')) {
-    return `what answers there does not speak HTTP (${error.code}); let it listen with webSocket(...), or compare the ports`;
+    const answer =
+      error.rawPacket?.[0] === FRAME_START ? `; it speaks the frames of ${secure ? 'tls' : 'tcp'}(...)` : '';
+    return `what answers there does not speak HTTP (${error.code})${answer}; let it listen with webSocket(...), or compare the ports`;
   }
   // OpenSSL's own code is in the message only, when it fails in the middle of a write.
-  if (error.code === 'EPROTO' && error.message.includes('wrong version number')) {
-    return 'the listener does not speak TLS (EPROTO: wrong version number); connect with ws:, or let it listen with tls';
+  const { code = '', message } = error;
+  if (NO_TLS.has(code) || (code === 'EPROTO' && message.includes('wrong version number'))) {
+    const shown = code === 'EPROTO' ? 'EPROTO: wrong version number' : code;
+    return `the listener does not speak TLS (${shown}); connect with ws: or tcp(...), or let it listen with tls`;
   }
   return explainHandshake(error, 'source');
 }
+
+const NO_TLS: ReadonlySet<string> = new Set(['ERR_SSL_WRONG_VERSION_NUMBER', 'ERR_SSL_PACKET_LENGTH_TOO_LONG']);
+
+/** The first byte of every frame: `listenOn` answers what is no frame with an error frame. */
+const FRAME_START = 0xce;
 
 function noAnswer(url: URL, timeoutMs: number): GodwitError {
   const message = `no answer from ${url.href} within connectTimeoutMs = ${timeoutMs}; does a webSocket(...) listen there?`;
@@ -162,9 +191,9 @@ function noAnswer(url: URL, timeoutMs: number): GodwitError {
 }
 
 /** An HTTP server's answer in the place of a WebSocket is final, unless its status is temporary (RFC 9110: 429, 5xx). */
-function upgradeMayPass(error: NodeJS.ErrnoException): boolean {
+function upgradeMayPass(error: UpgradeError): boolean {
   if (error.code !== undefined) return handshakeMayPass(error);
-  const status = Number(/^Unexpected server response: (\d+)/.exec(error.message)?.[1]);
+  const { status = 0 } = error;
   return status === 429 || status >= 500;
 }
 

@@ -108,7 +108,7 @@ export class TlsListener implements Listener {
     const certificate = this.#certificateOf(secure);
     const who = `${nameOf(rawOf(secure))}${certificate === undefined ? '' : ` with ${certificate}`}`;
     const message = `${this.#address} refused ${who}: ${explainHandshake(cause, 'listener')}`;
-    tellPlainPeer(error, rawOf(secure));
+    tellPlainPeer(error, rawOf(secure), 'frames');
     secure.destroy();
     this.#onRefused(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause, retry: handshakeMayPass(cause) }));
   }

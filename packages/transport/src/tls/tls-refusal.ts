@@ -57,7 +57,7 @@ const AT_BOTH: ReadonlyMap<string, string> = new Map([
 
 const AT_LISTENER: ReadonlyMap<string, string> = new Map([
   ['ERR_SSL_WRONG_VERSION_NUMBER', 'it does not speak TLS; connect with tls(...), not with tcp(...)'],
-  ['ERR_SSL_HTTP_REQUEST', 'it speaks HTTP and not TLS'],
+  ['ERR_SSL_HTTP_REQUEST', 'it speaks HTTP and not TLS; connect with tls(...), not with webSocket(...)'],
   [
     'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE',
     'it shows no certificate; give it a cert and key that our ca has signed',

@@ -10,10 +10,10 @@ const MARGIN = '  ';
 /** The mark before each row, which shows the host that has printed it, with and without colours. */
 const MARKS: Readonly<Record<HostName, string>> = { source: '▌', destination: '▐' };
 
-/** Two cells above each other in one character, by the upper one and twice the lower one. */
+/** The characters for two cells above each other. The index is the upper cell plus twice the lower cell. */
 const HALVES = [' ', '▀', '▄', '█'];
 
-/** Two by two cells in one character: upper left, upper right, lower left, lower right are 1, 2, 4 and 8. */
+/** The characters for two by two cells. In the index, upper left counts 1, upper right 2, lower left 4, lower right 8. */
 const QUADRANTS = [...' ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█'];
 
 /** Columns of a row with a character for each two cells above each other, and the number of its heartbeat. */
@@ -46,7 +46,7 @@ export function consoleRows(console: ViewState['console'], width: number): reado
       continue;
     }
     const beat = { host, line };
-    // A line always has the same two rows: the picture would otherwise flicker while it scrolls.
+    // Rows are paired by their number, so that a line keeps its two rows at every redraw: else the picture would flicker as it scrolls.
     if (upper !== undefined && line.count === upper.line.count + 1) flush(beat);
     else {
       flush();
@@ -108,7 +108,7 @@ function bit(cells: bigint, shift: number): number {
   return Number((cells >> BigInt(shift)) & 1n);
 }
 
-/** Between two hosts: how long the guest was stopped by its own clock, which its first two heartbeats there show. */
+/** The line between the rows of two hosts: how long the guest stood still by its own clock, by the first two heartbeats of the new host. */
 function crossing(after: ViewState['console'], width: number): StyledLine {
   const beats = after.map(({ text }) => parseGuestLine(text)).filter((line) => line.type === 'heartbeat');
   const stallMs = Math.max(0, ...beats.slice(0, 2).map(({ stall }) => stall)) / 1000;

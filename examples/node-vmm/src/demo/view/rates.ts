@@ -12,8 +12,8 @@ export function rateLines(view: ViewState, width: number): StyledLine[] {
   const words = downtimeText(view);
   const texts = [dirtyText(view), linkText(view), words.text];
   const chart = Math.max(4, width - MARGIN.length - 12 - Math.max(...texts.map(({ length }) => length), 17));
-  // Both rates have one scale, with the bandwidth limit, if any, at full height, since the burst of the switchover is not
-  // limited.
+  // Both charts have the same scale. A bandwidth limit, if there is one, is the full height: the limit does not apply to the switchover,
+  // whose rate would otherwise set the scale.
   const limited = view.guest?.settings.maxBandwidth ?? 0;
   const top = Math.max(...view.dirtyBytesPerSecond, ...(limited > 0 ? [limited] : view.linkBytesPerSecond), 1);
   const limit = view.guest?.settings.downtimeLimitMs ?? 100;

@@ -9,11 +9,11 @@ import type { ViewState } from './view-state.js';
 
 /** The fewest rows of the guest's console: fewer would not show the picture. */
 const FEWEST_CONSOLE_ROWS = 3;
-/** Lines of notices while the guest moves; the summary's reason has the rest. */
+/** The most lines of notices while the guest moves. The reason in the summary is complete. */
 const MOST_NOTICE_LINES = 6;
-/** Rows of a picture that is in the scrollback. */
+/** Rows of the picture where it goes into the scrollback. */
 const SCROLLED_ROWS = 14;
-/** A picture with fewer rows has no empty lines. */
+/** The fewest rows of a picture that has empty lines. */
 const AIRY_ROWS = 30;
 
 /**

@@ -7,7 +7,7 @@ import type { ViewState } from './view-state.js';
 
 const MARGIN = '  ';
 
-/** One bar per round, as long as its pages against the largest round; the current one fills up. At most `most` lines. */
+/** One bar for each round, as long as its pages relative to the largest round. The current round's bar fills. At most `most` lines. */
 export function roundLines(view: ViewState, width: number, most: number): StyledLine[] {
   const largest = Math.max(
     ...view.rounds.map(pagesToSend),

@@ -106,7 +106,7 @@ function runElements(run: string, colour: Colour, column: number, top: number): 
     ];
   }
   const weight = colour === 'bold' ? ' font-weight="bold"' : '';
-  // An element for each group of words: spaces that follow each other are one to most renderers.
+  // Each group of words is an element of its own, since most renderers draw several spaces as one.
   return [...run.matchAll(/\S+(?: \S+)*/g)].map(
     ({ 0: text, index }) =>
       `<text x="${n(x + index * COLUMN)}" y="${n(top + ROW * 0.76)}" textLength="${n(text.length * COLUMN)}" lengthAdjust="spacingAndGlyphs" fill="${fill}"${weight}>${escaped(text)}</text>`,

@@ -107,7 +107,7 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
         progress,
         state: progress.state,
         dirtyBytesPerSecond: appended(view.dirtyBytesPerSecond, progress.dirtyPagesPerSecond * PAGE_SIZE),
-        // Before the first page there are only greetings, whose rate is not the link's.
+        // Before the first page only the handshake is sent, whose rate says nothing about the link.
         linkBytesPerSecond: appended(view.linkBytesPerSecond, progress.rawBytes > 0 ? progress.wireBytesPerSecond : 0),
       };
     }
