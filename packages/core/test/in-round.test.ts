@@ -235,6 +235,16 @@ describe('a round ends early for a switchover', () => {
     expect(pagesSent(toy).paused).toBeGreaterThan(2048);
   });
 
+  test('and one that was called before the first round ends that at once', async () => {
+    // All of it would be sent in 128 ms; the policy is asked after 100.
+    const toy = begin({}, { bytesPerSecond: 2 ** 27 });
+    toy.migration.switchOver({ force: true });
+    expectMoved(toy, await toy.settled());
+    // What was handed to the link before the request was looked at: a batch.
+    expect(pagesSent(toy).running).toBeLessThanOrEqual(1024);
+    expect(pagesSent(toy).paused).toBeGreaterThanOrEqual(3072);
+  });
+
   test('not while a device says that it must not', async () => {
     const device = new FaultyDevice('gpu', Uint8Array.of(1));
     let blocked = true;

@@ -23,7 +23,10 @@ export interface ListeningAt {
 }
 
 export interface ArrivalOptions {
-  /** Threads that are started at once for page channels; 0: the main thread writes pages. Default 2, as many channels as a source has. */
+  /**
+   * Threads that are started at once for page channels; 0: the main thread writes pages. Default 3: two channels, and the urgent stream
+   * that a source with post-copy has.
+   */
   readonly threads?: number;
   /** Called with the reason for each peer that was refused. */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
@@ -35,7 +38,7 @@ export interface ArrivalOptions {
  */
 export async function linksFrom<L extends Listener>(
   transport: Transport<L>,
-  { threads = 2, onRefused }: ArrivalOptions = {},
+  { threads = 3, onRefused }: ArrivalOptions = {},
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;

@@ -172,7 +172,8 @@ export class Vmm {
   /** Starts the threads for the next migration and rehearses it, while the guest runs. */
   #getReady({ vm }: HostedGuest): void {
     if (this.#closing) return;
-    this.#threads ??= channelThreads(pageChannelsFor(vm.memory));
+    // One more than page channels: the urgent stream of a post-copy has a thread too.
+    this.#threads ??= channelThreads(pageChannelsFor(vm.memory) + 1);
     // A failure is ignored: the next migration then only takes longer.
     Promise.all([this.#threads.ready(), rehearse()]).catch(() => {});
   }

@@ -47,7 +47,10 @@ export class PolicyWatch implements RoundCuts {
 
   roundBegins(decide: MidRound): AbortSignal {
     const cut = new AbortController();
-    this.#round = { decide, cut, startedAt: this.#context.options.clock.now() };
+    const { options, requests } = this.#context;
+    this.#round = { decide, cut, startedAt: options.clock.now() };
+    // A switchover that was requested before this round is decided about now, and not at the next time that the policy is asked.
+    if (requests.switchover !== undefined) requests.adjusted();
     return cut.signal;
   }
 
