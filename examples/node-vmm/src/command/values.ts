@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
+import type { DiskChoice } from '../virtio/virtio-devices.js';
 import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
 
 /**
@@ -47,4 +48,12 @@ export function encodings(text: string): readonly EncodingName[] {
   const unknown = names.find((name) => !(ENCODING_NAMES as readonly string[]).includes(name));
   if (unknown === undefined) return [...new Set(names)] as EncodingName[];
   throw new InvalidArgumentError(`They are some of ${ENCODING_NAMES.join(', ')}, with commas between them.`);
+}
+
+/** A file, and whether it is only read: `FILE` or `FILE,readonly`. */
+export function disk(text: string): DiskChoice {
+  const readonly = text.endsWith(',readonly');
+  const path = readonly ? text.slice(0, -',readonly'.length) : text;
+  if (path === '') throw new InvalidArgumentError('It is a file, such as disk.img or disk.img,readonly.');
+  return { path, readonly };
 }

@@ -27,6 +27,18 @@ import { SharedBoard } from '../vcpu/shared-board.js';
 import { throttleFraction } from '../vcpu/throttle.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
 import { VcpuRunner } from '../vcpu/vcpu-runner.js';
+import { ConsoleDevice } from '../virtio/console-device.js';
+import { DeviceMemory } from '../virtio/device-memory.js';
+import { VirtioBus } from '../virtio/virtio-bus.js';
+import type { VirtioDevice } from '../virtio/virtio-device.js';
+import {
+  arrivingVirtio,
+  closeDevices,
+  newVirtio,
+  type VirtioHost,
+  type VirtioParts,
+} from '../virtio/virtio-devices.js';
+import { VirtioWords } from '../virtio/virtio-words.js';
 import { bootFromImage, checkBootImage } from './boot-image.js';
 import { ConsoleOutput } from './console-output.js';
 import { withinMilliseconds } from './deadline.js';
@@ -53,6 +65,8 @@ const REHEARSALS = 3;
 const PARK_MS = 10_000;
 /** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
 const THREAD_MS = 60_000;
+/** How long virtio devices may take to complete what they have begun, in milliseconds: a slow disk writes its cache. */
+const DEVICES_MS = 60_000;
 
 /** The options that each host chooses for itself. */
 type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing' | 'memoryFiles'>;
@@ -66,7 +80,8 @@ export function hasKvm(): boolean {
  * A virtual machine on KVM.
  *
  * Each vCPU is a worker thread in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); everything else is on the main thread. While the machine
- * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log, or dirty rings) and by the mailbox device (which marks its writes).
+ * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log, or dirty rings), and by the mailbox and the virtio devices
+ * (which mark their writes).
  */
 export class Machine implements VirtualMachine {
   readonly description: MachineDescription;
@@ -85,6 +100,9 @@ export class Machine implements VirtualMachine {
   readonly #hardware: KvmHardware;
   readonly #runners: readonly VcpuRunner[];
   readonly #mailbox: Mailbox | undefined;
+  readonly #virtio: VirtioBus;
+  /** The virtio console, which then gets what is typed. */
+  readonly #hvc: ConsoleDevice | undefined;
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #serial: SerialConsole;
@@ -103,6 +121,7 @@ export class Machine implements VirtualMachine {
     description: MachineDescription,
     memory: MappedGuestMemory,
     hardware: KvmHardware,
+    virtio: readonly VirtioDevice[],
     arriving: boolean,
   ) {
     this.#arriving = arriving;
@@ -119,6 +138,8 @@ export class Machine implements VirtualMachine {
     );
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
+    this.#hvc = virtio.find((device) => device instanceof ConsoleDevice);
+    this.#hvc?.connect((text) => this.#output.print(text));
     this.#run = new RunState({
       stop: (signal) => this.#stop(signal),
       start: () => this.#start(),
@@ -128,7 +149,14 @@ export class Machine implements VirtualMachine {
     this.events = this.#run.events.asObservable();
     const writes = hardware.writes();
     if (writes.ofVcpus !== undefined) this.vcpuWrites = writes.ofVcpus;
-    this.trackers = [writes.tracker, ...(mailboxTracker ? [mailboxTracker] : [])];
+    const virtioTracker = virtio.length === 0 ? undefined : new SoftwareTracker(memory, 'virtio');
+    this.#virtio = new VirtioBus(virtio, {
+      words: new VirtioWords(this.#board.virtio),
+      memory: new DeviceMemory(memory, virtioTracker),
+      setIrqLine: (irq, high) => hardware.vm.setIrqLine(irq, high),
+      onNeedsReset: (device, reason) => this.#run.events.next({ type: 'needs reset', device, reason }),
+    });
+    this.trackers = [writes.tracker, mailboxTracker, virtioTracker].filter((tracker) => tracker !== undefined);
     this.devices = [
       new Chipset(hardware.vm),
       ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
@@ -136,16 +164,19 @@ export class Machine implements VirtualMachine {
       this.#clock,
       ...(this.#mailbox ? [this.#mailbox] : []),
       ...(description.boot === 'linux' ? [new PowerState(this.#board)] : []),
+      ...this.#virtio.states,
     ];
     installWakeSignal();
     const parts = {
       ...{ board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls },
-      ...{ vmFd: hardware.vm.fd, boot: description.boot },
+      ...{ vmFd: hardware.vm.fd, boot: description.boot, virtioDevices: virtio.length },
     };
     this.#runners = hardware.vcpus.map(
       (vcpu) =>
         new VcpuRunner(vcpu, parts, {
           onConsole: () => this.#output.announced(),
+          onRegister: (index) => this.#virtio.answer(index),
+          onNotified: () => this.#virtio.notified(),
           onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
           onEnd: (end) => this.#run.end(end),
           onFailed: (index, reason, cause) => this.#run.crash(() => this.#describeCrash(index, reason, cause)),
@@ -203,10 +234,15 @@ export class Machine implements VirtualMachine {
 
   static async #fromLinux(config: MachineConfig, linux: LinuxBoot): Promise<Machine> {
     const { memoryBytes, vcpus } = config;
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'linux' }, config, false);
+    const virtio = await newVirtio(config.virtio ?? {});
+    const machine = await Machine.#buildWith(
+      { kind: 'kvm', memoryBytes, vcpus, boot: 'linux' },
+      { ...config, virtio },
+      false,
+    );
     try {
       await machine.#started;
-      bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux);
+      bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux, virtio.devices.length);
       return machine;
     } catch (error) {
       await machine.close();
@@ -219,15 +255,35 @@ export class Machine implements VirtualMachine {
    * start while RAM arrives; loading a vCPU's state waits for them.
    *
    * @param description the source machine's description, as it came over the link
+   * @param options.disk the file that is the guest's disk on this host: the source's own, or a copy
    * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
    * at both ends, and the guest moves without it. The machine closes it
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, or the disk is not the guest's
    */
   static async fromDescription(
     description: unknown,
-    options: HostOptions & { readonly memory?: MappedGuestMemory } = {},
+    { disk, ...options }: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory } = {},
   ): Promise<Machine> {
-    return Machine.#build(parseDescription(description, 'kvm'), options, true, options.memory);
+    const parsed = parseDescription(description, 'kvm');
+    const virtio = await arrivingVirtio(parsed.virtio ?? [], { ...(disk !== undefined && { disk }) });
+    return Machine.#buildWith(parsed, { ...options, virtio }, true, options.memory);
+  }
+
+  /** `#build` with virtio devices, which are freed if there is no machine. */
+  static async #buildWith(
+    description: MachineDescription,
+    { virtio, ...options }: HostOptions & { readonly virtio: VirtioParts },
+    arriving: boolean,
+    given?: MappedGuestMemory,
+  ): Promise<Machine> {
+    const { description: named, devices } = virtio;
+    const whole = named.length === 0 ? description : { ...description, virtio: named };
+    try {
+      return Machine.#build(whole, options, arriving, given, devices);
+    } catch (error) {
+      await closeDevices(devices);
+      throw error;
+    }
   }
 
   static #build(
@@ -235,6 +291,7 @@ export class Machine implements VirtualMachine {
     { overcommit = false, dirtyRing = false, memoryFiles = false }: HostOptions,
     arriving: boolean,
     given?: MappedGuestMemory,
+    virtio: readonly VirtioDevice[] = [],
   ): Machine {
     const layout = ramBlocks(description.memoryBytes);
     if (given !== undefined) checkRam(given, layout);
@@ -245,6 +302,7 @@ export class Machine implements VirtualMachine {
         description,
         memory,
         new KvmHardware(memory, description.vcpus, dirtyRing, description.boot),
+        virtio,
         arriving,
       );
     } catch (error) {
@@ -265,10 +323,11 @@ export class Machine implements VirtualMachine {
     return this.#run.guest;
   }
 
-  /** Types at the guest's serial port. What it does not read at once waits, also for a move. */
+  /** Types at the guest's virtio console, or else its serial port. What it does not read at once waits, also for a move. */
   type(bytes: Uint8Array): void {
     this.#run.requireAlive();
-    this.#serial.type(bytes);
+    if (this.#hvc === undefined) this.#serial.type(bytes);
+    else this.#hvc.typeIn(bytes);
   }
 
   /**
@@ -289,7 +348,8 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. Takes about 0.5 ms.
+   * Stops the mailbox and all vCPUs, completes I/O that they have begun, also that of the virtio devices, and delivers all console text.
+   * Takes about 0.5 ms, and as long as the requests that a disk has in hand.
    *
    * @param signal undoes the pause: see `RunState.pause`
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop, GODWIT_CANCELLED when `signal` aborted; the guest
@@ -358,6 +418,7 @@ export class Machine implements VirtualMachine {
   }
 
   #start(): void {
+    this.#virtio.start();
     for (const runner of this.#runners) runner.run();
     this.#mailbox?.start();
   }
@@ -365,6 +426,9 @@ export class Machine implements VirtualMachine {
   async #stop(signal?: AbortSignal): Promise<void> {
     this.#mailbox?.stop();
     await this.#all('leave the guest', PARK_MS, (runner) => runner.park(), signal);
+    // After the vCPUs, which may have asked for more until then.
+    const completed = this.#virtio.stop();
+    await withinMilliseconds(DEVICES_MS, 'the virtio devices did not complete their requests', completed, signal);
     this.#output.drain();
   }
 
@@ -389,6 +453,7 @@ export class Machine implements VirtualMachine {
     // A tracker that fails to stop is ignored: closing the VM frees what it holds.
     await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
     this.#output.close();
+    await this.#virtio.close();
     this.#hardware.close();
     this.memory.close();
   }

@@ -9,6 +9,7 @@ import { Machine } from '../machine/machine.js';
 import type { MachineConfig, MachineDescription } from '../machine/machine-config.js';
 import type { VirtualMachine } from '../machine/virtual-machine.js';
 import { SoftwareMachine } from '../software/software-machine.js';
+import type { VirtioHost } from '../virtio/virtio-devices.js';
 import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
 
 const BOOTED_FROM = { image: 'an image', linux: 'a Linux kernel' } as const;
@@ -24,11 +25,15 @@ export interface GuestSurroundings {
   readonly dirtyRing: boolean;
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
+  /** What the virtio devices of a guest that arrives are connected to. Default: nothing. */
+  readonly virtio?: VirtioHost;
   readonly onConsole: (text: string) => void;
   /** The guest cannot go on. A defect that the guest finds in its memory is a line on its console. */
   readonly onCrashed: (error: GodwitError) => void;
   /** The guest has ended itself: by a shutdown or a reset. */
   readonly onEnded?: (error: GodwitError) => void;
+  /** The guest has broken a virtio device, and goes on without it until its driver resets it. */
+  readonly onDeviceBroken?: (device: string, reason: string) => void;
 }
 
 /** Chooses KVM if it works and `wantsKvm`, else the software guest, with a note for the user. */
@@ -58,6 +63,7 @@ export class HostedGuest {
     machine.events.subscribe((event) => {
       if (event.type === 'crashed') surroundings.onCrashed(event.error);
       if (event.type === 'ended') surroundings.onEnded?.(event.error);
+      if (event.type === 'needs reset') surroundings.onDeviceBroken?.(event.device, event.reason);
     });
   }
 
@@ -107,7 +113,7 @@ export class HostedGuest {
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
-      : Machine.fromDescription(description, { ...options, dirtyRing }));
+      : Machine.fromDescription(description, { ...options, dirtyRing, ...surroundings.virtio }));
     return new HostedGuest(machine, surroundings);
   }
 
