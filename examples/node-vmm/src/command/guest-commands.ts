@@ -3,14 +3,15 @@ import { Command, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import type { DiskChoice } from '../virtio/virtio-devices.js';
+import type { SocketChoice } from '../virtio/socket-link.js';
+import type { DiskChoice, VirtioHost } from '../virtio/virtio-devices.js';
 import { type LinuxSpec, workingSetProblem } from '../vmm/guest-spec.js';
 import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, disk, integer, milliseconds } from './values.js';
+import { bytes, disk, integer, milliseconds, socket } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
@@ -18,6 +19,7 @@ interface CommonOptions {
   readonly quiet: boolean;
   readonly dirtyRing: boolean;
   readonly disk?: DiskChoice;
+  readonly net?: SocketChoice;
 }
 
 interface RunOptions extends CommonOptions {
@@ -93,9 +95,9 @@ function runCommand(ended: Ended): Command {
   return command.action(async (options: RunOptions) => {
     const { memory, vcpus, kvm, image, kernel, dirtyRate, order, heartbeat } = options;
     if (image !== undefined && kernel !== undefined) command.error('error: give --image or --kernel, not both');
-    const forLinux = [options.initrd, options.append, options.disk, options.console];
+    const forLinux = [options.initrd, options.append, options.disk, options.net, options.console];
     if (kernel === undefined && forLinux.some((option) => option !== undefined)) {
-      command.error('error: --initrd, --append, --disk and --console are for --kernel');
+      command.error('error: --initrd, --append, --disk, --net and --console are for --kernel');
     }
     const bundled = image === undefined && kernel === undefined;
     const { kind, note } = bundled ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
@@ -144,13 +146,13 @@ function runCommand(ended: Ended): Command {
 }
 
 async function linuxSpec(kernel: string, options: RunOptions): Promise<LinuxSpec> {
-  const { memory, vcpus, initrd, append, disk } = options;
+  const { memory, vcpus, initrd, append } = options;
   const linux: LinuxBoot = {
     kernel: await readFile(kernel),
     ...(initrd !== undefined && { initrd: await readFile(initrd) }),
     ...(append !== undefined && { commandLine: append }),
   };
-  const virtio = { rng: true, console: options.console === 'hvc0', ...(disk !== undefined && { disk }) };
+  const virtio = { rng: true, console: options.console === 'hvc0', ...virtioHost(options) };
   return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux, virtio };
 }
 
@@ -202,6 +204,11 @@ function common(command: Command): Command {
       '--disk <file>',
       "a Linux guest's disk: a raw file, or FILE,readonly; a guest that has one needs it at each host",
       disk,
+    )
+    .option(
+      '--net <socket>',
+      "a Linux guest's network: a UNIX socket to connect to, or SOCKET,listen; a guest that has one needs it at each host",
+      socket,
     )
     .option('--quiet', "do not show the guest's console", false)
     .option(
@@ -257,10 +264,14 @@ async function receive(
 function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
   const { stdin, stdout, stderr } = process;
   const console = options.quiet ? undefined : noStdout ? stderr : stdout;
-  const { dirtyRing, disk } = options;
-  const host = { dirtyRing, virtio: { ...(disk !== undefined && { disk }) } };
+  const host = { dirtyRing: options.dirtyRing, virtio: virtioHost(options) };
   const run = new VmmRun({ console, messages: stderr, input: noStdout ? undefined : stdin }, host);
   return run.run(options.control, () => start(run));
+}
+
+/** What the virtio devices of a guest are connected to here. */
+function virtioHost({ disk, net }: CommonOptions): VirtioHost {
+  return { ...(disk !== undefined && { disk }), ...(net !== undefined && { net }) };
 }
 
 function pageFloor(size: number): number {

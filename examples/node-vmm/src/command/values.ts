@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
+import type { SocketChoice } from '../virtio/socket-link.js';
 import type { DiskChoice } from '../virtio/virtio-devices.js';
 import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
 
@@ -56,4 +57,13 @@ export function disk(text: string): DiskChoice {
   const path = readonly ? text.slice(0, -',readonly'.length) : text;
   if (path === '') throw new InvalidArgumentError('It is a file, such as disk.img or disk.img,readonly.');
   return { path, readonly };
+}
+
+/** A UNIX socket, and whether this side listens: `PATH` or `PATH,listen`. */
+export function socket(text: string): SocketChoice {
+  const listen = text.endsWith(',listen');
+  const path = listen ? text.slice(0, -',listen'.length) : text;
+  if (path === '')
+    throw new InvalidArgumentError('It is the path of a UNIX socket, such as net.sock or net.sock,listen.');
+  return { path, listen };
 }

@@ -256,16 +256,18 @@ export class Machine implements VirtualMachine {
    *
    * @param description the source machine's description, as it came over the link
    * @param options.disk the file that is the guest's disk on this host: the source's own, or a copy
+   * @param options.net where the frames of the guest's network card go on this host
    * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
    * at both ends, and the guest moves without it. The machine closes it
    * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, or the disk is not the guest's
    */
   static async fromDescription(
     description: unknown,
-    { disk, ...options }: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory } = {},
+    { disk, net, ...options }: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory } = {},
   ): Promise<Machine> {
     const parsed = parseDescription(description, 'kvm');
-    const virtio = await arrivingVirtio(parsed.virtio ?? [], { ...(disk !== undefined && { disk }) });
+    const host = { ...(disk !== undefined && { disk }), ...(net !== undefined && { net }) };
+    const virtio = await arrivingVirtio(parsed.virtio ?? [], host);
     return Machine.#buildWith(parsed, { ...options, virtio }, true, options.memory);
   }
 

@@ -4,7 +4,9 @@ import { GodwitError } from '@godwit/core';
 export type VirtioDescription =
   | { readonly type: 'rng' }
   | { readonly type: 'block'; readonly byteLength: number; readonly readonly: boolean }
-  | { readonly type: 'console' };
+  | { readonly type: 'console' }
+  /** `mac`: twelve hexadecimal digits. */
+  | { readonly type: 'net'; readonly mac: string };
 
 /**
  * Checks the virtio devices of a description that came from a peer; none are the same as an empty list.
@@ -18,15 +20,16 @@ export function parseVirtio(given: unknown): readonly VirtioDescription[] {
   if (devices === undefined || types.has(undefined) || types.size !== devices.length) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `a machine's virtio devices are a list with each type once: rng, block (byteLength, readonly), console; got ${JSON.stringify(given)}`,
+      `a machine's virtio devices are a list with each type once: rng, block (byteLength, readonly), console, net (mac); got ${JSON.stringify(given)}`,
     );
   }
   return devices as readonly VirtioDescription[];
 }
 
 function parseDevice(given: unknown): VirtioDescription | undefined {
-  const { type, byteLength, readonly } = (given ?? {}) as Record<string, unknown>;
+  const { type, byteLength, readonly, mac } = (given ?? {}) as Record<string, unknown>;
   if (type === 'rng' || type === 'console') return { type };
+  if (type === 'net' && typeof mac === 'string' && /^[0-9a-f]{12}$/.test(mac)) return { type, mac };
   const isDisk = type === 'block' && typeof byteLength === 'number' && typeof readonly === 'boolean';
   return isDisk ? { type, byteLength, readonly } : undefined;
 }

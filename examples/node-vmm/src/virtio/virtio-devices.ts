@@ -1,8 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import { GodwitError } from '@godwit/core';
 import { BlockDevice } from './block-device.js';
 import { ConsoleDevice } from './console-device.js';
 import { DiskFile } from './disk-file.js';
+import { NetDevice } from './net-device.js';
 import { RngDevice } from './rng-device.js';
+import { type SocketChoice, SocketLink } from './socket-link.js';
 import type { VirtioDescription } from './virtio-description.js';
 import type { VirtioDevice } from './virtio-device.js';
 
@@ -16,6 +19,8 @@ export interface DiskChoice {
 /** What the virtio devices of a machine are connected to on this host. */
 export interface VirtioHost {
   readonly disk?: DiskChoice;
+  /** Where the frames of the guest's network card go. */
+  readonly net?: SocketChoice;
 }
 
 /** The virtio devices that a new machine is to have. */
@@ -34,14 +39,18 @@ export interface VirtioParts {
 
 /** What a guest sees as its disk's id. */
 const DISK_NAME = 'godwit-disk';
+/** The first three bytes of a card's address, which nobody has been assigned: the same as QEMU's. */
+const MAC_PREFIX = '525400';
 
 /** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk cannot be used */
-export async function newVirtio({ rng = false, console = false, disk }: VirtioChoice): Promise<VirtioParts> {
+export async function newVirtio({ rng = false, console = false, disk, net }: VirtioChoice): Promise<VirtioParts> {
   const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
+  const mac = MAC_PREFIX + randomBytes(3).toString('hex');
   const parts = [
     ...(rng ? [{ description: { type: 'rng' } as const, device: new RngDevice() }] : []),
     ...(file === undefined ? [] : [blockParts(file)]),
     ...(console ? [{ description: { type: 'console' } as const, device: new ConsoleDevice() }] : []),
+    ...(net === undefined ? [] : [{ description: { type: 'net', mac } as const, device: cardOf(mac, net) }]),
   ];
   return { description: parts.map(({ description }) => description), devices: parts.map(({ device }) => device) };
 }
@@ -53,15 +62,18 @@ export async function newVirtio({ rng = false, console = false, disk }: VirtioCh
  */
 export async function arrivingVirtio(
   description: readonly VirtioDescription[],
-  { disk }: VirtioHost,
+  host: VirtioHost,
 ): Promise<VirtioParts> {
-  const wanted = description.find((device) => device.type === 'block');
-  if (wanted === undefined && disk !== undefined) {
-    throw invalid(`the guest has no disk, and ${disk.path} is given as one: leave that out`);
+  const has = (type: VirtioDescription['type']): boolean => description.some((device) => device.type === type);
+  if (host.disk !== undefined && !has('block')) {
+    throw invalid(`the guest has no disk, and ${host.disk.path} is given as one: leave out --disk`);
+  }
+  if (host.net !== undefined && !has('net')) {
+    throw invalid(`the guest has no network card, and ${host.net.path} is given for one: leave out --net`);
   }
   const devices: VirtioDevice[] = [];
   try {
-    for (const device of description) devices.push(await arriving(device, disk));
+    for (const device of description) devices.push(await arriving(device, host));
     return { description, devices };
   } catch (error) {
     await closeDevices(devices);
@@ -74,8 +86,14 @@ export async function closeDevices(devices: readonly VirtioDevice[]): Promise<vo
   await Promise.all(devices.map((device) => device.close?.()));
 }
 
-async function arriving(device: VirtioDescription, disk: DiskChoice | undefined): Promise<VirtioDevice> {
+async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): Promise<VirtioDevice> {
   if (device.type === 'block') return new BlockDevice(await arrivingDisk(device, disk), DISK_NAME);
+  if (device.type === 'net') {
+    if (net !== undefined) return cardOf(device.mac, net);
+    throw invalid(
+      'the guest has a network card, and no socket is given here: name one at the destination (--net SOCKET)',
+    );
+  }
   return device.type === 'console' ? new ConsoleDevice() : new RngDevice();
 }
 
@@ -99,6 +117,10 @@ async function arrivingDisk(
   throw invalid(
     `the guest's disk has ${byteLength} bytes, and ${disk.path} has ${file.byteLength}: name the file that the source has, or a copy of it`,
   );
+}
+
+function cardOf(mac: string, net: SocketChoice): NetDevice {
+  return new NetDevice(Buffer.from(mac, 'hex'), new SocketLink(net));
 }
 
 function blockParts(file: DiskFile): { description: VirtioDescription; device: VirtioDevice } {
