@@ -259,7 +259,8 @@ export class Machine implements VirtualMachine {
    * @param options.net where the frames of the guest's network card go on this host
    * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
    * at both ends, and the guest moves without it. The machine closes it
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, or the disk is not the guest's
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, GODWIT_UNSUPPORTED when this host does not have
+   * what the guest's devices need
    */
   static async fromDescription(
     description: unknown,

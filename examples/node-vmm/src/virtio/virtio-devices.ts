@@ -58,7 +58,7 @@ export async function newVirtio({ rng = false, console = false, disk, net }: Vir
 /**
  * Makes the devices of a machine whose guest is about to arrive.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT when this host does not have what they need
+ * @throws GodwitError GODWIT_UNSUPPORTED when this host does not have what they need
  */
 export async function arrivingVirtio(
   description: readonly VirtioDescription[],
@@ -66,10 +66,10 @@ export async function arrivingVirtio(
 ): Promise<VirtioParts> {
   const has = (type: VirtioDescription['type']): boolean => description.some((device) => device.type === type);
   if (host.disk !== undefined && !has('block')) {
-    throw invalid(`the guest has no disk, and ${host.disk.path} is given as one: leave out --disk`);
+    throw refused(`the guest has no disk, and ${host.disk.path} is given as one: leave out --disk`);
   }
   if (host.net !== undefined && !has('net')) {
-    throw invalid(`the guest has no network card, and ${host.net.path} is given for one: leave out --net`);
+    throw refused(`the guest has no network card, and ${host.net.path} is given for one: leave out --net`);
   }
   const devices: VirtioDevice[] = [];
   try {
@@ -90,7 +90,7 @@ async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): P
   if (device.type === 'block') return new BlockDevice(await arrivingDisk(device, disk), DISK_NAME);
   if (device.type === 'net') {
     if (net !== undefined) return cardOf(device.mac, net);
-    throw invalid(
+    throw refused(
       'the guest has a network card, and no socket is given here: name one at the destination (--net SOCKET)',
     );
   }
@@ -104,17 +104,19 @@ async function arrivingDisk(
 ): Promise<DiskFile> {
   if (disk === undefined) {
     const how = readonly ? 'reads' : 'writes';
-    throw invalid(
+    throw refused(
       `the guest ${how} a disk of ${byteLength} bytes, and none is given here: name the file at the destination (--disk FILE)`,
     );
   }
   if (disk.readonly === true && !readonly) {
-    throw invalid(`the guest writes its disk, and ${disk.path} is given as read-only: leave out "readonly"`);
+    throw refused(`the guest writes its disk, and ${disk.path} is given as read-only: leave out "readonly"`);
   }
-  const file = await DiskFile.open(disk.path, readonly);
+  const file = await DiskFile.open(disk.path, readonly).catch((error: Error) => {
+    throw refused(error.message, error);
+  });
   if (file.byteLength === byteLength) return file;
   await file.close();
-  throw invalid(
+  throw refused(
     `the guest's disk has ${byteLength} bytes, and ${disk.path} has ${file.byteLength}: name the file that the source has, or a copy of it`,
   );
 }
@@ -128,6 +130,7 @@ function blockParts(file: DiskFile): { description: VirtioDescription; device: V
   return { description: { type: 'block', byteLength, readonly }, device: new BlockDevice(file, DISK_NAME) };
 }
 
-function invalid(message: string): GodwitError {
-  return new GodwitError('GODWIT_INVALID_ARGUMENT', message);
+/** This host cannot take the guest. */
+function refused(message: string, cause?: unknown): GodwitError {
+  return new GodwitError('GODWIT_UNSUPPORTED', message, { cause });
 }

@@ -211,7 +211,7 @@ testKvm('the destination refuses a guest whose disk is not there, or another one
     await expect(
       Machine.fromDescription(description, given === undefined ? {} : { disk: given }),
     ).rejects.toMatchObject({
-      code: 'GODWIT_INVALID_ARGUMENT',
+      code: 'GODWIT_UNSUPPORTED',
       message: expect.stringContaining(told),
     });
   }
