@@ -154,7 +154,7 @@ export class Machine implements VirtualMachine {
       words: new VirtioWords(this.#board.virtio),
       memory: new DeviceMemory(memory, virtioTracker),
       setIrqLine: (irq, high) => hardware.vm.setIrqLine(irq, high),
-      onNeedsReset: (device, reason) => this.#run.events.next({ type: 'needs reset', device, reason }),
+      onNeedsReset: (device, reason) => this.#run.events.next({ type: 'needs-reset', device, reason }),
     });
     this.trackers = [writes.tracker, mailboxTracker, virtioTracker].filter((tracker) => tracker !== undefined);
     this.devices = [

@@ -97,6 +97,7 @@ export class DeviceQueue {
           if (this.#takenThisTurn >= CHAINS_A_TURN) {
             await setImmediate();
             this.#takenThisTurn = 0;
+            continue;
           }
           const chain = await this.#next(epoch);
           if (this.#epoch !== epoch) this.#kicked = true;
@@ -117,7 +118,7 @@ export class DeviceQueue {
   async #next(epoch: number): Promise<DescriptorChain | undefined> {
     if (this.#presentEpoch !== epoch) {
       for (const area of this.#ring.areas()) await this.#memory.present(area);
-      if (this.#epoch !== epoch) return undefined;
+      if (this.#epoch !== epoch || !this.#mayTake) return undefined;
       this.#presentEpoch = epoch;
     }
     const chain = this.#ring.peek();

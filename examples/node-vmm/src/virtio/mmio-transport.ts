@@ -7,6 +7,7 @@ import {
   DeviceStatus,
   FEATURE_VERSION_1,
   InterruptBit,
+  KNOWN_STATUS,
   MMIO_MAGIC,
   MMIO_VENDOR,
   MMIO_VERSION,
@@ -15,7 +16,6 @@ import {
 
 /** Descriptors of a queue, at most. A power of two. */
 export const QUEUE_SIZE = 128;
-const KNOWN_STATUS = Object.values(DeviceStatus).reduce((all, bit) => all | bit, 0);
 
 /** The registers that keep something, beside those of the queues and the interrupt status: the state that migrates. */
 export interface TransportRegisters {

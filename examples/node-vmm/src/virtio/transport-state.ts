@@ -2,13 +2,12 @@ import { GodwitError, type MigratableDevice } from '@godwit/core';
 import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state/state-sections.js';
 import type { MmioTransport, TransportRegisters } from './mmio-transport.js';
 import { emptyQueue, type QueueRegisters } from './split-queue.js';
-import { DeviceStatus } from './virtio-numbers.js';
+import { DeviceStatus, KNOWN_STATUS } from './virtio-numbers.js';
 
 /** status, the two feature selectors, queue selector, config generation, interrupt status: u32; driver features: u64. */
 const REGISTERS_BYTES = 32;
 /** size, ready: u32; descriptors, driver area, device area: u64; next available, next used: u32. */
 const QUEUE_BYTES = 40;
-const KNOWN_STATUS = Object.values(DeviceStatus).reduce((all, bit) => all | bit, 0);
 
 /**
  * The state of a virtio device and its transport, for a migration. It is saved and loaded only while the machine is paused: no chain is

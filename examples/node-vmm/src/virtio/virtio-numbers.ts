@@ -47,6 +47,8 @@ export const DeviceStatus = {
   failed: 0x80,
 } as const;
 
+export const KNOWN_STATUS = Object.values(DeviceStatus).reduce((all, bit) => all | bit, 0);
+
 /** Bits of the interrupt status (4.2.2): a buffer was used; the configuration or the device status has changed. */
 export const InterruptBit = { usedBuffer: 0x1, configuration: 0x2 } as const;
 

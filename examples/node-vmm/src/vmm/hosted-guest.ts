@@ -63,7 +63,7 @@ export class HostedGuest {
     machine.events.subscribe((event) => {
       if (event.type === 'crashed') surroundings.onCrashed(event.error);
       if (event.type === 'ended') surroundings.onEnded?.(event.error);
-      if (event.type === 'needs reset') surroundings.onDeviceBroken?.(event.device, event.reason);
+      if (event.type === 'needs-reset') surroundings.onDeviceBroken?.(event.device, event.reason);
     });
   }
 

@@ -27,8 +27,9 @@ test('each device has an id, a number, its registers, and its interrupt, trigger
   for (const slot of [0, 1]) {
     const text = Buffer.from(scope).toString('latin1');
     const at = text.indexOf(`VIO${slot}`);
-    expect([...scope.subarray(at - 4, at - 2)]).toEqual([0x5b, 0x82]);
-    const end = at - 2 + lengthOf(scope, at - 2);
+    expect([...scope.subarray(at - 3, at - 1)]).toEqual([0x5b, 0x82]);
+    // Its length is in one byte.
+    const end = at - 1 + (scope[at - 1] as number);
     expect(slot === 1 ? end : scope[end]).toBe(slot === 1 ? scope.byteLength : 0x5b);
     const body = text.slice(at, end);
     expect(body).toContain('_HID\x0dLNRO0005\0');

@@ -176,7 +176,7 @@ testKvm('a guest that breaks its disk is told of, and goes on', async () => {
   queue.offer(99);
   queue.kick();
   const broken = new Promise<string>((resolve) => {
-    machine.events.subscribe((event) => event.type === 'needs reset' && resolve(`${event.device}: ${event.reason}`));
+    machine.events.subscribe((event) => event.type === 'needs-reset' && resolve(`${event.device}: ${event.reason}`));
   });
   const ended = printed(machine, '.');
   await machine.resume();
