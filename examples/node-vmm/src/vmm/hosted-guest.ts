@@ -85,9 +85,7 @@ export class HostedGuest {
       },
     };
     const machine = await (spec.kind === 'kvm' ? Machine.create(config) : SoftwareMachine.create(config));
-    const guest = new HostedGuest(machine, surroundings);
-    await machine.resume();
-    return guest;
+    return HostedGuest.#running(machine, surroundings);
   }
 
   /** Boots a flat image or a Linux on KVM: see `bootFromImage` and `bootLinux`. */
@@ -98,9 +96,19 @@ export class HostedGuest {
     const { dirtyRing } = surroundings;
     const what = other.kind === 'image' ? { vcpus: 1, bootImage: other.image } : other;
     const machine = await Machine.create({ memoryBytes, dirtyRing, ...what });
-    const guest = new HostedGuest(machine, surroundings);
-    await machine.resume();
-    return guest;
+    return HostedGuest.#running(machine, surroundings);
+  }
+
+  static async #running(machine: VirtualMachine, surroundings: GuestSurroundings): Promise<HostedGuest> {
+    try {
+      const guest = new HostedGuest(machine, surroundings);
+      await machine.resume();
+      return guest;
+    } catch (error) {
+      // Its disk is in use by another VMM, say.
+      await machine.close();
+      throw error;
+    }
   }
 
   /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */

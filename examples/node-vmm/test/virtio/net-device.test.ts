@@ -169,6 +169,8 @@ test('two guests reach each other over a socket, without root; a peer that sends
   expect((await other.used(1))[0]?.written.subarray(HEADER)).toEqual(frameOf(200, 8));
 
   const nonsense = createConnection(path);
+  nonsense.on('error', () => {});
+  nonsense.resume();
   nonsense.write(Uint8Array.of(255, 255, 255, 255));
   await new Promise((resolve) => nonsense.once('close', resolve));
   expect(one.broken).toEqual([]);
