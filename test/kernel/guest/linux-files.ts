@@ -26,7 +26,7 @@ ${modules.map(({ name }) => `insmod /modules/${name}.ko`).join('\n')}
 exec </dev/${console} >/dev/${console} 2>&1
 stty -echo
 echo "ready after $(cut -d ' ' -f 1 /proc/uptime) s"
-exec setsid cttyhack sh
+exec setsid sh -c 'exec sh </dev/${console} >/dev/${console} 2>&1'
 `;
 
 /** What a guest's first file system has beside busybox and a shell. */
