@@ -57,12 +57,15 @@ export class VirtioBus {
     await Promise.all(this.#transports.map((transport) => transport.stop()));
   }
 
-  /** Frees what the devices hold. Idempotent. */
+  /**
+   * Frees what the devices hold. Idempotent. A device that fails does not keep the others: what a disk could not write to its storage, it
+   * has told the guest, or whoever paused the machine.
+   */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.stop();
-    await Promise.all(this.#transports.map(({ device }) => device.close?.()));
+    await Promise.allSettled(this.#transports.map((transport) => transport.stop()));
+    await Promise.allSettled(this.#transports.map(({ device }) => device.close?.()));
   }
 
   /** Answers a register access of a vCPU, which waits for it. */
