@@ -9,7 +9,7 @@
 import { appendFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE } from './guest/linux-files.js';
+import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE } from './guest/linux-files.js';
 import { type DebianTree, debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { iommufdImage } from './harness/iommufd-image.js';
@@ -46,7 +46,11 @@ try {
   for (const name of names) {
     const image = await (MACHINES[name] as (tree: DebianTree) => Promise<BootImage>)(tree);
     if (values.prepare) continue;
-    const variables = { [KERNEL_VARIABLE]: tree.vmlinuz, [BUSYBOX_VARIABLE]: tree.program('busybox') };
+    const variables = {
+      [KERNEL_VARIABLE]: tree.vmlinuz,
+      [MODULES_VARIABLE]: tree.modules,
+      [BUSYBOX_VARIABLE]: tree.program('busybox'),
+    };
     const script =
       values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
     process.stdout.write(`kernel: booting ${name}\n`);

@@ -13,3 +13,4 @@ export type { MachineEvent, VirtualMachine } from './machine/virtual-machine.js'
 export { SoftwareMachine } from './software/software-machine.js';
 export { StateReader, StateWriter } from './state/state-sections.js';
 export { MAX_VCPUS } from './vcpu/shared-board.js';
+export type { DiskChoice, VirtioChoice, VirtioHost } from './virtio/virtio-devices.js';

@@ -9,8 +9,11 @@ export interface KernelModule {
   readonly content: Uint8Array;
 }
 
+/** Where modules are found, and how they are unpacked. */
+type ModuleTree = Pick<DebianTree, 'modules' | 'program' | 'release'>;
+
 /** Debian's modules of these names and all modules that they depend on, each after the modules that it needs. */
-export async function debianModules(tree: DebianTree, names: readonly string[]): Promise<KernelModule[]> {
+export async function debianModules(tree: ModuleTree, names: readonly string[]): Promise<KernelModule[]> {
   const paths = new Map<string, string>();
   for (const path of readdirSync(tree.modules, { recursive: true, encoding: 'utf8' })) {
     const name = /([^/]+)\.ko(\.xz)?$/.exec(path)?.[1];
@@ -29,7 +32,7 @@ export async function debianModules(tree: DebianTree, names: readonly string[]):
   return [...loaded.values()];
 }
 
-async function contentOf(tree: DebianTree, path: string): Promise<Uint8Array> {
+async function contentOf(tree: ModuleTree, path: string): Promise<Uint8Array> {
   if (!path.endsWith('.xz')) return readFileSync(path);
   return await capture(tree.program('busybox'), ['xz', '-dc', path]);
 }

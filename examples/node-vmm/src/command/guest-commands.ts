@@ -4,19 +4,23 @@ import { oneOfNames } from '../demo/named-values.js';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
+import type { SocketChoice } from '../virtio/socket-link.js';
+import type { DiskChoice, VirtioHost } from '../virtio/virtio-devices.js';
 import { type LinuxSpec, workingSetProblem } from '../vmm/guest-spec.js';
 import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, integer, milliseconds } from './values.js';
+import { bytes, disk, integer, milliseconds, socket } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
   readonly control?: string;
   readonly quiet: boolean;
   readonly dirtyRing: boolean;
+  readonly disk?: DiskChoice;
+  readonly net?: SocketChoice;
 }
 
 interface RunOptions extends CommonOptions {
@@ -30,6 +34,7 @@ interface RunOptions extends CommonOptions {
   readonly kernel?: string;
   readonly initrd?: string;
   readonly append?: string;
+  readonly console?: 'ttyS0' | 'hvc0';
   readonly kvm: boolean;
 }
 
@@ -80,15 +85,21 @@ function runCommand(ended: Ended): Command {
     )
     .option('--heartbeat <ms>', 'between two lines on its console', integer(10, 60_000), 1000)
     .option('--image <file>', 'boot this flat image instead, in real mode at 0x7c00, on one vCPU and KVM')
-    .option('--kernel <file>', 'boot this Linux instead, a bzImage; it reads what is typed at its console, ttyS0')
+    .option('--kernel <file>', 'boot this Linux instead, a bzImage; it reads what is typed at its console')
     .option('--initrd <file>', 'its first file system')
     .option('--append <text>', 'its command line, such as "console=ttyS0"')
+    .addOption(
+      new Option('--console <name>', 'of a Linux, which gets what is typed: its serial port, or a virtio console')
+        .choices(['ttyS0', 'hvc0'])
+        .default(undefined, 'ttyS0'),
+    )
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
   return command.action(async (options: RunOptions) => {
     const { memory, vcpus, kvm, image, kernel, dirtyRate, order, heartbeat } = options;
     if (image !== undefined && kernel !== undefined) command.error('error: give --image or --kernel, not both');
-    if (kernel === undefined && (options.initrd !== undefined || options.append !== undefined)) {
-      command.error('error: --initrd and --append are for --kernel');
+    const forLinux = [options.initrd, options.append, options.disk, options.net, options.console];
+    if (kernel === undefined && forLinux.some((option) => option !== undefined)) {
+      command.error('error: --initrd, --append, --disk, --net and --console are for --kernel');
     }
     const bundled = image === undefined && kernel === undefined;
     const { kind, note } = bundled ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
@@ -136,13 +147,15 @@ function runCommand(ended: Ended): Command {
   });
 }
 
-async function linuxSpec(kernel: string, { memory, vcpus, initrd, append }: RunOptions): Promise<LinuxSpec> {
+async function linuxSpec(kernel: string, options: RunOptions): Promise<LinuxSpec> {
+  const { memory, vcpus, initrd, append } = options;
   const linux: LinuxBoot = {
     kernel: await readFile(kernel),
     ...(initrd !== undefined && { initrd: await readFile(initrd) }),
     ...(append !== undefined && { commandLine: append }),
   };
-  return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux };
+  const virtio = { rng: true, console: options.console === 'hvc0', ...virtioHost(options) };
+  return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux, virtio };
 }
 
 function receiveCommand(ended: Ended): Command {
@@ -189,6 +202,16 @@ function restoreCommand(ended: Ended): Command {
 function common(command: Command): Command {
   return command
     .option('--control <path>', "the control socket (default: the next free one of this user's folder)")
+    .option(
+      '--disk <file>',
+      "a Linux guest's disk: a raw file, or FILE,readonly; a guest that has one needs it at each host",
+      disk,
+    )
+    .option(
+      '--net <socket>',
+      "a Linux guest's network: a UNIX socket to connect to, or SOCKET,listen; a guest that has one needs it at each host",
+      socket,
+    )
     .option('--quiet', "do not show the guest's console", false)
     .option(
       '--dirty-ring',
@@ -243,8 +266,14 @@ async function receive(
 function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
   const { stdin, stdout, stderr } = process;
   const console = options.quiet ? undefined : noStdout ? stderr : stdout;
-  const run = new VmmRun({ console, messages: stderr, input: noStdout ? undefined : stdin }, options);
+  const host = { dirtyRing: options.dirtyRing, virtio: virtioHost(options) };
+  const run = new VmmRun({ console, messages: stderr, input: noStdout ? undefined : stdin }, host);
   return run.run(options.control, () => start(run));
+}
+
+/** What the virtio devices of a guest are connected to here. */
+function virtioHost({ disk, net }: CommonOptions): VirtioHost {
+  return { ...(disk !== undefined && { disk }), ...(net !== undefined && { net }) };
 }
 
 function pageFloor(size: number): number {

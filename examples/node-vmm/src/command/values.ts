@@ -1,6 +1,8 @@
 import { suggestion } from '@godwit/core';
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
+import type { SocketChoice } from '../virtio/socket-link.js';
+import type { DiskChoice } from '../virtio/virtio-devices.js';
 
 /**
  * Parsers of option values, for commander: each refuses a value that it cannot parse, with a message that says what is
@@ -43,4 +45,21 @@ export function pageChannels(text: string): number | 'auto' {
   const near = suggestion(text, ['auto']);
   if (near !== '') throw new InvalidArgumentError(`It is a number from 0 to 64, or auto${near}`);
   return integer(0, 64)(text);
+}
+
+/** A file, and whether it is only read: `FILE` or `FILE,readonly`. */
+export function disk(text: string): DiskChoice {
+  const readonly = text.endsWith(',readonly');
+  const path = readonly ? text.slice(0, -',readonly'.length) : text;
+  if (path === '') throw new InvalidArgumentError('It is a file, such as disk.img or disk.img,readonly.');
+  return { path, readonly };
+}
+
+/** A UNIX socket, and whether this side listens: `PATH` or `PATH,listen`. */
+export function socket(text: string): SocketChoice {
+  const listen = text.endsWith(',listen');
+  const path = listen ? text.slice(0, -',listen'.length) : text;
+  if (path === '')
+    throw new InvalidArgumentError('It is the path of a UNIX socket, such as net.sock or net.sock,listen.');
+  return { path, listen };
 }

@@ -5,6 +5,7 @@ import { GodwitError } from '@godwit/core';
 import { controlFolder, makeControlFolder, socketName } from '../control/control-folder.js';
 import { ControlServer } from '../control/control-server.js';
 import { handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
+import type { VirtioHost } from '../virtio/virtio-devices.js';
 import type { Departure } from '../vmm/departure.js';
 import type { ListeningAt } from '../vmm/links.js';
 import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
@@ -31,6 +32,8 @@ export interface VmmOutput {
 export interface VmmRunOptions {
   /** As in `GuestSurroundings`. Default false. */
   readonly dirtyRing?: boolean;
+  /** As in `GuestSurroundings`. Default: nothing. */
+  readonly virtio?: VirtioHost;
 }
 
 export interface Arrival {
@@ -56,7 +59,7 @@ export class VmmRun implements VmmProcess {
   #end: (end: End) => void = () => {};
   #ending = false;
 
-  constructor(output: VmmOutput, { dirtyRing = false }: VmmRunOptions = {}) {
+  constructor(output: VmmOutput, { dirtyRing = false, virtio = {} }: VmmRunOptions = {}) {
     this.#output = output;
     this.#input = output.input;
     this.#over = new Promise((resolve) => {
@@ -65,6 +68,8 @@ export class VmmRun implements VmmProcess {
     this.vmm = new Vmm({
       blindTracker: undefined,
       dirtyRing,
+      virtio,
+      onDeviceBroken: (device, reason) => this.tell(`the guest has broken its device ${device}: ${reason}`),
       onConsole: (text) => output.console?.write(text),
       onCrashed: (error) => this.#failed(error),
       onEnded: ({ message }) => this.#finish(EXIT.done, message),

@@ -6,6 +6,7 @@ import {
   POWER_EVENT_PORT,
   SLEEP_TYPE_OFF,
 } from '../devices/power-port.js';
+import { namedPackage, virtioScope } from './aml.js';
 
 /** Where a PC's BIOS has its tables, and where Linux looks for the root pointer. Guest-physical. */
 export const ACPI_ADDRESS = 0xe_0000;
@@ -41,8 +42,9 @@ export interface AcpiTables {
  * controller. The root pointer comes first.
  *
  * @param vcpus at most 8; the local APIC of each has its number
+ * @param virtioDevices number of virtio devices, from the first slot on
  */
-export function acpiTables(vcpus: number): AcpiTables {
+export function acpiTables(vcpus: number, virtioDevices = 0): AcpiTables {
   const memory = new Uint8Array(ACPI_END - ACPI_ADDRESS);
   let next = 64;
   const place = (bytes: Uint8Array): number => {
@@ -52,7 +54,7 @@ export function acpiTables(vcpus: number): AcpiTables {
     return ACPI_ADDRESS + at;
   };
   const facs = place(firmwareControl());
-  const dsdt = place(table('DSDT', 2, sleepObject()));
+  const dsdt = place(table('DSDT', 2, Buffer.concat([sleepObject(), virtioScope(virtioDevices)])));
   const fadt = place(fixedDescription(facs, dsdt));
   const madt = place(table('APIC', 4, interruptControllers(vcpus)));
   const root = place(table('XSDT', 1, quads(fadt, madt)));
@@ -105,7 +107,7 @@ function firmwareControl(): Uint8Array {
 
 /** AML: `Name (_S5, Package (4) { SLEEP_TYPE_OFF, 0, 0, 0 })`. */
 function sleepObject(): Uint8Array {
-  return Uint8Array.of(0x08, ...Buffer.from('_S5_'), 0x12, 0x07, 0x04, 0x0a, SLEEP_TYPE_OFF, 0x00, 0x00, 0x00);
+  return namedPackage('_S5_', [SLEEP_TYPE_OFF, 0, 0, 0]);
 }
 
 /** Fixed ACPI description table. The offsets are those of the table; the header is 36 bytes of them. */

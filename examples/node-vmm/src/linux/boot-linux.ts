@@ -32,15 +32,22 @@ const WRITE_BYTES = 2 ** 20;
  * (Documentation/arch/x86/boot.rst), or the PVH entry of a vmlinux (xen/docs/misc/pvh.pandoc). The other vCPUs wait for the start-up
  * interrupt that the kernel sends them.
  *
+ * @param virtioDevices number of virtio devices, which the ACPI tables name
  * @throws GodwitError GODWIT_INVALID_ARGUMENT when the kernel cannot be booted, or the memory is too small
  */
-export function bootLinux(memory: GuestMemory, ram: GuestRam, vcpus: readonly KvmVcpu[], boot: LinuxBoot): void {
+export function bootLinux(
+  memory: GuestMemory,
+  ram: GuestRam,
+  vcpus: readonly KvmVcpu[],
+  boot: LinuxBoot,
+  virtioDevices = 0,
+): void {
   const kernel = readKernel(boot.kernel);
   const plan = planBoot(kernel, boot, memory);
   for (const { address, bytes } of kernel.segments) write(ram, address, bytes);
   if (boot.initrd !== undefined) write(ram, plan.initrdAddress, boot.initrd);
   write(ram, BootAddress.commandLine, plan.commandLine);
-  const tables = acpiTables(vcpus.length);
+  const tables = acpiTables(vcpus.length, virtioDevices);
   write(ram, tables.address, tables.bytes);
   const first = vcpus[0] as KvmVcpu;
   if (kernel.setupHeader === undefined) {

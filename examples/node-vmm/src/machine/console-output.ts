@@ -10,6 +10,8 @@ const BATCH_MS = 4;
 export class ConsoleOutput {
   readonly text = new Subject<string>();
   readonly #decoder: ConsoleDecoder;
+  /** Of what is printed on this thread; a character of several bytes may come in two pieces. */
+  readonly #ownDecoder = new TextDecoder();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(board: SharedBoard) {
@@ -19,6 +21,12 @@ export class ConsoleOutput {
   /** Called when a thread has announced text: delivers it soon. */
   announced(): void {
     this.#timer ??= setTimeout(() => this.drain(), BATCH_MS);
+  }
+
+  /** Delivers text that a device on this thread has been given. */
+  print(bytes: Uint8Array): void {
+    const text = this.#ownDecoder.decode(bytes, { stream: true });
+    if (text !== '') this.text.next(text);
   }
 
   /** Delivers all text that has been printed so far. */

@@ -5,6 +5,8 @@ import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_VCPUS } from '../vcpu/shared-board.js';
+import { parseVirtio, type VirtioDescription } from '../virtio/virtio-description.js';
+import type { VirtioChoice } from '../virtio/virtio-devices.js';
 import { ramBlocks } from './memory-map.js';
 
 /** `kvm` runs the bundled guest on /dev/kvm; `software` runs the same workload as JavaScript. */
@@ -27,6 +29,8 @@ export interface MachineDescription {
    * not reserve those pages. The second has power management and a keyboard controller instead of the bundled guest's ports.
    */
   readonly boot?: MachineBoot;
+  /** The virtio devices, in the order of their slots; absent where there are none. Only a machine that runs a Linux has some. */
+  readonly virtio?: readonly VirtioDescription[];
 }
 
 /** The workload of the bundled guest. */
@@ -52,7 +56,7 @@ export interface GuestProgram {
   readonly bytes: Uint8Array;
 }
 
-export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'> {
+export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot' | 'virtio'> {
   readonly workload?: GuestWorkload;
   /** A program to run instead of the bundled guest; KVM only. */
   readonly program?: GuestProgram;
@@ -60,6 +64,8 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'>
   readonly bootImage?: Uint8Array;
   /** A Linux to boot instead of the bundled guest: see `bootLinux`. KVM only. */
   readonly linux?: LinuxBoot;
+  /** The virtio devices of a machine with `linux`. Default: none. */
+  readonly virtio?: VirtioChoice;
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
   /**
@@ -99,7 +105,15 @@ export function parseDescription(description: unknown, kind: MachineKind): Machi
     );
   }
   checkShape({ memoryBytes, vcpus });
-  return { kind, memoryBytes, vcpus, ...(boot === undefined ? {} : { boot: boot as MachineBoot }) };
+  const virtio = parseVirtio(given['virtio']);
+  if (virtio.length > 0 && boot !== 'linux') {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'only a machine that runs a Linux has virtio devices');
+  }
+  return {
+    ...{ kind, memoryBytes, vcpus },
+    ...(boot === undefined ? {} : { boot: boot as MachineBoot }),
+    ...(virtio.length === 0 ? {} : { virtio }),
+  };
 }
 
 /** The guest's boot parameters for a workload, with its pages placed in RAM. */

@@ -1,7 +1,6 @@
 import {
   assertMayChange,
   type DirtyTracker,
-  GodwitError,
   type RunState as GuestRunState,
   type MigratableDevice,
   SoftwareTracker,
@@ -24,11 +23,23 @@ import { decodeDefectPort } from '../guest/ports.js';
 import { bootLinux } from '../linux/boot-linux.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { SharedBoard } from '../vcpu/shared-board.js';
-import { throttleFraction } from '../vcpu/throttle.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
-import { VcpuRunner } from '../vcpu/vcpu-runner.js';
+import { VcpuThreads } from '../vcpu/vcpu-threads.js';
+import { ConsoleDevice } from '../virtio/console-device.js';
+import { DeviceMemory } from '../virtio/device-memory.js';
+import { VirtioBus } from '../virtio/virtio-bus.js';
+import type { VirtioDevice } from '../virtio/virtio-device.js';
+import {
+  arrivingVirtio,
+  closeDevices,
+  newVirtio,
+  type VirtioHost,
+  type VirtioParts,
+} from '../virtio/virtio-devices.js';
+import { VirtioWords } from '../virtio/virtio-words.js';
 import { bootFromImage, checkBootImage } from './boot-image.js';
 import { ConsoleOutput } from './console-output.js';
+import { crashError } from './crash-error.js';
 import { withinMilliseconds } from './deadline.js';
 import { KvmHardware } from './kvm-hardware.js';
 import { enterLongMode, writeIdentityMap } from './long-mode.js';
@@ -43,16 +54,10 @@ import { checkRam, endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
-/**
- * The number of kicks in a rehearsal, of which the shortest counts: in a longer one the main thread was busy with sending, for which a
- * pause does not wait.
- */
-const REHEARSALS = 3;
+/** How long virtio devices may take to complete what they have begun, in milliseconds: a slow disk writes its cache. */
+const DEVICES_MS = 60_000;
 
-/** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */
-const PARK_MS = 10_000;
-/** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
-const THREAD_MS = 60_000;
+const NO_VIRTIO: VirtioParts = { description: [], devices: [] };
 
 /** The options that each host chooses for itself. */
 type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing' | 'memoryFiles'>;
@@ -66,7 +71,8 @@ export function hasKvm(): boolean {
  * A virtual machine on KVM.
  *
  * Each vCPU is a worker thread in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); everything else is on the main thread. While the machine
- * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log, or dirty rings) and by the mailbox device (which marks its writes).
+ * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log, or dirty rings), and by the mailbox and the virtio devices
+ * (which mark their writes).
  */
 export class Machine implements VirtualMachine {
   readonly description: MachineDescription;
@@ -83,26 +89,26 @@ export class Machine implements VirtualMachine {
   readonly vcpuWrites?: () => readonly number[];
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
-  readonly #runners: readonly VcpuRunner[];
+  readonly #threads: VcpuThreads;
   readonly #mailbox: Mailbox | undefined;
+  readonly #virtio: VirtioBus;
+  /** The virtio console, which then gets what is typed. */
+  readonly #hvc: ConsoleDevice | undefined;
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #serial: SerialConsole;
   readonly #run: RunState;
-  /** Resolves when all vCPU threads have started and are parked. */
-  readonly #started: Promise<void>;
   /** Whether the machine waits for a guest, and nothing is loaded yet. */
   readonly #arriving: boolean;
   #rehearsed: Promise<void> | undefined;
   /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
-  readonly #onExit = (): void => {
-    for (const runner of this.#runners) runner.tellToEnd();
-  };
+  readonly #onExit = (): void => this.#threads.tellToEnd();
 
   private constructor(
     description: MachineDescription,
     memory: MappedGuestMemory,
     hardware: KvmHardware,
+    virtio: readonly VirtioDevice[],
     arriving: boolean,
   ) {
     this.#arriving = arriving;
@@ -119,6 +125,8 @@ export class Machine implements VirtualMachine {
     );
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
+    this.#hvc = virtio.find((device) => device instanceof ConsoleDevice);
+    this.#hvc?.connect((text) => this.#output.print(text));
     this.#run = new RunState({
       stop: (signal) => this.#stop(signal),
       start: () => this.#start(),
@@ -128,33 +136,38 @@ export class Machine implements VirtualMachine {
     this.events = this.#run.events.asObservable();
     const writes = hardware.writes();
     if (writes.ofVcpus !== undefined) this.vcpuWrites = writes.ofVcpus;
-    this.trackers = [writes.tracker, ...(mailboxTracker ? [mailboxTracker] : [])];
+    const virtioTracker = virtio.length === 0 ? undefined : new SoftwareTracker(memory, 'virtio');
+    this.#virtio = new VirtioBus(virtio, {
+      words: new VirtioWords(this.#board.virtio),
+      memory: new DeviceMemory(memory, virtioTracker),
+      setIrqLine: (irq, high) => hardware.vm.setIrqLine(irq, high),
+      onNeedsReset: (device, reason) => this.#run.events.next({ type: 'needs-reset', device, reason }),
+    });
+    this.trackers = [writes.tracker, mailboxTracker, virtioTracker].filter((tracker) => tracker !== undefined);
     this.devices = [
       new Chipset(hardware.vm),
-      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#threads.started)),
       this.#serial,
       this.#clock,
       ...(this.#mailbox ? [this.#mailbox] : []),
       ...(description.boot === 'linux' ? [new PowerState(this.#board)] : []),
+      ...this.#virtio.states,
     ];
     installWakeSignal();
     const parts = {
       ...{ board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls },
-      ...{ vmFd: hardware.vm.fd, boot: description.boot },
+      ...{ vmFd: hardware.vm.fd, boot: description.boot, virtioDevices: virtio.length },
     };
-    this.#runners = hardware.vcpus.map(
-      (vcpu) =>
-        new VcpuRunner(vcpu, parts, {
-          onConsole: () => this.#output.announced(),
-          onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
-          onEnd: (end) => this.#run.end(end),
-          onFailed: (index, reason, cause) => this.#run.crash(() => this.#describeCrash(index, reason, cause)),
-        }),
-    );
+    this.#threads = new VcpuThreads(hardware.vcpus, parts, {
+      onConsole: () => this.#output.announced(),
+      onRegister: (index) => this.#virtio.answer(index),
+      onNotified: () => this.#virtio.notified(),
+      onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
+      onEnd: (end) => this.#run.end(end),
+      onFailed: (index, reason, cause) =>
+        this.#run.crash(() => crashError(hardware.vcpus[index], index, reason, cause)),
+    });
     process.once('exit', this.#onExit);
-    this.#started = this.#all('start', THREAD_MS, (runner) => runner.park());
-    // The calls that await the threads report a failure.
-    this.#started.catch(() => {});
   }
 
   /**
@@ -170,9 +183,9 @@ export class Machine implements VirtualMachine {
     if (config.linux !== undefined) return Machine.#fromLinux(config, config.linux);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config, false);
+    const machine = await Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config, false);
     try {
-      await machine.#started;
+      await machine.#threads.started;
       const { ram } = machine;
       writeIdentityMap(ram, endOfRam(machine.memory));
       ram.view(image.address, image.bytes.byteLength).set(image.bytes);
@@ -190,9 +203,9 @@ export class Machine implements VirtualMachine {
   static async #fromImage(config: MachineConfig, image: Uint8Array): Promise<Machine> {
     const { memoryBytes, vcpus } = config;
     checkBootImage(image, vcpus);
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, config, false);
+    const machine = await Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, config, false);
     try {
-      await machine.#started;
+      await machine.#threads.started;
       bootFromImage(machine.ram, machine.#hardware.vcpus[0] as KvmVcpu, image);
       return machine;
     } catch (error) {
@@ -203,10 +216,11 @@ export class Machine implements VirtualMachine {
 
   static async #fromLinux(config: MachineConfig, linux: LinuxBoot): Promise<Machine> {
     const { memoryBytes, vcpus } = config;
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'linux' }, config, false);
+    const virtio = await newVirtio(config.virtio ?? {});
+    const machine = await Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'linux' }, config, false, virtio);
     try {
-      await machine.#started;
-      bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux);
+      await machine.#threads.started;
+      bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux, virtio.devices.length);
       return machine;
     } catch (error) {
       await machine.close();
@@ -219,36 +233,43 @@ export class Machine implements VirtualMachine {
    * start while RAM arrives; loading a vCPU's state waits for them.
    *
    * @param description the source machine's description, as it came over the link
+   * @param options.disk the file that is the guest's disk on this host: the source's own, or a copy
+   * @param options.net where the frames of the guest's network card go on this host
    * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
    * at both ends, and the guest moves without it. The machine closes it
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, GODWIT_UNSUPPORTED when this host does not have
+   * what the guest's devices need
    */
   static async fromDescription(
     description: unknown,
-    options: HostOptions & { readonly memory?: MappedGuestMemory } = {},
+    options: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory } = {},
   ): Promise<Machine> {
-    return Machine.#build(parseDescription(description, 'kvm'), options, true, options.memory);
+    const parsed = parseDescription(description, 'kvm');
+    const virtio = await arrivingVirtio(parsed.virtio ?? [], options);
+    return Machine.#build(parsed, options, true, virtio, options.memory);
   }
 
-  static #build(
+  /** @param virtio the devices, which are freed if there is no machine */
+  static async #build(
     description: MachineDescription,
     { overcommit = false, dirtyRing = false, memoryFiles = false }: HostOptions,
     arriving: boolean,
+    virtio: VirtioParts = NO_VIRTIO,
     given?: MappedGuestMemory,
-  ): Machine {
-    const layout = ramBlocks(description.memoryBytes);
-    if (given !== undefined) checkRam(given, layout);
-    const backing = memoryFiles ? 'file' : 'auto';
-    const memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
+  ): Promise<Machine> {
+    const { devices, description: named } = virtio;
+    let memory: MappedGuestMemory | undefined;
     try {
-      return new Machine(
-        description,
-        memory,
-        new KvmHardware(memory, description.vcpus, dirtyRing, description.boot),
-        arriving,
-      );
+      const layout = ramBlocks(description.memoryBytes);
+      if (given !== undefined) checkRam(given, layout);
+      const backing = memoryFiles ? 'file' : 'auto';
+      memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
+      const hardware = new KvmHardware(memory, description.vcpus, dirtyRing, description.boot);
+      const whole = named.length === 0 ? description : { ...description, virtio: named };
+      return new Machine(whole, memory, hardware, devices, arriving);
     } catch (error) {
-      memory.close();
+      memory?.close();
+      await closeDevices(devices);
       throw error;
     }
   }
@@ -265,10 +286,11 @@ export class Machine implements VirtualMachine {
     return this.#run.guest;
   }
 
-  /** Adds input to the guest's serial port. Input that the guest has not read yet moves with the guest. */
+  /** Adds input to the guest's virtio console, or else its serial port. Input that the guest has not read yet moves with the guest. */
   type(bytes: Uint8Array): void {
     this.#run.requireAlive();
-    this.#serial.type(bytes);
+    if (this.#hvc === undefined) this.#serial.type(bytes);
+    else this.#hvc.typeIn(bytes);
   }
 
   /**
@@ -278,7 +300,7 @@ export class Machine implements VirtualMachine {
    * @throws GodwitError GODWIT_GUEST_CRASHED when a thread could not start, GODWIT_INVALID_STATE when closed
    */
   async prepared(): Promise<void> {
-    await this.#started;
+    await this.#threads.started;
     this.#run.requireAlive();
     // V8 counts a view as memory of its full size, and may collect garbage when the view is made: the views are made here, and not while a
     // guest waits.
@@ -289,7 +311,8 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. Takes about 0.5 ms.
+   * Stops the mailbox and all vCPUs, completes I/O that they have begun, also that of the virtio devices, and delivers all console text.
+   * Takes about 0.5 ms, and as long as the requests that a disk has in hand.
    *
    * @param signal undoes the pause: see `RunState.pause`
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop, GODWIT_CANCELLED when `signal` aborted; the guest
@@ -311,16 +334,7 @@ export class Machine implements VirtualMachine {
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop; the reason of `signal`
    */
   rehearsePause(signal?: AbortSignal): Promise<number> {
-    const rehearsal = async (): Promise<number> => {
-      let least = Number.POSITIVE_INFINITY;
-      for (let i = 0; i < REHEARSALS; i++) {
-        const start = performance.now();
-        await this.#all('leave the guest', PARK_MS, (runner) => runner.rehearse(), signal);
-        least = Math.min(least, performance.now() - start);
-      }
-      return least;
-    };
-    return this.#run.during('running', rehearsal, 0);
+    return this.#run.during('running', () => this.#threads.rehearse(signal), 0);
   }
 
   /**
@@ -329,17 +343,13 @@ export class Machine implements VirtualMachine {
    *
    * @throws RangeError when a fraction is not between 0 and 1
    */
-  throttle(fraction: number, { longestMs = Number.POSITIVE_INFINITY, vcpus }: Partial<ThrottleOptions> = {}): void {
-    const fractions = this.#runners.map(({ index }) => throttleFraction(vcpus?.[index] ?? fraction));
-    for (const runner of this.#runners) {
-      const changed = this.#board.setThrottle(runner.index, fractions[runner.index] as number, longestMs);
-      if (changed && this.#run.state === 'running') runner.lookUp();
-    }
+  throttle(fraction: number, options: Partial<ThrottleOptions> = {}): void {
+    this.#threads.throttle(fraction, options, this.#run.state === 'running');
   }
 
   /** The time for which the throttle has held back each vCPU so far, in milliseconds. */
   heldMs(): readonly number[] {
-    return this.#runners.map(({ index }) => this.#board.heldMs(index));
+    return this.#threads.heldMs();
   }
 
   abandon(_reason: Error): Promise<void> {
@@ -358,48 +368,30 @@ export class Machine implements VirtualMachine {
   }
 
   #start(): void {
-    for (const runner of this.#runners) runner.run();
+    this.#virtio.start();
+    this.#threads.run();
     this.#mailbox?.start();
   }
 
   async #stop(signal?: AbortSignal): Promise<void> {
     this.#mailbox?.stop();
-    await this.#all('leave the guest', PARK_MS, (runner) => runner.park(), signal);
+    await this.#threads.park(signal);
+    // After the vCPUs, which may have asked for more until then.
+    const completed = this.#virtio.stop();
+    await withinMilliseconds(DEVICES_MS, 'the virtio devices did not complete their requests', completed, signal);
     this.#output.drain();
   }
 
-  async #all(
-    what: string,
-    milliseconds: number,
-    order: (runner: VcpuRunner) => Promise<void>,
-    signal?: AbortSignal,
-  ): Promise<void> {
-    await Promise.all(
-      this.#runners.map((runner) =>
-        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, order(runner), signal),
-      ),
-    );
-  }
-
   async #free(): Promise<void> {
-    await this.#all('end', THREAD_MS, (runner) => runner.end());
+    await this.#threads.end();
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
     this.#serial.close();
     // A tracker that fails to stop is ignored: closing the VM frees what it holds.
     await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
     this.#output.close();
+    await this.#virtio.close();
     this.#hardware.close();
     this.memory.close();
-  }
-
-  #describeCrash(index: number, reason: string, cause?: Error): GodwitError {
-    let registers: string;
-    try {
-      registers = this.#hardware.vcpus[index]?.generalRegisters().toString() ?? 'no such vCPU';
-    } catch (error) {
-      registers = `registers cannot be read: ${String(error)}`;
-    }
-    return new GodwitError('GODWIT_GUEST_CRASHED', `vCPU ${index} cannot go on: ${reason}; ${registers}`, { cause });
   }
 }

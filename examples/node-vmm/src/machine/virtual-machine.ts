@@ -16,6 +16,8 @@ export type MachineEvent =
   | { readonly type: 'ended'; readonly end: GuestEnd; readonly error: GodwitError }
   /** The guest has found a defect in its memory. */
   | { readonly type: 'defect'; readonly kind: DefectKind | undefined; readonly vcpu: number }
+  /** The guest has broken a virtio device, whose driver has to reset it; the guest and its other devices go on. */
+  | { readonly type: 'needs-reset'; readonly device: string; readonly reason: string }
   | { readonly type: 'closed' };
 
 /**

@@ -20,7 +20,7 @@
  * | 22 + 8*i  | vCPU i: microseconds for which it was held back, modulo 2^32             | vCPU i                 |
  * | 23 + 8*i  | vCPU i: the longest hold of its throttle, in microseconds                | main                   |
  *
- * `serial` and `serialInput`: the serial port, see serial-words.ts.
+ * `serial` and `serialInput`: the serial port, see serial-words.ts. `virtio`: the virtio devices, see virtio-words.ts.
  *
  * A software guest is one thread, which uses the throttle of vCPU 0.
  *
@@ -30,6 +30,7 @@
  * obeyed, so that the answer to an old pause is never taken for the answer to a new one.
  */
 import { SERIAL_INPUT_BYTES, SERIAL_WORDS } from '../devices/serial-words.js';
+import { virtioWordCount } from '../virtio/virtio-words.js';
 import type { ThrottleSlices } from './throttle.js';
 
 export const MAX_VCPUS = 8;
@@ -50,6 +51,8 @@ const WORDS = FIRST_VCPU_WORD + MAX_VCPUS * VCPU_WORDS;
 /** Size of the console ring, a power of two: more than a guest prints while the main thread is busy with a migration. */
 const CONSOLE_BYTES = 2 ** 16;
 const SERIAL_AT = WORDS * 4 + 8 + CONSOLE_BYTES;
+const VIRTIO_AT = SERIAL_AT + SERIAL_WORDS * 4 + SERIAL_INPUT_BYTES;
+const VIRTIO_WORDS = virtioWordCount(MAX_VCPUS);
 
 /** `rehearse`: leave the guest and answer, as for `park`, then run. */
 export const VcpuCommand = { park: 0, run: 1, end: 2, rehearse: 3 } as const;
@@ -62,15 +65,17 @@ export class SharedBoard {
   readonly console: Uint8Array<SharedArrayBuffer>;
   readonly serial: Int32Array<SharedArrayBuffer>;
   readonly serialInput: Uint8Array<SharedArrayBuffer>;
+  readonly virtio: Int32Array<SharedArrayBuffer>;
 
   /** @param buffer the buffer of the board to join; default: a new board */
-  constructor(buffer = new SharedArrayBuffer(SERIAL_AT + SERIAL_WORDS * 4 + SERIAL_INPUT_BYTES)) {
+  constructor(buffer = new SharedArrayBuffer(VIRTIO_AT + VIRTIO_WORDS * 4)) {
     this.buffer = buffer;
     this.words = new Int32Array(buffer, 0, WORDS);
     this.guestClock = new Float64Array(buffer, WORDS * 4, 1);
     this.console = new Uint8Array(buffer, WORDS * 4 + 8, CONSOLE_BYTES);
     this.serial = new Int32Array(buffer, SERIAL_AT, SERIAL_WORDS);
     this.serialInput = new Uint8Array(buffer, SERIAL_AT + SERIAL_WORDS * 4, SERIAL_INPUT_BYTES);
+    this.virtio = new Int32Array(buffer, VIRTIO_AT, VIRTIO_WORDS);
   }
 
   commandWord(vcpu: number): number {

@@ -9,6 +9,8 @@ export interface VcpuThreadData {
   readonly vmFd: number;
   /** What the machine was booted from: its ports depend on it. Absent for the bundled guest. */
   readonly boot: MachineBoot | undefined;
+  /** Number of virtio devices. */
+  readonly virtioDevices: number;
   readonly runAddress: bigint;
   readonly runBytes: number;
   /** See `SharedBoard`. */
@@ -37,6 +39,10 @@ export type VcpuMessage =
   | { readonly type: 'parked'; readonly order: number }
   /** There is text in the console ring. */
   | { readonly type: 'console' }
+  /** The vCPU waits for the answer to its access to a register of a virtio device: see `MmioWindow`. */
+  | { readonly type: 'register' }
+  /** A queue of a virtio device was notified. */
+  | { readonly type: 'notified' }
   /** The guest wrote to the defect port. */
   | { readonly type: 'defect'; readonly value: number }
   | ({ readonly type: 'failed' } & VcpuFailure);

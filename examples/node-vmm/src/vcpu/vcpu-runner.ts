@@ -8,6 +8,9 @@ import type { GuestEnd, VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 export interface VcpuListener {
   onConsole(): void;
   onDefect(value: number): void;
+  /** The vCPU waits for the answer to its access to a register. */
+  onRegister(vcpu: number): void;
+  onNotified(): void;
   /** The vCPU cannot go on. Its thread waits; with `cause`, an exception of the thread, it has ended. */
   onFailed(vcpu: number, reason: string, cause?: Error): void;
   /** The guest has ended itself. The vCPU's thread waits. */
@@ -21,6 +24,7 @@ export interface VcpuSurroundings {
   readonly ringCalls: SharedArrayBuffer | undefined;
   readonly vmFd: number;
   readonly boot: MachineBoot | undefined;
+  readonly virtioDevices: number;
 }
 
 /**
@@ -159,6 +163,12 @@ export class VcpuRunner {
         return;
       case 'defect':
         this.#listener.onDefect(message.value);
+        return;
+      case 'register':
+        this.#listener.onRegister(this.index);
+        return;
+      case 'notified':
+        this.#listener.onNotified();
         return;
       case 'failed':
         if (message.end !== undefined) this.#listener.onEnd(message.end);

@@ -23,6 +23,8 @@ import { PowerPort } from '../devices/power-port.js';
 import { SERIAL_IRQ, SerialPort } from '../devices/serial-port.js';
 import { SerialWords } from '../devices/serial-words.js';
 import { PORT_CLOCK_LOW } from '../guest/ports.js';
+import { MmioWindow } from '../virtio/mmio-window.js';
+import { VirtioWords } from '../virtio/virtio-words.js';
 import { commandOf, SharedBoard, VcpuCommand } from './shared-board.js';
 import { ThrottleSlices } from './throttle.js';
 import type { GuestEnd, VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
@@ -37,6 +39,7 @@ const {
   vcpuFd,
   vmFd,
   boot,
+  virtioDevices,
   runAddress,
   runBytes,
   board: buffer,
@@ -86,6 +89,15 @@ const ports = new PortMap([
   new SerialPort(new SerialWords(board), print, (high) => setIrqLine(vmFd, SERIAL_IRQ, high)),
   ...(boot === 'linux' ? linuxPorts() : bundledGuestPorts()),
 ]);
+const virtio = new MmioWindow({
+  words: new VirtioWords(board.virtio),
+  vcpu,
+  devices: virtioDevices,
+  setIrqLine: (irq, high) => setIrqLine(vmFd, irq, high),
+  call: () => post({ type: 'register' }),
+  notify: () => post({ type: 'notified' }),
+  gaveUp: ending,
+});
 const ioView = new DataView(run.bytes.buffer);
 const rings = ringCalls === undefined ? undefined : new DirtyRingCalls(ringCalls);
 const slices = new ThrottleSlices();
@@ -114,6 +126,13 @@ function handlePortIo(): void {
   }
 }
 
+/** Handles an access outside RAM. Where no device is, reads return all ones. */
+function handleMmio(): void {
+  const data = run.mmioData.subarray(0, run.mmioLength);
+  if (virtio.access(run.mmioAddress, data, run.mmioIsWrite)) return;
+  if (!run.mmioIsWrite) run.mmioData.fill(0xff);
+}
+
 function readNumber(at: number, size: number): number {
   if (size === 1) return ioView.getUint8(at);
   return size === 2 ? ioView.getUint16(at, true) : ioView.getUint32(at, true);
@@ -136,8 +155,7 @@ function handleExit(): string | undefined {
       handlePortIo();
       return guestEnd && `the guest has asked for its ${guestEnd}`;
     case KvmExit.KVM_EXIT_MMIO:
-      // There is no device outside RAM: reads return all ones.
-      if (!run.mmioIsWrite) run.mmioData.fill(0xff);
+      handleMmio();
       return undefined;
     case KvmExit.KVM_EXIT_INTR:
     case KvmExit.KVM_EXIT_IRQ_WINDOW_OPEN:

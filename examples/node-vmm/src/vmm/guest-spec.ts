@@ -1,6 +1,7 @@
 import { PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
+import type { VirtioChoice } from '../virtio/virtio-devices.js';
 
 /** The guest to boot, as chosen on the command line. */
 export interface GuestSpec {
@@ -29,6 +30,8 @@ export interface LinuxSpec {
   readonly memoryBytes: number;
   readonly vcpus: number;
   readonly linux: LinuxBoot;
+  /** Its virtio devices. Default: none. */
+  readonly virtio?: VirtioChoice;
 }
 
 /**

@@ -9,6 +9,7 @@ import { Machine } from '../machine/machine.js';
 import type { MachineConfig, MachineDescription } from '../machine/machine-config.js';
 import type { VirtualMachine } from '../machine/virtual-machine.js';
 import { SoftwareMachine } from '../software/software-machine.js';
+import type { VirtioHost } from '../virtio/virtio-devices.js';
 import type { GuestSpec, ImageSpec, LinuxSpec } from './guest-spec.js';
 
 const BOOTED_FROM = { image: 'an image', linux: 'a Linux kernel' } as const;
@@ -24,11 +25,15 @@ export interface GuestSurroundings {
   readonly dirtyRing: boolean;
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
+  /** What the virtio devices of a guest that arrives are connected to. Default: nothing. */
+  readonly virtio?: VirtioHost;
   readonly onConsole: (text: string) => void;
   /** The guest cannot go on. A defect that the guest finds in its memory is a line on its console. */
   readonly onCrashed: (error: GodwitError) => void;
   /** The guest has ended itself: by a shutdown or a reset. */
   readonly onEnded?: (error: GodwitError) => void;
+  /** The guest has broken a virtio device, and goes on without it until its driver resets it. */
+  readonly onDeviceBroken?: (device: string, reason: string) => void;
 }
 
 /** Chooses KVM if it works and `wantsKvm`, else the software guest, with a note for the user. */
@@ -58,6 +63,7 @@ export class HostedGuest {
     machine.events.subscribe((event) => {
       if (event.type === 'crashed') surroundings.onCrashed(event.error);
       if (event.type === 'ended') surroundings.onEnded?.(event.error);
+      if (event.type === 'needs-reset') surroundings.onDeviceBroken?.(event.device, event.reason);
     });
   }
 
@@ -79,9 +85,7 @@ export class HostedGuest {
       },
     };
     const machine = await (spec.kind === 'kvm' ? Machine.create(config) : SoftwareMachine.create(config));
-    const guest = new HostedGuest(machine, surroundings);
-    await machine.resume();
-    return guest;
+    return HostedGuest.#running(machine, surroundings);
   }
 
   /** Boots a flat image or a Linux on KVM: see `bootFromImage` and `bootLinux`. */
@@ -92,9 +96,19 @@ export class HostedGuest {
     const { dirtyRing } = surroundings;
     const what = other.kind === 'image' ? { vcpus: 1, bootImage: other.image } : other;
     const machine = await Machine.create({ memoryBytes, dirtyRing, ...what });
-    const guest = new HostedGuest(machine, surroundings);
-    await machine.resume();
-    return guest;
+    return HostedGuest.#running(machine, surroundings);
+  }
+
+  static async #running(machine: VirtualMachine, surroundings: GuestSurroundings): Promise<HostedGuest> {
+    try {
+      const guest = new HostedGuest(machine, surroundings);
+      await machine.resume();
+      return guest;
+    } catch (error) {
+      // Its disk is in use by another VMM, say.
+      await machine.close();
+      throw error;
+    }
   }
 
   /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */
@@ -107,7 +121,7 @@ export class HostedGuest {
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
-      : Machine.fromDescription(description, { ...options, dirtyRing }));
+      : Machine.fromDescription(description, { ...options, dirtyRing, ...surroundings.virtio }));
     return new HostedGuest(machine, surroundings);
   }
 

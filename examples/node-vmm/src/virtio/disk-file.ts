@@ -1,0 +1,144 @@
+import { constants } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { GodwitError } from '@godwit/core';
+import { tryLockFile, unlockFile } from './file-lock.js';
+
+/** Bytes of a sector, the unit of a disk's size and of every request. */
+export const SECTOR_BYTES = 512;
+
+/**
+ * A raw file as a disk. Reads and writes are made on threads of libuv's pool.
+ *
+ * At most one VMM of a host has it locked for writing: `lock` when its guest begins to run, `unlock` when that is paused. Locks are those of
+ * flock(2), which programs that do not ask for one are not bound by, and which some network file systems keep to one host.
+ */
+export class DiskFile {
+  readonly path: string;
+  /** A multiple of `SECTOR_BYTES`. */
+  readonly byteLength: number;
+  readonly readonly: boolean;
+  readonly #file: FileHandle;
+  #locked = false;
+  /** Whether the lock is to be kept: `lock` may come while `unlock` still waits. */
+  #wanted = false;
+  /** Number of writes that have ended, and of those that were flushed since. */
+  #written = 0;
+  #flushed = 0;
+
+  private constructor(path: string, file: FileHandle, byteLength: number, readonly: boolean) {
+    this.path = path;
+    this.#file = file;
+    this.byteLength = byteLength;
+    this.readonly = readonly;
+  }
+
+  /**
+   * Opens a file, or a block device, that is there. Nothing is locked yet.
+   *
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is no such file, cannot be opened, or has no whole number of sectors
+   */
+  static async open(path: string, readonly: boolean): Promise<DiskFile> {
+    let file: FileHandle;
+    try {
+      file = await open(path, readonly ? constants.O_RDONLY : constants.O_RDWR);
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      const hint = code === 'ENOENT' ? 'create it, or name another' : 'make it accessible, or name another';
+      const how = readonly ? 'be read' : 'be read and written';
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the disk ${path} cannot ${how} (${code}): ${hint}`, { cause });
+    }
+    try {
+      const status = await file.stat();
+      if (!status.isFile() && !status.isBlockDevice()) {
+        throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the disk ${path} is neither a file nor a block device`);
+      }
+      const byteLength = status.isFile() ? status.size : await endOf(file);
+      if (byteLength === 0 || byteLength % SECTOR_BYTES !== 0) {
+        throw new GodwitError(
+          'GODWIT_INVALID_ARGUMENT',
+          `a disk has a multiple of ${SECTOR_BYTES} bytes, and ${path} has ${byteLength}: make it longer (truncate -s)`,
+        );
+      }
+      return new DiskFile(path, file, byteLength, readonly);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Claims the disk for this VMM: alone if it writes, else with other readers. Does nothing when it has the lock.
+   *
+   * @throws GodwitError GODWIT_DEVICE_BUSY when another VMM has it
+   */
+  lock(): void {
+    this.#wanted = true;
+    if (this.#locked) return;
+    if (!tryLockFile(this.#file.fd, this.readonly ? 'shared' : 'exclusive')) {
+      throw new GodwitError(
+        'GODWIT_DEVICE_BUSY',
+        `the disk ${this.path} is in use by another VMM: end that one, or pause its guest`,
+      );
+    }
+    this.#locked = true;
+  }
+
+  /** Puts all that was written on the disk itself, for another host, and gives the lock back. */
+  async unlock(): Promise<void> {
+    this.#wanted = false;
+    if (!this.#locked) return;
+    if (this.#flushed < this.#written) await this.flush();
+    // It may have been claimed again meanwhile.
+    if (this.#wanted) return;
+    unlockFile(this.#file.fd);
+    this.#locked = false;
+  }
+
+  /** Reads exactly so many bytes. @throws Error of the system, or when the file has become shorter */
+  async read(position: number, byteLength: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(byteLength);
+    for (let at = 0; at < byteLength; ) {
+      const { bytesRead } = await this.#file.read(bytes, at, byteLength - at, position + at);
+      if (bytesRead === 0) throw new Error(`${this.path} ends at ${position + at}`);
+      at += bytesRead;
+    }
+    return bytes;
+  }
+
+  async write(position: number, bytes: Uint8Array): Promise<void> {
+    try {
+      for (let at = 0; at < bytes.byteLength; ) {
+        const { bytesWritten } = await this.#file.write(bytes, at, bytes.byteLength - at, position + at);
+        at += bytesWritten;
+      }
+    } finally {
+      this.#written++;
+    }
+  }
+
+  /** Resolves when all that was written before is on the disk itself. */
+  async flush(): Promise<void> {
+    const written = this.#written;
+    await this.#file.datasync();
+    this.#flushed = Math.max(this.#flushed, written);
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+}
+
+/** The size of a block device, which `stat` does not have: the last byte that can be read is looked for. */
+async function endOf(file: FileHandle): Promise<number> {
+  const one = new Uint8Array(1);
+  const has = async (position: number): Promise<boolean> => (await file.read(one, 0, 1, position)).bytesRead === 1;
+  if (!(await has(0))) return 0;
+  let [below, above] = [0, 1];
+  while (await has(above)) [below, above] = [above, above * 2];
+  while (above - below > 1) {
+    const middle = Math.floor((below + above) / 2);
+    if (await has(middle)) below = middle;
+    else above = middle;
+  }
+  return above;
+}

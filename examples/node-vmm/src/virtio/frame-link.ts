@@ -1,0 +1,46 @@
+/** Where a network card's frames go, and come from. */
+export interface FrameLink {
+  /** Connects, or begins to; until `close`. @param arrives called for each frame that comes */
+  open(arrives: (frame: Uint8Array) => void): void;
+  /** Sends a frame, or drops it: where nobody is connected, or the other side takes too long. */
+  send(frame: Uint8Array): void;
+  /** Disconnects. Resolves when no frame comes any more. Idempotent. */
+  close(): Promise<void>;
+}
+
+const LENGTH_BYTES = 4;
+
+/** Puts a frame's length before it: 32 bits, the most significant byte first, as QEMU's `-netdev stream` and passt do. */
+export function withLength(frame: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(LENGTH_BYTES + frame.byteLength);
+  new DataView(bytes.buffer).setUint32(0, frame.byteLength);
+  bytes.set(frame, LENGTH_BYTES);
+  return bytes;
+}
+
+/** Cuts a stream of bytes into frames, each behind its length. */
+export class FrameCutter {
+  readonly #longest: number;
+  readonly #arrives: (frame: Uint8Array) => void;
+  #rest: Uint8Array = new Uint8Array(0);
+
+  /** @param longest frame, in bytes */
+  constructor(longest: number, arrives: (frame: Uint8Array) => void) {
+    this.#longest = longest;
+    this.#arrives = arrives;
+  }
+
+  /** Takes the next bytes of the stream; returns false when they are no frames, and no more can be taken. */
+  take(bytes: Uint8Array): boolean {
+    let rest = this.#rest.byteLength === 0 ? bytes : Buffer.concat([this.#rest, bytes]);
+    while (rest.byteLength >= LENGTH_BYTES) {
+      const length = new DataView(rest.buffer, rest.byteOffset).getUint32(0);
+      if (length > this.#longest) return false;
+      if (rest.byteLength < LENGTH_BYTES + length) break;
+      this.#arrives(Uint8Array.from(rest.subarray(LENGTH_BYTES, LENGTH_BYTES + length)));
+      rest = rest.subarray(LENGTH_BYTES + length);
+    }
+    this.#rest = rest;
+    return true;
+  }
+}

@@ -1,0 +1,63 @@
+import { VirtioWord, type VirtioWords } from './virtio-words.js';
+
+/** How long a thread waits for the lock at a time before it tries again. Milliseconds. */
+const LOCK_WAIT_MS = 5;
+
+/**
+ * The interrupt of one device, which the main thread and all vCPU threads share: the interrupt status register, and the line, which is
+ * high while a bit of it is set (triggered by level).
+ */
+export class InterruptLine {
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #at: number;
+  readonly #setLine: (high: boolean) => void;
+
+  /** @param setLine sets the level of the line in the interrupt controllers */
+  constructor(words: VirtioWords, device: number, setLine: (high: boolean) => void) {
+    this.#words = words.words;
+    this.#at = words.device(device);
+    this.#setLine = setLine;
+  }
+
+  /** The interrupt status register: bits of `InterruptBit`. */
+  get status(): number {
+    return Atomics.load(this.#words, this.#at + VirtioWord.interruptStatus);
+  }
+
+  raise(bits: number): void {
+    this.#change((status) => status | bits);
+  }
+
+  acknowledge(bits: number): void {
+    this.#change((status) => status & ~bits);
+  }
+
+  /** Sets the status, and the line whatever it was: for a reset, and for a state that was loaded into other interrupt controllers. */
+  set(status: number): void {
+    this.#exclusively(() => {
+      Atomics.store(this.#words, this.#at + VirtioWord.interruptStatus, status);
+      this.#setLine(status !== 0);
+    });
+  }
+
+  #change(next: (status: number) => number): void {
+    this.#exclusively(() => {
+      const before = this.status;
+      const after = next(before);
+      Atomics.store(this.#words, this.#at + VirtioWord.interruptStatus, after);
+      if ((before !== 0) !== (after !== 0)) this.#setLine(after !== 0);
+    });
+  }
+
+  /** Does `work` while no other thread does: it is short, and never waits. */
+  #exclusively(work: () => void): void {
+    const lock = this.#at + VirtioWord.lock;
+    while (Atomics.compareExchange(this.#words, lock, 0, 1) !== 0) Atomics.wait(this.#words, lock, 1, LOCK_WAIT_MS);
+    try {
+      work();
+    } finally {
+      Atomics.store(this.#words, lock, 0);
+      Atomics.notify(this.#words, lock, 1);
+    }
+  }
+}

@@ -1,0 +1,113 @@
+import { InterruptLine } from './interrupt-line.js';
+import { slotAddress, slotIrq, VIRTIO_ADDRESS, VIRTIO_SLOT_BYTES } from './mmio-slots.js';
+import { MmioRegister } from './virtio-numbers.js';
+import { CallWord, VirtioWord, type VirtioWords } from './virtio-words.js';
+
+/** How long a vCPU's thread waits for an answer at a time before it asks `gaveUp` again. Milliseconds. */
+const ANSWER_WAIT_MS = 20;
+/** Queues that can be notified, one bit each. */
+const MOST_QUEUES = 31;
+
+/** What the thread of a vCPU does for its access to a device. */
+export interface MmioWindowParts {
+  readonly words: VirtioWords;
+  readonly vcpu: number;
+  readonly devices: number;
+  /** Sets the level of an interrupt line. */
+  setIrqLine(irq: number, high: boolean): void;
+  /** Tells the main thread that a register access waits for its answer. */
+  call(): void;
+  /** Tells the main thread that a device was notified, once until it looks. */
+  notify(): void;
+  /** Asked while an answer is awaited; true ends the wait, with zeros as the answer. */
+  gaveUp(): boolean;
+}
+
+/**
+ * The registers of all virtio devices, as the thread of one vCPU sees them. The main thread answers, and the vCPU waits meanwhile; only
+ * what a guest does again and again is done here: it notifies a queue, and reads and acknowledges the interrupt status.
+ */
+export class MmioWindow {
+  readonly #parts: MmioWindowParts;
+  readonly #lines: readonly InterruptLine[];
+  readonly #call: number;
+
+  constructor(parts: MmioWindowParts) {
+    this.#parts = parts;
+    this.#lines = Array.from(
+      { length: parts.devices },
+      (_, device) => new InterruptLine(parts.words, device, (high) => parts.setIrqLine(slotIrq(device), high)),
+    );
+    this.#call = parts.words.call(parts.vcpu);
+  }
+
+  /**
+   * Handles an access.
+   *
+   * @param data what the guest writes, or room for what it reads. No register has 3 bytes or crosses a word: reads of such are zeros
+   * @returns false when no device is at the address
+   */
+  access(address: number, data: Uint8Array, isWrite: boolean): boolean {
+    const device = Math.floor((address - VIRTIO_ADDRESS) / VIRTIO_SLOT_BYTES);
+    if (device < 0 || device >= this.#lines.length) return false;
+    const offset = address - slotAddress(device);
+    const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+    // An access of 8 bytes is two of 4.
+    for (let at = 0; at < data.byteLength; at += 4) {
+      const size = Math.min(data.byteLength - at, 4);
+      if (isWrite) this.#write(device, offset + at, size, readNumber(view, at, size));
+      else writeNumber(view, at, size, this.#read(device, offset + at, size));
+    }
+    return true;
+  }
+
+  #read(device: number, offset: number, size: number): number {
+    if (offset === MmioRegister.interruptStatus) return this.#line(device).status;
+    return this.#ask(device, offset, size, false, 0);
+  }
+
+  #write(device: number, offset: number, size: number, value: number): void {
+    if (offset === MmioRegister.interruptAcknowledge) this.#line(device).acknowledge(value);
+    else if (offset === MmioRegister.queueNotify) this.#notify(device, value);
+    else this.#ask(device, offset, size, true, value);
+  }
+
+  #line(device: number): InterruptLine {
+    return this.#lines[device] as InterruptLine;
+  }
+
+  /** Notes the queue. However often the guest notifies, the main thread has at most one message of each device. */
+  #notify(device: number, queue: number): void {
+    if (queue >= MOST_QUEUES) return;
+    const { words } = this.#parts.words;
+    const before = Atomics.or(words, this.#parts.words.device(device) + VirtioWord.notified, 1 << queue);
+    if (before === 0) this.#parts.notify();
+  }
+
+  #ask(device: number, offset: number, size: number, isWrite: boolean, value: number): number {
+    const { words } = this.#parts.words;
+    const at = this.#call;
+    words[at + CallWord.device] = device;
+    words[at + CallWord.offset] = offset;
+    words[at + CallWord.size] = size;
+    words[at + CallWord.isWrite] = isWrite ? 1 : 0;
+    words[at + CallWord.value] = value | 0;
+    Atomics.store(words, at + CallWord.pending, 1);
+    this.#parts.call();
+    while (Atomics.load(words, at + CallWord.pending) !== 0) {
+      if (this.#parts.gaveUp()) return 0;
+      Atomics.wait(words, at + CallWord.pending, 1, ANSWER_WAIT_MS);
+    }
+    return (words[at + CallWord.value] as number) >>> 0;
+  }
+}
+
+function readNumber(view: DataView, at: number, size: number): number {
+  let value = 0;
+  for (let i = size - 1; i >= 0; i--) value = value * 256 + view.getUint8(at + i);
+  return value;
+}
+
+function writeNumber(view: DataView, at: number, size: number, value: number): void {
+  for (let i = 0; i < size; i++) view.setUint8(at + i, value >>> (8 * i));
+}

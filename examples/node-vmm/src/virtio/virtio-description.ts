@@ -1,0 +1,35 @@
+import { GodwitError } from '@godwit/core';
+
+/** A virtio device as the machine's description names it, in the order of the slots: plain data, equal on every host. */
+export type VirtioDescription =
+  | { readonly type: 'rng' }
+  | { readonly type: 'block'; readonly byteLength: number; readonly readonly: boolean }
+  | { readonly type: 'console' }
+  /** `mac`: twelve hexadecimal digits. */
+  | { readonly type: 'net'; readonly mac: string };
+
+/**
+ * Checks the virtio devices of a description that came from a peer; none are the same as an empty list.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT when they are none that a machine here can have, or one is there twice
+ */
+export function parseVirtio(given: unknown): readonly VirtioDescription[] {
+  if (given === undefined) return [];
+  const devices = Array.isArray(given) ? given.map(parseDevice) : undefined;
+  const types = new Set(devices?.map((device) => device?.type));
+  if (devices === undefined || types.has(undefined) || types.size !== devices.length) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `a machine's virtio devices are a list with each type once: rng, block (byteLength, readonly), console, net (mac); got ${JSON.stringify(given)}`,
+    );
+  }
+  return devices as readonly VirtioDescription[];
+}
+
+function parseDevice(given: unknown): VirtioDescription | undefined {
+  const { type, byteLength, readonly, mac } = (given ?? {}) as Record<string, unknown>;
+  if (type === 'rng' || type === 'console') return { type };
+  if (type === 'net' && typeof mac === 'string' && /^[0-9a-f]{12}$/.test(mac)) return { type, mac };
+  const isDisk = type === 'block' && typeof byteLength === 'number' && typeof readonly === 'boolean';
+  return isDisk ? { type, byteLength, readonly } : undefined;
+}

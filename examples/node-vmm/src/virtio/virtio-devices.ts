@@ -1,0 +1,136 @@
+import { randomBytes } from 'node:crypto';
+import { GodwitError } from '@godwit/core';
+import { BlockDevice } from './block-device.js';
+import { ConsoleDevice } from './console-device.js';
+import { DiskFile } from './disk-file.js';
+import { NetDevice } from './net-device.js';
+import { RngDevice } from './rng-device.js';
+import { type SocketChoice, SocketLink } from './socket-link.js';
+import type { VirtioDescription } from './virtio-description.js';
+import type { VirtioDevice } from './virtio-device.js';
+
+/** A file of this host that is the guest's disk. */
+export interface DiskChoice {
+  readonly path: string;
+  /** Whether the guest only reads it. Default: it writes too. */
+  readonly readonly?: boolean;
+}
+
+/** What the virtio devices of a machine are connected to on this host. */
+export interface VirtioHost {
+  readonly disk?: DiskChoice;
+  /** Where the frames of the guest's network card go. */
+  readonly net?: SocketChoice;
+}
+
+/** The virtio devices that a new machine is to have. */
+export interface VirtioChoice extends VirtioHost {
+  /** A source of random bytes. Default: none. */
+  readonly rng?: boolean;
+  /** A console, `hvc0`, which gets what is typed. Default: none, and the serial port gets it. */
+  readonly console?: boolean;
+}
+
+/** The devices of a machine, and how its description names them. */
+export interface VirtioParts {
+  readonly description: readonly VirtioDescription[];
+  readonly devices: readonly VirtioDevice[];
+}
+
+/** What a guest sees as its disk's id. */
+const DISK_NAME = 'godwit-disk';
+/** The first three bytes of a card's address, which nobody has been assigned: the same as QEMU's. */
+const MAC_PREFIX = '525400';
+
+/** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk cannot be used */
+export async function newVirtio({ rng = false, console = false, disk, net }: VirtioChoice): Promise<VirtioParts> {
+  const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
+  const mac = MAC_PREFIX + randomBytes(3).toString('hex');
+  const parts = [
+    ...(rng ? [{ description: { type: 'rng' } as const, device: new RngDevice() }] : []),
+    ...(file === undefined ? [] : [blockParts(file)]),
+    ...(console ? [{ description: { type: 'console' } as const, device: new ConsoleDevice() }] : []),
+    ...(net === undefined ? [] : [{ description: { type: 'net', mac } as const, device: cardOf(mac, net) }]),
+  ];
+  return { description: parts.map(({ description }) => description), devices: parts.map(({ device }) => device) };
+}
+
+/**
+ * Makes the devices of a machine whose guest is about to arrive.
+ *
+ * @throws GodwitError GODWIT_UNSUPPORTED when this host does not have what they need
+ */
+export async function arrivingVirtio(
+  description: readonly VirtioDescription[],
+  host: VirtioHost,
+): Promise<VirtioParts> {
+  const has = (type: VirtioDescription['type']): boolean => description.some((device) => device.type === type);
+  if (host.disk !== undefined && !has('block')) {
+    throw refused(`the guest has no disk, and ${host.disk.path} is given as one: leave out --disk`);
+  }
+  if (host.net !== undefined && !has('net')) {
+    throw refused(`the guest has no network card, and ${host.net.path} is given for one: leave out --net`);
+  }
+  const devices: VirtioDevice[] = [];
+  try {
+    for (const device of description) devices.push(await arriving(device, host));
+    return { description, devices };
+  } catch (error) {
+    await closeDevices(devices);
+    throw error;
+  }
+}
+
+/** Frees devices of which no machine was made. */
+export async function closeDevices(devices: readonly VirtioDevice[]): Promise<void> {
+  await Promise.all(devices.map((device) => device.close?.()));
+}
+
+async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): Promise<VirtioDevice> {
+  if (device.type === 'block') return new BlockDevice(await arrivingDisk(device, disk), DISK_NAME);
+  if (device.type === 'net') {
+    if (net !== undefined) return cardOf(device.mac, net);
+    throw refused(
+      'the guest has a network card, and no socket is given here: name one at the destination (--net SOCKET)',
+    );
+  }
+  return device.type === 'console' ? new ConsoleDevice() : new RngDevice();
+}
+
+/** The disk of a guest that is about to arrive: the same one, or a copy, which has the same size. */
+async function arrivingDisk(
+  { byteLength, readonly }: Extract<VirtioDescription, { readonly type: 'block' }>,
+  disk: DiskChoice | undefined,
+): Promise<DiskFile> {
+  if (disk === undefined) {
+    const how = readonly ? 'reads' : 'writes';
+    throw refused(
+      `the guest ${how} a disk of ${byteLength} bytes, and none is given here: name the file at the destination (--disk FILE)`,
+    );
+  }
+  if (disk.readonly === true && !readonly) {
+    throw refused(`the guest writes its disk, and ${disk.path} is given as read-only: leave out "readonly"`);
+  }
+  const file = await DiskFile.open(disk.path, readonly).catch((error: Error) => {
+    throw refused(error.message, error);
+  });
+  if (file.byteLength === byteLength) return file;
+  await file.close();
+  throw refused(
+    `the guest's disk has ${byteLength} bytes, and ${disk.path} has ${file.byteLength}: name the file that the source has, or a copy of it`,
+  );
+}
+
+function cardOf(mac: string, net: SocketChoice): NetDevice {
+  return new NetDevice(Buffer.from(mac, 'hex'), new SocketLink(net));
+}
+
+function blockParts(file: DiskFile): { description: VirtioDescription; device: VirtioDevice } {
+  const { byteLength, readonly } = file;
+  return { description: { type: 'block', byteLength, readonly }, device: new BlockDevice(file, DISK_NAME) };
+}
+
+/** This host cannot take the guest. */
+function refused(message: string, cause?: unknown): GodwitError {
+  return new GodwitError('GODWIT_UNSUPPORTED', message, { cause });
+}
