@@ -366,7 +366,7 @@ describe('closing', () => {
 
   test('without an error is told to whoever waits: the link is gone', async () => {
     const { connection } = connect();
-    const waiting = watch(connection.write(ACK).then(() => connection.ask(ACK, 'ready')));
+    const waiting = watch(connection.ask(ACK, 'ready'));
     await connection.close(undefined);
     expect(connection.signal.reason).toMatchObject({ code: 'GODWIT_LINK_LOST', message: 'the migration is over' });
     expect(waiting).toMatchObject({ state: 'rejected', outcome: connection.signal.reason });

@@ -1,7 +1,7 @@
 import { claimOf, type Frame, type FrameStream, GodwitError, type ReceiveOptions } from '@godwit/core';
 import { FaultyDevice, ToyFaultService, type ToyMissing } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { DEVICES, end, failingOnce, GO, PlayedSource, pages, SWITCHOVER } from './played-source.js';
+import { beforeFirst, DEVICES, end, failingOnce, GO, PlayedSource, pages, SWITCHOVER } from './played-source.js';
 import { held, watch } from './played-stream.js';
 import { PAGE } from './toy-migration.js';
 
@@ -33,7 +33,7 @@ interface Beginning {
 
 /** A destination that has agreed to post-copy. */
 async function begin({ faults = new ToyFaultService(), options = {}, through, pageChannels = 0 }: Beginning = {}) {
-  played = new PlayedSource(100_000, { faults, ...options }, through);
+  played = new PlayedSource(100_000, { faults, progressIntervalMs: 0, ...options }, through);
   await played.hello({ features: FEATURES, pageChannels: pageChannels + 1 });
   await played.hear('welcome');
   return faults;
@@ -42,9 +42,10 @@ async function begin({ faults = new ToyFaultService(), options = {}, through, pa
 /** Pages 1 and 40 are missing, and the guest runs. */
 async function running(beginning: Beginning = {}): Promise<ToyMissing> {
   const faults = await begin(beginning);
-  const [channel] = (beginning.pageChannels ?? 0) > 0 ? played.pages : [played.control];
-  for (const [frame, payload] of [ROUND[0], [end(2), undefined]] as const)
-    await (channel as FrameStream).write(frame as Frame, payload && [payload]);
+  const channel = (beginning.pageChannels ?? 0) > 0 ? (played.pages[0] as FrameStream) : played.control;
+  const [[frame, payload], ending] = ROUND;
+  await channel.write(frame, [payload]);
+  await channel.write(ending);
   await played.hear('roundAck');
   await played.send(missing(1, 1), missing(40, 1), ...DEVICES, SWITCHOVER);
   await played.hear('ready');
@@ -301,6 +302,42 @@ describe('the guest that runs here', () => {
     await played.hear('whole');
     await played.send({ type: 'released' });
     await played.incoming.result;
+  });
+
+  /** A source has come back, and is just being answered. */
+  async function comingBack() {
+    const answering = held();
+    const served = await running({ through: beforeFirst('resumed', () => answering.promise) });
+    await played.again({ stage: 'handedOver', features: FEATURES, pageChannels: 1 });
+    await played.hear('missing');
+    await turn();
+    return { answering, served };
+  }
+
+  test('may be whole while a source that has come back is answered: that is said after the answer', async () => {
+    const { answering, served } = await comingBack();
+    const sink = served.sink();
+    for (const page of [1, 40]) sink.put(0, page, 1, 0);
+    served.arrived();
+    await turn();
+    answering.release();
+    await played.hear('whole');
+    expect(played.heard.map(({ type }) => type).filter((type) => type !== 'missing')).toEqual(['resumed', 'whole']);
+    await played.send({ type: 'released' });
+    await played.incoming.result;
+  });
+
+  test('may be given up while a source that has come back is answered: it is paused after the answer', async () => {
+    const { answering } = await comingBack();
+    played.incoming.giveUpPages();
+    await turn();
+    answering.release();
+    await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    const types = played.events.map(({ type }) => type);
+    expect(types.filter((type) => ['reconnected', 'faults', 'failed'].includes(type))).toEqual([
+      ...['reconnected', 'faults', 'failed'],
+    ]);
+    expect(played.vm.running).toBe(false);
   });
 
   test('is whole without a link too: the source is told over the next one', async () => {

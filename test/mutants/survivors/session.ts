@@ -40,7 +40,7 @@ export const SESSION: readonly Survivors[] = [
   },
   {
     file: 'session/keepalive.ts',
-    why: 'a silence that begins with a millisecond is noticed by the same look: looks are a quarter of the shorter time apart',
+    why: 'a millisecond is far below the quarter of the shorter time by which either may be exceeded',
     mutants: ['keepAlive: 0 -> 1 #4', 'keepAlive: 0 -> 1 #5', 'keepAlive: 0 -> 1 #8', 'keepAlive: 0 -> 1 #9'],
   },
   {
