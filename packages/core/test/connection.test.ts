@@ -372,7 +372,7 @@ describe('closing', () => {
     expect(waiting).toMatchObject({ state: 'rejected', outcome: connection.signal.reason });
   });
 
-  test.each([
+  test.each<readonly [number | undefined, number, boolean]>([
     [undefined, CLOSING_MS, false],
     [5000, 3000, true],
   ])('waits for the carrier to take the message: with %p ms to do so, %i ms', async (acceptedMs, endedAt, heard) => {

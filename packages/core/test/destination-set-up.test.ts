@@ -319,8 +319,12 @@ test('encodings whose decoders would keep more than a GiB are refused before a p
     throw new Error('no page has come');
   };
   const encoding: StreamEncoding = {
-    ...{ kind: 'stream', name: 'hoard', expectedMsPerMiB: 1, stateBytes: 2 ** 29 },
-    ...{ encoder: codec, decoder: codec },
+    kind: 'stream',
+    name: 'hoard',
+    expectedMsPerMiB: 1,
+    stateBytes: 2 ** 29,
+    encoder: codec,
+    decoder: codec,
   };
   for (const pageChannels of [2, 3]) {
     played = new PlayedSource(100_000, { encodings: [encoding] });
