@@ -80,6 +80,7 @@ export const SCOPE: readonly Scope[] = [
     ],
   },
   { sources: ['ownership'], tests: ['ownership', 'ownership-authority', 'settlement', 'garbled-hand-over'] },
+  { sources: ['source/phases/background.ts'], tests: ['background'] },
   {
     sources: ['source/phases'],
     tests: [
@@ -104,6 +105,7 @@ export const SCOPE: readonly Scope[] = [
       'role-events',
       'broken-on-purpose',
       'hostile-destination',
+      'background',
     ],
   },
   {
