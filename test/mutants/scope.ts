@@ -12,6 +12,9 @@ export interface Scope {
 /** The tests of whole migrations by post-copy. */
 const POSTCOPY = ['postcopy-given-up', 'postcopy-paused'];
 
+/** The tests of a destination whose guest runs before its pages are there. */
+const ARRIVING_EARLY = ['postcopy-arriving', 'run-at-once', 'postcopy-hostile'];
+
 /** Tests of whole migrations between two sides in one process; each file takes about a second. */
 const MIGRATIONS = [
   'dry-run',
@@ -29,6 +32,7 @@ const MIGRATIONS = [
 const DESTINATION = [
   ...MIGRATIONS,
   ...POSTCOPY,
+  ...ARRIVING_EARLY,
   'destination-receive',
   'destination-answers',
   'destination-prepare',
@@ -57,7 +61,7 @@ export const SCOPE: readonly Scope[] = [
   { sources: ['session/first-cause.ts'], tests: ['first-cause', 'failures'] },
   { sources: ['session/closing-message.ts'], tests: ['closing-message', 'connection', 'failures'] },
   { sources: ['session/retry.ts'], tests: ['retry', 'failures', 'settlement'] },
-  { sources: ['session/keepalive.ts'], tests: ['keepalive', 'connection'] },
+  { sources: ['session/keepalive.ts', 'session/checks.ts'], tests: ['keepalive', 'connection'] },
   {
     sources: ['session'],
     tests: ['connection', 'closing-message', ...MIGRATIONS, 'several-links', 'hostile-destination'],
@@ -76,6 +80,7 @@ export const SCOPE: readonly Scope[] = [
     ],
   },
   { sources: ['ownership'], tests: ['ownership', 'ownership-authority', 'settlement', 'garbled-hand-over'] },
+  { sources: ['source/phases/background.ts'], tests: ['background'] },
   {
     sources: ['source/phases'],
     tests: [
@@ -100,6 +105,7 @@ export const SCOPE: readonly Scope[] = [
       'role-events',
       'broken-on-purpose',
       'hostile-destination',
+      'background',
     ],
   },
   {
@@ -107,6 +113,10 @@ export const SCOPE: readonly Scope[] = [
     tests: ['page-queue', 'page-queue-words', 'round-takers', 'round-batches', 'in-round', 'link-loss'],
   },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
+  {
+    sources: ['destination/phases/post-copy.ts'],
+    tests: [...ARRIVING_EARLY, ...POSTCOPY, 'send-missing', 'postcopy-bandwidth'],
+  },
   { sources: ['destination/phases'], tests: DESTINATION },
 ];
 

@@ -1,4 +1,5 @@
 import {
+  claimOf,
   type DirtyBitmaps,
   GodwitError,
   type LinkConnector,
@@ -9,8 +10,9 @@ import {
   type ProtectionStatus,
   type WriteProtection,
 } from '@godwit/core';
-import { ToyVm, VirtualClock } from '@godwit/core/testing';
-import { expect, test } from '@jest/globals';
+import { type MemoryLinkOptions, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { held } from './played-stream.js';
 import { BLOCKS, filledVm, start, states, type Toy } from './toy-migration.js';
 
 const TARGET = { module: undefined, make: 'toy', options: undefined };
@@ -22,13 +24,17 @@ class ToyProtection implements WriteProtection {
   reasons: readonly string[] = [];
   saved: (memory: { resolve(): void; reject(error: Error): void }) => void = ({ resolve }) => resolve();
   freeze: () => Promise<number> = async () => 3;
-  limits: number[] = [];
+  readonly limits: number[] = [];
+  /** The limits that were set before the memory was frozen. */
+  limitsBefore: readonly number[] = [];
+  ready: () => Promise<void> = async () => {};
+  protecting: () => Promise<void> = async () => {};
+  ending: () => Promise<void> = async () => {};
+  pagesLeft = 0;
 
   constructor(log: string[]) {
     this.log = log;
   }
-
-  async ready(): Promise<void> {}
 
   blockers(): readonly string[] {
     return this.reasons;
@@ -38,22 +44,25 @@ class ToyProtection implements WriteProtection {
     expect(target).toBe(TARGET);
     this.contents = contents;
     this.log.push('protect');
+    await this.protecting();
     let saved: Promise<void> = new Promise(() => {});
-    const status = this.#status(contents.count());
+    const pages = contents.count();
     const memory: ProtectedMemory = {
       get saved() {
         return saved;
       },
       freeze: async () => {
         this.log.push('freeze');
+        this.limitsBefore = [...this.limits];
         saved = new Promise((resolve, reject) => this.saved({ resolve, reject }));
         saved.catch(() => {});
         return this.freeze();
       },
       limit: (bytes) => void this.limits.push(bytes),
-      status: () => status,
+      status: () => this.#status(pages),
       end: async () => {
         if (this.log.at(-1) !== 'lift') this.log.push('lift');
+        await this.ending();
       },
     };
     return memory;
@@ -61,7 +70,8 @@ class ToyProtection implements WriteProtection {
 
   #status(pages: number): ProtectionStatus {
     return {
-      ...{ pagesLeft: 0, pagesTotal: pages, pagesCopied: 1, writtenBytes: pages * 4096, faults: 1, faultsPerSecond: 0 },
+      ...{ pagesLeft: this.pagesLeft, pagesTotal: pages, pagesCopied: 1, writtenBytes: (pages - this.pagesLeft) * 4096 },
+      ...{ faults: 1, faultsPerSecond: 0 },
       ...{ faultsWithoutRoom: 0, latencyDistribution: [1], worstLatencyUs: 1, blocked: [] },
       ...{ bufferBytes: 4096, bufferedBytes: 0, bufferHighBytes: 4096 },
     };
@@ -95,6 +105,7 @@ function saving(
   prepare: (protection: ToyProtection) => void = () => {},
   save?: () => Promise<void>,
   withTarget = true,
+  taps: MemoryLinkOptions = {},
 ): Saving {
   const log: string[] = [];
   const clock = new VirtualClock();
@@ -108,7 +119,7 @@ function saving(
   source.onResume = () => void log.push('resume');
   const destination = new ToyVm(BLOCKS, { running: false, devices: [device(log)] });
   const toy = start({
-    ...{ clock, source, destination },
+    ...{ clock, source, destination, link: taps },
     migrate: { clock, background: protection, ...options },
     connector: {
       async connect(request, signal) {
@@ -141,6 +152,8 @@ test('memory is protected, the guest paused for its devices alone, and its state
   expect([toy.source.running, toy.migration.ownership]).toEqual([true, 'running']);
   expect(toy.protection.contents?.count()).toBe(32);
   expect([...new Set(toy.protection.limits)]).toEqual([1000, 2000]);
+  // Saving begins with the freeze.
+  expect(toy.protection.limitsBefore).toEqual([1000]);
   const summary = await toy.migration.result;
   expect(summary).toMatchObject({
     ...{ rounds: [], runState: 'running', pages: { raw: 32, zero: 0 }, deviceBytes: 3 },
@@ -153,6 +166,7 @@ test('memory is protected, the guest paused for its devices alone, and its state
   expect(summary.downtimeMs).toBe(pausedMs);
   expect(toy.events.filter(({ type }) => type === 'protection').length).toBeGreaterThan(3);
   // The VM is free for the next one.
+  expect([claimOf(toy.source).state, toy.link.openStreams]).toEqual(['idle', 0]);
   expect(() => toy.migration.switchOver()).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }));
 });
 
@@ -242,4 +256,209 @@ test.each([
   expect(() => saving(options)).toThrow(
     expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT', message: expect.stringMatching(message) }),
   );
+});
+
+test('each step is waited for, and the summary has its time', async () => {
+  const toy: Saving = saving(
+    {},
+    (protection) => {
+      protection.protecting = () => toy.clock.sleep(30);
+      protection.freeze = () => toy.clock.sleep(5).then(() => 7);
+      protection.saved = ({ resolve }) => void toy.clock.sleep(505).then(resolve);
+    },
+    () => toy.clock.sleep(20),
+  );
+  const { source, log, clock } = toy;
+  const slowly = (step: string) => async () => {
+    log.push(step);
+    await clock.sleep(step === 'pause' ? 50 : 40);
+    log.push(`${step}d`);
+  };
+  source.onPause = slowly('pause');
+  source.onResume = slowly('resume');
+  toy.migration.subscribe((event) => {
+    if (event.type === 'state') log.push(event.state);
+    else if (event.type === 'switchover-start' || event.type === 'round-start') log.push(event.type);
+  });
+  const { background } = await toy.migration.result;
+  expect(background).toMatchObject({
+    ...{ protectMs: 30, stopMs: 50, devicesMs: 20, freezeMs: 5, resumeMs: 40, pausedMs: 115, savingMs: 460 },
+    pagesFrozen: 7,
+  });
+  expect(log).toEqual([
+    ...['setup', 'active', 'protect', 'switchover-start', 'pause', 'paused', 'device', 'save', 'freeze'],
+    ...['resume', 'resumed', 'active', 'round-start', 'lift', 'load 1 2 3', 'lift', 'completed'],
+  ]);
+});
+
+describe('progress', () => {
+  test('is what was saved so far, told every progressIntervalMs', async () => {
+    const toy: Saving = saving({ progressIntervalMs: 1 }, (protection) => {
+      protection.pagesLeft = 32;
+      protection.saved = ({ resolve }) => {
+        void toy.clock.sleep(10.5).then(async () => {
+          protection.pagesLeft = 12;
+          await toy.clock.sleep(5);
+          expect(toy.migration.status().progress).toMatchObject({ roundPages: 32, roundPagesSent: 20 });
+          protection.pagesLeft = 0;
+          resolve();
+        });
+      };
+    });
+    const { wireBytes, pages } = await toy.migration.result;
+    expect(toy.migration.status().progress).toMatchObject({ roundPages: 32, roundPagesSent: 32 });
+    expect([wireBytes > 32 * 4096, pages.raw]).toEqual([true, 32]);
+    const left = toy.events.flatMap((event) => (event.type === 'protection' ? [event.protection.pagesLeft] : []));
+    expect(left).toEqual([...new Array(10).fill(32), ...new Array(5).fill(12), 0]);
+    const begun = toy.events.filter(({ type }) => type === 'round-start' || type === 'switchover-start');
+    expect(begun).toMatchObject([{ attempt: 1 }, { round: 1, dirtyPages: 32 }]);
+  });
+
+  test('is told to nobody with an interval of 0, and what is saved is counted nevertheless', async () => {
+    const toy: Saving = saving({ progressIntervalMs: 0 }, (protection) => {
+      protection.pagesLeft = 32;
+      protection.saved = ({ resolve }) => {
+        void toy.clock.sleep(1000).then(() => {
+          protection.pagesLeft = 0;
+          resolve();
+        });
+      };
+    });
+    await toy.migration.result;
+    expect(toy.events.filter(({ type }) => type === 'protection')).toEqual([]);
+    expect(toy.migration.status().progress).toMatchObject({ roundPagesSent: 32 });
+  });
+});
+
+describe('threads that are slow', () => {
+  test('to be ready: nothing is touched before, and a caller may cancel', async () => {
+    const ready = held();
+    const toy = saving({}, (protection) => {
+      protection.ready = () => ready.promise;
+    });
+    await toy.clock.sleep(1000);
+    expect(toy.log).toEqual([]);
+    toy.migration.cancel();
+    expect([(await toy.settled()).code, toy.log, claimOf(toy.source).state]).toEqual(['GODWIT_CANCELLED', [], 'idle']);
+    const late = held();
+    const other = saving({}, (protection) => {
+      protection.ready = () => late.promise;
+    });
+    await other.clock.sleep(1000);
+    late.release();
+    expect((await other.settled()).code).toBeUndefined();
+  });
+
+  test('to protect: a caller may cancel, and the VM stays claimed until the protection is lifted', async () => {
+    const protecting = held();
+    const toy = saving({}, (protection) => {
+      protection.protecting = () => protecting.promise;
+    });
+    await toy.clock.sleep(1000);
+    toy.migration.cancel();
+    expect((await toy.settled()).code).toBe('GODWIT_CANCELLED');
+    expect([toy.log, claimOf(toy.source).waitingFor]).toEqual([['protect'], ['the protection of the memory']]);
+    protecting.release();
+    await claimOf(toy.source).free;
+    expect(toy.log).toEqual(['protect', 'lift']);
+  });
+
+  test('to end: nothing is flushed before the protection is lifted', async () => {
+    const ends = [held(), held()];
+    let calls = 0;
+    const toy = saving({}, (protection) => {
+      protection.ending = () => (ends[calls++] ?? held()).promise;
+    });
+    await toy.clock.sleep(1000);
+    expect(toy.log).toEqual(['protect', 'pause', 'save', 'freeze', 'resume', 'lift']);
+    ends[0]?.release();
+    await toy.migration.result;
+    expect(claimOf(toy.source).waitingFor).toEqual(['the threads of a background snapshot']);
+    ends[1]?.release();
+    await claimOf(toy.source).free;
+  });
+});
+
+test('memory that cannot be protected ends it, and the VM is free', async () => {
+  const toy = saving({}, (protection) => {
+    protection.protecting = () => Promise.reject(new GodwitError('GODWIT_SYSCALL', 'no'));
+  });
+  expect([(await toy.settled()).code, toy.log]).toEqual(['GODWIT_SYSCALL', ['protect']]);
+  await claimOf(toy.source).free;
+});
+
+describe('the pause', () => {
+  test('that was too long is over, and what hung goes no further', async () => {
+    const toy: Saving = saving({ pauseLimitMs: 700 }, undefined, () => toy.clock.sleep(5000));
+    const { code, sent } = await toy.settled();
+    expect([code, toy.clock.now() < 5000]).toEqual(['GODWIT_SWITCHOVER_OVERRAN', true]);
+    expect(sent).toMatchObject({ reason: { message: expect.stringContaining('within pauseLimitMs (700 ms)') } });
+    await toy.clock.sleep(10_000);
+    expect(toy.log).toEqual(['protect', 'pause', 'save', 'lift', 'resume']);
+    expect([toy.source.running, claimOf(toy.source).state]).toEqual([true, 'idle']);
+  });
+
+  test('may be as long as it takes where there is no limit', async () => {
+    const toy: Saving = saving({ pauseLimitMs: 0 }, undefined, () => toy.clock.sleep(600_000));
+    expect((await toy.settled()).code).toBeUndefined();
+  });
+
+  test.each(['a device', 'the freeze'])('ends at once when the caller cancels in %s', async (where) => {
+    const toy: Saving = saving(
+      { pauseLimitMs: 60_000 },
+      (protection) => {
+        if (where === 'the freeze') protection.freeze = () => new Promise(() => {});
+      },
+      where === 'a device' ? () => new Promise(() => {}) : undefined,
+    );
+    await toy.clock.sleep(100);
+    toy.migration.cancel();
+    expect((await toy.settled()).code).toBe('GODWIT_CANCELLED');
+    expect(toy.clock.now()).toBeLessThan(5000);
+    expect(toy.source.running).toBe(true);
+  });
+
+  test('of a guest that has ended finds nothing to save', async () => {
+    const toy = saving();
+    toy.source.onPause = () => {
+      toy.source.ended = true;
+    };
+    expect([(await toy.settled()).code, toy.log]).toEqual(['GODWIT_GUEST_ENDED', ['protect', 'lift']]);
+  });
+});
+
+describe('the file', () => {
+  test('that never gets its name ends it, with the guest running', async () => {
+    const toy = saving({ switchoverTimeoutMs: 3000 }, undefined, undefined, true, {
+      fromDestination: (frame, payload) => (frame.type === 'ready' ? undefined : { frame, payload }),
+    });
+    const { code, sent } = await toy.settled();
+    expect([code, toy.source.running, toy.destination.running]).toEqual(['GODWIT_TIMEOUT', true, false]);
+    expect(sent).toMatchObject({ reason: { message: expect.stringContaining('switchoverTimeoutMs (3000 ms)') } });
+  });
+
+  test('gets no name once the caller has cancelled, in whatever moment', async () => {
+    const outcomes = new Set<string>();
+    for (let turns = 0; turns < 24; turns++) {
+      let cancelled: boolean | undefined;
+      let went = false;
+      const toy: Saving = saving({}, undefined, undefined, true, {
+        fromSource: (frame, payload) => {
+          if (frame.type === 'go') went = true;
+          return { frame, payload };
+        },
+        fromDestination: (frame, payload) => {
+          if (frame.type !== 'ready') return { frame, payload };
+          void (async () => {
+            for (let i = 0; i < turns; i++) await Promise.resolve();
+            cancelled = toy.migration.cancel();
+          })();
+          return { frame, payload };
+        },
+      });
+      const { code } = await toy.settled();
+      outcomes.add(`${cancelled === true && !went ? 'no name' : 'a name'}: ${code ?? 'completed'}`);
+    }
+    expect([...outcomes].sort()).toEqual(['a name: completed', 'no name: GODWIT_CANCELLED']);
+  });
 });

@@ -102,11 +102,36 @@ describe('frames that come', () => {
   test('after the end are ignored, payload and all; the reason that the peer tells is not', async () => {
     const { clock, control, connection, handled } = connect();
     connection.end(lost());
-    control.arrive({ frame: DEVICE, payloadBytes: 5 }, READY, { type: 'ping', id: 1 });
+    control.arrive({ frame: DEVICE, payloadBytes: 1 }, READY, { type: 'ping', id: 1 });
     await clock.yield();
     expect([handled, control.skipped, control.written]).toEqual([[], 1, []]);
     control.arrive(errorFrame('GODWIT_DEVICE_FAILED'));
-    await expect(connection.ended).resolves.toMatchObject({ code: 'GODWIT_DEVICE_FAILED', remote: true });
+    await expect(connection.ended).resolves.toMatchObject({
+      ...{ code: 'GODWIT_DEVICE_FAILED', remote: true, message: 'the destination failed: out of luck' },
+    });
+  });
+
+  test('after the end are read one after the other, each once the payload before it was skipped', async () => {
+    const { clock, control, connection } = connect();
+    const skipping = held();
+    control.skipPayload = () => skipping.promise;
+    connection.end(lost());
+    control.arrive({ frame: DEVICE, payloadBytes: 5 }, READY);
+    await clock.yield();
+    expect(control.reads).toBe(1);
+    skipping.release();
+    await clock.yield();
+    expect(control.reads).toBe(3);
+  });
+
+  test.each([
+    ['source', 'destination'],
+    ['destination', 'source'],
+  ] as const)('to the %s end with the close of the %s, which is named', async (role, peer) => {
+    const { control, connection } = connect({ role } as unknown as Partial<Parts>);
+    control.bytesRead = 1;
+    control.arrive(null);
+    expect((await connection.ended).message).toBe(`the ${peer} closed the connection`);
   });
 
   test('what the handler throws is the reason', async () => {
@@ -178,6 +203,19 @@ describe('the end', () => {
     expect(after.aborted).toBe(reason);
   });
 
+  test('the last stream may be the urgent one, which is no page channel', () => {
+    const { control, connection } = connect();
+    const [page, urgent] = [new PlayedStream(), new PlayedStream()];
+    connection.attach([page, urgent]);
+    expect([connection.pageChannels, connection.urgent]).toEqual([[page, urgent], undefined]);
+    connection.attach([page, urgent], true);
+    expect(connection.pageChannels).toEqual([page]);
+    expect(connection.urgent).toBe(urgent);
+    expect(connection.streams).toEqual([control, page, urgent]);
+    connection.attach([urgent], true);
+    expect([connection.pageChannels, connection.streams]).toEqual([[], [control, urgent]]);
+  });
+
   test('bytes are counted over all streams', () => {
     const { control, connection } = connect();
     const page = Object.assign(new PlayedStream(), { bytesRead: 10, bytesWritten: 200 });
@@ -239,7 +277,7 @@ describe('answers that are waited for', () => {
     await connection.ended;
     await expect(connection.expect('ready')).rejects.toBe(failure);
     await expect(connection.ping()).rejects.toBe(failure);
-    expect([waiting.state, connection.answer(READY)]).toEqual(['rejected', false]);
+    expect([waiting.state, connection.answer(READY), control.written]).toEqual(['rejected', false, []]);
   });
 });
 
@@ -310,6 +348,12 @@ describe('closing', () => {
       remoteError({ code: 'GODWIT_TIMEOUT', message: '' }, 'destination'),
       true,
     ],
+    [
+      'for what the peer told over another link',
+      undefined,
+      remoteError({ code: 'GODWIT_TIMEOUT', message: '' }, 'destination'),
+      true,
+    ],
     ['to a peer that cannot be reached', lost(), failed(), false],
     ['to a peer that has closed', null, failed(), false],
   ])('says nothing %s', async (_, comes, error, result) => {
@@ -318,6 +362,44 @@ describe('closing', () => {
     await clock.yield();
     await expect(connection.close(error)).resolves.toBe(result);
     expect([control.written, connection.signal.aborted]).toEqual([[], true]);
+  });
+
+  test('without an error is told to whoever waits: the link is gone', async () => {
+    const { connection } = connect();
+    const waiting = watch(connection.ask(ACK, 'ready'));
+    await connection.close(undefined);
+    expect(connection.signal.reason).toMatchObject({ code: 'GODWIT_LINK_LOST', message: 'the migration is over' });
+    expect(waiting).toMatchObject({ state: 'rejected', outcome: connection.signal.reason });
+  });
+
+  test.each<readonly [number | undefined, number, boolean]>([
+    [undefined, CLOSING_MS, false],
+    [5000, 3000, true],
+  ])('waits for the carrier to take the message: with %p ms to do so, %i ms', async (acceptedMs, endedAt, heard) => {
+    const { clock, control, connection } = connect();
+    control.taken = clock.sleep(3000);
+    void clock.sleep(2000).then(() => control.arrive(null));
+    await expect(connection.close(failed(), false, acceptedMs)).resolves.toBe(heard);
+    expect(clock.now()).toBe(endedAt);
+  });
+
+  test('has heard a peer that has sent much before it closes', async () => {
+    const { connection, control } = connect();
+    const closing = connection.close(failed());
+    control.arrive(...new Array(100).fill(ACK), null);
+    await expect(closing).resolves.toBe(true);
+  });
+
+  test('has not been heard by a peer that takes nothing, while its last frame is still handled', async () => {
+    const gate = held();
+    const { clock, control, connection } = connect({ handle: () => gate.promise });
+    control.arrive(ACK);
+    await clock.yield();
+    control.taken = new Promise(() => {});
+    const closing = connection.close(failed());
+    await clock.sleep(5 * CLOSING_MS);
+    gate.release();
+    await expect(closing).resolves.toBe(false);
   });
 
   test.each([true, false])(

@@ -164,6 +164,30 @@ describe('a dry run', () => {
     expect(calls).toEqual(['prepare']);
   });
 
+  test('is over before the next source is served', async () => {
+    const built = held();
+    let calls = 0;
+    const prepare = async () => {
+      calls++;
+      await built.promise;
+      return played.vm;
+    };
+    const { freed, vm } = await asked({}, { prepare }, (listener) => listener);
+    freed.release();
+    await turn();
+    const { control } = played;
+    await played.hello({ migrationId: 'f'.repeat(32) });
+    await turn();
+    expect([calls, claimOf(vm).state]).toEqual([1, 'idle']);
+    built.release();
+    await played.hear('welcome');
+    expect([calls, claimOf(vm).migrationId]).toEqual([1, ID]);
+    await control.close();
+    while (calls < 2) await turn();
+    await turn();
+    expect(claimOf(vm)).toMatchObject({ state: 'arriving', migrationId: 'f'.repeat(32) });
+  });
+
   test('with page channels waits for them', async () => {
     const { freed, vm } = await asked({ pageChannels: 1 });
     freed.release();

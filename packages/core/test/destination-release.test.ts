@@ -1,6 +1,7 @@
 import { FaultyDevice } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { failingOnce, GO, PlayedSource, READY } from './played-source.js';
+import { DEVICES, end, failingOnce, GO, PlayedSource, pages, READY, SWITCHOVER } from './played-source.js';
+import { PAGE } from './toy-migration.js';
 
 let played: PlayedSource;
 afterEach(async () => {
@@ -106,4 +107,24 @@ describe('the source is told that the guest runs here', () => {
     await played.incoming.result;
     expect(played.incoming.ownership).toBe('settled');
   });
+});
+
+test('a page that comes on a page channel after "go" is not taken: the link is lost', async () => {
+  played = new PlayedSource();
+  await played.hello({ pageChannels: 1 });
+  await played.hear('welcome');
+  const [channel] = played.pages;
+  await channel?.write(end(0));
+  await played.hear('roundAck');
+  await played.send(...DEVICES, SWITCHOVER);
+  await played.hear('ready');
+  await played.send(GO);
+  await played.hear('running');
+  const [frame, payload] = pages([3, 1], PAGE, { round: 2 });
+  await channel?.write(frame, [payload]);
+  while (played.lost.length === 0) await played.clock.sleep(1);
+  expect(played.lost).toMatchObject([
+    { code: 'GODWIT_PROTOCOL', message: 'a "pages" frame came on channel 0 after "switchover"' },
+  ]);
+  expect([played.vm.running, played.vm.memory.blocks[0]?.view(3 * PAGE, 1)[0]]).toEqual([true, 0]);
 });

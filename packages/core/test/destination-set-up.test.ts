@@ -1,4 +1,4 @@
-import { claimOf, GodwitError, type MigratableVm, type PageRun } from '@godwit/core';
+import { claimOf, GodwitError, type MigratableVm, type PageRun, type StreamEncoding } from '@godwit/core';
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { failingOnce, GO, ID, PlayedSource, READY, through } from './played-source.js';
@@ -312,6 +312,30 @@ describe('the memory of the VM is looked through before the first page comes', (
     expect(await played.refused()).toBe('GODWIT_CANCELLED');
     expect(played.vm.abandoned).toMatchObject({ code: 'GODWIT_CANCELLED' });
   });
+});
+
+test('encodings whose decoders would keep more than a GiB are refused before a page comes', async () => {
+  const codec = () => {
+    throw new Error('no page has come');
+  };
+  const encoding: StreamEncoding = {
+    kind: 'stream',
+    name: 'hoard',
+    expectedMsPerMiB: 1,
+    stateBytes: 2 ** 29,
+    encoder: codec,
+    decoder: codec,
+  };
+  for (const pageChannels of [2, 3]) {
+    played = new PlayedSource(100_000, { encodings: [encoding] });
+    await played.hello({ features: ['encoding:hoard'], pageChannels });
+    if (pageChannels === 2) {
+      await played.hear('welcome');
+      played.incoming.cancel();
+      await turn();
+      await played.control.close();
+    } else expect(await played.refused()).toBe('GODWIT_LIMIT_EXCEEDED');
+  }
 });
 
 test('a source that comes back in an attempt that was given up is refused', async () => {

@@ -1,4 +1,11 @@
-import { type Frame, type FrameStream, type GodwitError, type MigrateOptions, roundCap } from '@godwit/core';
+import {
+  type Clock,
+  type Frame,
+  type FrameStream,
+  type GodwitError,
+  type MigrateOptions,
+  roundCap,
+} from '@godwit/core';
 import { engineParts, FaultyDevice, type FrameTap, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, filledVm, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
@@ -223,7 +230,25 @@ describe('one end of a link', () => {
     });
   }
 
-  function keep(wire: Wire, clock: VirtualClock, times: { keepaliveMs?: number; silenceTimeoutMs?: number } = {}) {
+  /** A clock that can jump, as it does while this process is stopped; `onYield` is called with each turn of the event loop. */
+  function jumping(onYield: () => void = () => {}) {
+    const real = new VirtualClock();
+    let skipped = 0;
+    const clock: Clock = {
+      now: () => real.now() + skipped,
+      sleep: (ms, signal) => real.sleep(ms, signal),
+      yield: async () => {
+        await real.yield();
+        onYield();
+      },
+    };
+    const skip = (ms: number): void => {
+      skipped = ms;
+    };
+    return { clock, skip };
+  }
+
+  function keep(wire: Wire, clock: Clock, times: { keepaliveMs?: number; silenceTimeoutMs?: number } = {}) {
     const streams = () => [wire.stream];
     return keepAlive({ ...keepaliveTimes(times), peer: 'source', streams, clock, signal: wire.over.signal });
   }
@@ -310,28 +335,70 @@ describe('one end of a link', () => {
   });
 
   test("time for which this process was stopped is nobody else's silence", async () => {
-    const clock = new VirtualClock();
     const wire = new Wire();
-    let skipped = 0;
-    const jumping = {
-      now: () => clock.now() + skipped,
-      sleep: (ms: number, signal?: AbortSignal) => clock.sleep(ms, signal),
-      yield: () => clock.yield(),
-    };
-    const { signal } = wire.over;
-    const keeping = keepAlive({
-      ...keepaliveTimes({}),
-      peer: 'source',
-      streams: () => [wire.stream],
-      clock: jumping,
-      signal,
-    });
+    const { clock, skip } = jumping();
+    const keeping = keep(wire, clock);
     await clock.sleep(10_000);
-    skipped = LONG;
+    skip(LONG);
     await clock.sleep(10_000);
     expect(wire.aborted).toBeUndefined();
     await keeping;
     expect(wire.aborted).toBeDefined();
+  });
+
+  test('of such a time no more than two looks count', async () => {
+    const wire = new Wire();
+    const { clock, skip } = jumping();
+    const keeping = keep(wire, clock, { keepaliveMs: 0, silenceTimeoutMs: 4000 });
+    // Looks are a second apart.
+    await clock.sleep(1500);
+    skip(LONG);
+    await keeping;
+    expect([wire.aborted?.code, clock.now() - LONG]).toEqual(['GODWIT_LINK_LOST', 3000]);
+  });
+
+  test('what has come while this process was stopped is read before the peer counts as silent', async () => {
+    const wire = new Wire();
+    const { clock } = jumping(() => {
+      if (clock.now() === 4000) wire.bytesRead++;
+    });
+    await keep(wire, clock, { keepaliveMs: 0, silenceTimeoutMs: 4000 });
+    expect(clock.now()).toBe(8000);
+  });
+
+  test.each([
+    { keepaliveMs: 0, silenceTimeoutMs: 4000 },
+    { keepaliveMs: 4000, silenceTimeoutMs: 0 },
+  ])('a link that has ended meanwhile is left alone: %j', async (times) => {
+    const wire = new Wire();
+    const { clock } = jumping(() => {
+      if (clock.now() === 4000) wire.over.abort(new Error('over'));
+    });
+    await keep(wire, clock, times);
+    expect([wire.written, wire.aborted, clock.now()]).toEqual([[], undefined, 4000]);
+  });
+
+  test('a ping that cannot be written is followed by the next one, and is no failure of this process', async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    wire.taken = Promise.reject(new Error('EPIPE'));
+    wire.taken.catch(() => {});
+    await keep(wire, clock, { keepaliveMs: 1000, silenceTimeoutMs: 4000 });
+    await clock.yield();
+    expect(wire.written.length).toBeGreaterThan(1);
+  });
+
+  test('times of a millisecond are times', async () => {
+    const clock = new VirtualClock();
+    const asking = new Wire();
+    const keeping = keep(asking, clock, { keepaliveMs: 1, silenceTimeoutMs: 0 });
+    await clock.sleep(100);
+    expect(asking.written.length).toBeGreaterThan(50);
+    asking.over.abort();
+    await keeping;
+    const silent = new Wire();
+    await keep(silent, clock, { keepaliveMs: 0, silenceTimeoutMs: 1 });
+    expect(silent.aborted?.code).toBe('GODWIT_LINK_LOST');
   });
 
   test('each can be turned off', async () => {
@@ -349,11 +416,14 @@ describe('one end of a link', () => {
     for (const times of [
       { silenceTimeoutMs: 9999 },
       { keepaliveMs: 15_001 },
+      { silenceTimeoutMs: 1 },
       { keepaliveMs: -1 },
       { silenceTimeoutMs: Number.NaN },
     ])
       expect(() => keepaliveTimes(times)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
     expect(() => keepaliveTimes({ silenceTimeoutMs: 9999 })).toThrow(/silenceTimeoutMs \(9999\).*keepaliveMs \(5000\)/);
+    expect(() => keepaliveTimes({ silenceTimeoutMs: -1 })).toThrow(/^silenceTimeoutMs /);
+    expect(() => keepaliveTimes({ keepaliveMs: -1 })).toThrow(/^keepaliveMs /);
   });
 });
 

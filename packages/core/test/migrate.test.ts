@@ -1,6 +1,7 @@
 import { type MigrationEvent, migrate, receive } from '@godwit/core';
 import { memoryLink, ToyVm } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
+import { expectMoved, start } from './toy-migration.js';
 
 const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4 << 20 }];
 
@@ -32,4 +33,14 @@ test('a guest that writes while it is migrated arrives with every byte right', a
     'device',
     'completed',
   ]);
+});
+
+test.each([true, false])('both summaries say whether the RAM was compared: %s', async (verify) => {
+  const toy = start({ migrate: { verify } });
+  const ends = await toy.settled();
+  expectMoved(toy, ends);
+  expect(ends).toMatchObject({
+    sent: { value: { verified: verify } },
+    received: { value: { summary: { verified: verify } } },
+  });
 });

@@ -216,6 +216,128 @@ describe('takers', () => {
   });
 });
 
+describe('a taker', () => {
+  const dense = (pageCounts: readonly number[]) => {
+    const memory = memoryOf({ pageCounts, holes: new Set(), pageSize: 4096 });
+    const queue = PageQueue.create(memory);
+    queue.owed.setAll();
+    return { memory, queue };
+  };
+
+  test('fills its batch with as many runs of holes as of pages, and goes on with the others', () => {
+    const holes = new Set([1, 3, 5, 7, 9].map((page) => key({ block: 0, page })));
+    const memory = memoryOf({ pageCounts: [64], holes, pageSize: 4096 });
+    const queue = PageQueue.create(memory);
+    for (const page of [1, 3, 5, 7, 9]) queue.owed.at(0).set(page);
+    const taker = new PageTaker(queue, memory);
+    taker.begin(queue.open());
+    const into = batch();
+    const taken: number[][] = [];
+    while (taker.take(into, 100, 2) > 0) taken.push(into.holes.toFlatArray());
+    expect(taken).toEqual([
+      [1, 1, 3, 1],
+      [5, 1, 7, 1],
+      [9, 1],
+    ]);
+  });
+
+  test('takes no more runs of pages than it was asked for', () => {
+    const { memory, queue } = dense([64]);
+    queue.owed.clearAll();
+    for (const page of [1, 3, 5, 7, 9]) queue.owed.at(0).set(page);
+    const taker = new PageTaker(queue, memory);
+    taker.begin(queue.open());
+    const into = batch();
+    const taken: number[][] = [];
+    while (taker.take(into, 100, 2) > 0) taken.push(into.runs.toFlatArray());
+    expect(taken).toEqual([
+      [1, 1, 3, 1],
+      [5, 1, 7, 1],
+      [9, 1],
+    ]);
+  });
+
+  test('begins each pass at the first block', () => {
+    const { memory, queue } = dense([64, 64, 64]);
+    const taker = new PageTaker(queue, memory);
+    const into = batch();
+    for (let pass = 0; pass < 2; pass++) {
+      taker.begin(queue.open());
+      const blocks: number[] = [];
+      while (taker.take(into, 1000, 10) > 0) blocks.push(into.blockIndex);
+      expect(blocks).toEqual([0, 1, 2]);
+      queue.close();
+      queue.acknowledged();
+      queue.owed.setAll();
+    }
+  });
+
+  test('has nothing to take before its first pass', () => {
+    const { memory, queue } = dense([64]);
+    const taker = new PageTaker(queue, memory);
+    queue.open();
+    expect([taker.take(batch(), 10, 10), queue.count()]).toEqual([0, 64]);
+  });
+
+  test('re-arms a chunk as a whole', () => {
+    const { memory, queue } = dense([4096]);
+    const rearmed: number[][] = [];
+    const taker = new PageTaker(queue, memory, (_block, first, count, words) => {
+      rearmed.push([first, count, words.length, words.reduce((sum, word) => sum + Number(word === 2 ** 32 - 1), 0)]);
+    });
+    taker.begin(queue.open(1, 4 * 4096));
+    expect(taker.take(batch(), 5000, 10)).toBe(4096);
+    expect(rearmed).toEqual([[0, 4096, 128, 128]]);
+  });
+
+  test('does not touch a chunk that another one claims in the same moment', () => {
+    const { memory, queue } = dense([64, 64]);
+    const [mine, other] = [[] as number[], new PageTaker(queue, memory)];
+    const joined = PageQueue.join(memory, queue.buffers);
+    const claim = joined.claim.bind(joined);
+    let taken = 0;
+    joined.claim = (at, next) => {
+      if (taken === 0) taken = other.take(batch(), 64, 10);
+      return claim(at, next);
+    };
+    const taker = new PageTaker(joined, memory, (block) => void mine.push(block));
+    const pass = queue.open();
+    for (const one of [taker, other]) one.begin(pass);
+    const into = batch();
+    expect([taker.take(into, 1000, 10), into.blockIndex, taken, mine]).toEqual([64, 1, 64, [1]]);
+    expect(taker.take(into, 1000, 10)).toBe(0);
+  });
+
+  test('looks for no holes in a chunk whose pages were all taken for requests', () => {
+    const asked: PageRun[] = [];
+    const memory = memoryOf({ pageCounts: [64, 64], holes: new Set(), pageSize: 4096 }, asked);
+    const queue = PageQueue.create(memory);
+    queue.owed.setAll();
+    const taker = new PageTaker(queue, memory, (block) => {
+      if (block === 0) queue.takeAnswer(0, 0, 64, new PageRunList());
+    });
+    taker.begin(queue.open());
+    const into = batch();
+    expect([taker.take(into, 1000, 10), into.blockIndex, asked]).toEqual([64, 1, [{ firstPage: 0, pageCount: 64 }]]);
+  });
+});
+
+describe('pages that are taken for answers', () => {
+  test('are counted if they were owed, and nothing else is appended', () => {
+    const memory = memoryOf({ pageCounts: [100], holes: new Set(), pageSize: 4096 });
+    const queue = PageQueue.create(memory);
+    queue.owed.at(0).setRange(0, 31);
+    queue.owed.at(0).set(70);
+    const into = new PageRunList();
+    queue.takeAnswer(0, 0, 32, into);
+    expect([into.toFlatArray(), queue.answeredPages]).toEqual([[0, 31], 31]);
+    queue.takeAnswer(0, 70, 1, into);
+    queue.takeAnswer(0, 70, 1, into);
+    expect([into.toFlatArray(), queue.answeredPages]).toEqual([[0, 31, 70, 1], 32]);
+    expect(PageQueue.join(memory, queue.buffers).answeredPages).toBe(32);
+  });
+});
+
 describe('after a lost link', () => {
   test('everything that was taken is owed again, except for what the destination names', () => {
     fc.assert(

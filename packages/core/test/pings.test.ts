@@ -25,6 +25,16 @@ describe('a round trip', () => {
     expect(stream.of('ping').map(({ id }) => id)).toEqual([1, 2]);
   });
 
+  test('that is answered leaves the pings behind it', async () => {
+    const { clock, pings } = made();
+    const all = [pings.ping(), pings.ping(), pings.ping()];
+    for (const id of [1, 2, 3]) {
+      await clock.sleep(10);
+      pings.answered(id);
+    }
+    expect(await Promise.all(all)).toEqual([10, 20, 30]);
+  });
+
   test('is ended by no other answer: of a keepalive, of a ping that was never sent, of one that was answered', async () => {
     const { clock, pings } = made();
     const first = pings.ping();

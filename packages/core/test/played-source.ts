@@ -178,13 +178,18 @@ export const through =
   });
 
 /** Makes the first write of a frame of this type fail; the stream is whole otherwise. */
-export function failingOnce(type: Frame['type'], error: Error): (listener: LinkListener) => LinkListener {
-  let failed = false;
+export const failingOnce = (type: Frame['type'], error: Error) => beforeFirst(type, () => Promise.reject(error));
+
+/** Calls `wait` before the first frame of this type is written; when it rejects, the write fails. */
+export function beforeFirst(type: Frame['type'], wait: () => Promise<void>): (listener: LinkListener) => LinkListener {
+  let waited = false;
   return through(({ control }) => {
-    const write: FrameStream['write'] = (frame, payload) => {
-      if (failed || frame.type !== type) return control.write(frame, payload);
-      failed = true;
-      return Promise.reject(error);
+    const write: FrameStream['write'] = async (frame, payload) => {
+      if (!waited && frame.type === type) {
+        waited = true;
+        await wait();
+      }
+      return control.write(frame, payload);
     };
     const changed = new Proxy(control, {
       get: (stream, name) => {

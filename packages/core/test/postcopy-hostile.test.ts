@@ -213,6 +213,9 @@ describe('a source of post-copy', () => {
     await played(['bitmap']);
     await hostile.send(...ROUND, missing([0, 1]));
     expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+    expect(hostile.heardOf('error')).toMatchObject([
+      { message: 'the source sent "missing", though "postcopy" was not agreed on' },
+    ]);
   });
 
   test('that names pages which a device has pinned is told that they cannot be given up', async () => {

@@ -79,13 +79,27 @@ interface Trial {
   readonly first?: number;
   readonly giveUpAfter?: number;
   readonly signal?: AbortSignal;
+  readonly stage?: Stage;
+  /** What the clock says before anything is tried. */
+  readonly now?: number;
   /** What the nth attempt, from 1 on, does. Default: fails at once. */
   readonly attempt?: (n: number, clock: VirtualClock, signal: AbortSignal) => Promise<string>;
 }
 
 /** Keeps trying; tells what became of it and when each attempt began. */
-async function trial({ within = 60_000, random = () => 0.5, first, giveUpAfter, signal, attempt }: Trial) {
+async function trial(given: Trial) {
+  const {
+    within = 60_000,
+    random = () => 0.5,
+    first,
+    giveUpAfter,
+    signal,
+    stage = 'greeting',
+    now = 0,
+    attempt,
+  } = given;
   const clock = new VirtualClock();
+  await clock.sleep(now);
   const began: number[] = [];
   const failures: [string, number][] = [];
   const over = signal ?? new AbortController().signal;
@@ -97,7 +111,7 @@ async function trial({ within = 60_000, random = () => 0.5, first, giveUpAfter, 
         throw new GodwitError('GODWIT_LINK_LOST', `attempt ${began.length}`);
       },
       {
-        ...{ clock, random, withinMs: within, signal: over, stage: 'greeting' },
+        ...{ clock, random, withinMs: within, signal: over, stage },
         ...(first !== undefined && { firstPauseMs: first }),
         ...(giveUpAfter !== undefined && { giveUpAfterMs: giveUpAfter }),
         onFailure: ({ message }, n) => void failures.push([message, n]),
@@ -182,11 +196,24 @@ describe('the end of it', () => {
     expect([result, failures, began]).toEqual([{ status: 'rejected', reason: final }, [], [100]]);
   });
 
+  test.each<readonly [Stage, number, number]>([
+    ['connecting', 1, 1],
+    ['connected', 1, 1],
+    ['greeting', 4, 1],
+    ['after-go', 4, 4],
+  ])('is what may not be tried again while it is %s', async (stage, garbled, failed) => {
+    const failing = (code: ErrorCode) => () => Promise.reject(new GodwitError(code, 'no'));
+    expect((await trial({ within: 1500, stage, attempt: failing('GODWIT_PROTOCOL') })).began).toHaveLength(garbled);
+    expect((await trial({ within: 1500, stage, attempt: failing('GODWIT_VM_FAILED') })).began).toHaveLength(failed);
+  });
+
   test('is the failure of the last attempt, which is made 100 ms before the time is up', async () => {
     const { result, began, failures, clock } = await trial({ within: 1500 });
     expect(began).toEqual([100, 300, 700, 1400]);
     expect(result).toMatchObject({ reason: { code: 'GODWIT_LINK_LOST', message: 'attempt 4' } });
     expect([failures.length, clock.now()]).toEqual([4, 1400]);
+    // At whatever time it has begun.
+    expect((await trial({ within: 1500, now: 10_000 })).began).toEqual([10_100, 10_300, 10_700, 11_400]);
     // The one before it came at that very moment, or later.
     expect((await trial({ within: 800 })).began).toEqual([100, 300, 700]);
     expect((await trial({ within: 801 })).began).toEqual([100, 300, 700, 701]);

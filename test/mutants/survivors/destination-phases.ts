@@ -5,6 +5,7 @@ export const DESTINATION_PHASES: readonly Survivors[] = [
   ...(
     [
       ['load', 'Load'],
+      ['post-copy', 'PostCopy'],
       ['receive', 'Receive'],
       ['release', 'Release'],
       ['set-up', 'SetUp'],
@@ -23,7 +24,45 @@ export const DESTINATION_PHASES: readonly Survivors[] = [
   {
     file: 'destination/phases/load.ts',
     why: 'a migration that is over rolls back from `ready` as it does from `receiving`, and its connection takes no frame any more',
-    mutants: ['Load.#load: this.#context.serving !== this || session.signal.aborted -> left side'],
+    mutants: ['Load.#load: this.#context.serving !== this || session.signal.aborted -> left side #2'],
+  },
+  {
+    file: 'destination/phases/load.ts',
+    why: 'of an attempt that was given up the loader has no state: it loads nothing and throws, and the phase has already led to the next one',
+    mutants: ['Load.#load: this.#context.serving !== this || session.signal.aborted -> right side'],
+  },
+  {
+    file: 'destination/phases/load.ts',
+    why: '`undefined` is not more than 0 either; the compiler does not compare it',
+    mutants: ['Load.recover: missing?.status().pagesMissing ?? 0 -> left side'],
+  },
+  {
+    file: 'destination/phases/post-copy.ts',
+    why: 'pages are checked again where they are read, and after `released`, the only other frame, nothing is read any more',
+    mutants: ['PostCopy.handle: checkPayload(frame.type, payloadBytes); removed'],
+  },
+  {
+    file: 'destination/phases/post-copy.ts',
+    why: 'without page channels a round ends with the only channel, whatever its number is',
+    mutants: ['PostCopy.#pages: 0 -> 1 #3'],
+  },
+  {
+    file: 'destination/phases/receive.ts',
+    why: 'the next connection begins when all named pages are given up, and not at the next run of them: the source owes these pages and sends or names them again, whether they were given up or not',
+    mutants: ['Receive.#missing: connection.signal.aborted -> undefined'],
+  },
+  {
+    file: 'destination/phases/receive.ts',
+    why: 'post-copy is agreed on only with a service; the compiler does not know that',
+    mutants: ['Receive.#prepare.prepared: options.faults?.ready() without ?. at options.faults'],
+  },
+  {
+    file: 'destination/phases/take-over.ts',
+    why: 'the first connection has made the receiver; the compiler does not know that',
+    mutants: [
+      'admitPages: receiver?.board.beginMissing() without ?. at receiver',
+      'admitPages: receiver?.unseal() without ?. at receiver',
+    ],
   },
   {
     file: 'destination/phases/load.ts',

@@ -2,6 +2,7 @@ import { CLAIM } from './claim.js';
 import { DESTINATION_PHASES } from './destination-phases.js';
 import { QUEUE } from './queue.js';
 import { SESSION } from './session.js';
+import { SINK } from './sink.js';
 import { SOURCE_PHASES } from './source-phases.js';
 import type { Survivors } from './survivors.js';
 
@@ -11,6 +12,7 @@ export const SURVIVORS: readonly Survivors[] = [
   ...DESTINATION_PHASES,
   ...QUEUE,
   ...SESSION,
+  ...SINK,
   ...SOURCE_PHASES,
 ];
 

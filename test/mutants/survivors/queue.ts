@@ -59,4 +59,53 @@ export const QUEUE: readonly Survivors[] = [
     why: 'the pages of a word are found one by one as well: the other way is only quicker',
     mutants: ['PageQueue.takeRange: moved === mask >>> 0 -> false', 'PageQueue.takeRange: moved !== 0 -> true'],
   },
+  {
+    file: 'queue/page-queue.ts',
+    why: 'to add 0 changes nothing',
+    mutants: ['PageQueue.takeAnswer: pages > 0 -> true', 'PageQueue.takeAnswer: pages > 0 -> >='],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: '`begin`, which comes before the first page is taken, sets them',
+    mutants: [
+      'PageTaker.#present: 0 -> 1',
+      'PageTaker.#present: 0 -> 1 #2',
+      'PageTaker.#holes: 0 -> 1',
+      'PageTaker.#holes: 0 -> 1 #2',
+      'PageTaker.#chunkPages: 0 -> 1',
+    ],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: 'the first search of a pass begins before any block but the first, and sets it to the first',
+    mutants: ['PageTaker.#block: 0 -> 1'],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: 'only as many words are used as a chunk has',
+    mutants: ['PageTaker.constructor: queue.mostChunkPages / 32 -> *'],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: 'the first chunks of equal chunks are equal',
+    mutants: ['PageTaker.begin: chunkPages !== this.#chunkPages -> true'],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: '`take` asks only whether there is a chunk',
+    mutants: ['PageTaker.#claim: false -> undefined'],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: '`take` finds nothing in a chunk whose pages have all been taken for requests, and claims the next one',
+    mutants: ['PageTaker.#claim: this.#hasClaimed -> true'],
+  },
+  {
+    file: 'queue/page-taker.ts',
+    why: 'a search that begins at the first block finds nothing in front of the cursor: it only takes longer',
+    mutants: [
+      'PageTaker.#find: at < (firstChunk[this.#block] as number) -> true',
+      'PageTaker.#find: at < (firstChunk[this.#block] as number) -> <=',
+    ],
+  },
 ];

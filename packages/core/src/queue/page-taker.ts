@@ -49,7 +49,6 @@ export class PageTaker {
       this.#chunkPages = chunkPages;
       this.#firstChunk = this.#queue.firstChunks(chunkPages);
     }
-    this.#block = 0;
     this.#drop();
   }
 
@@ -61,7 +60,6 @@ export class PageTaker {
     const { runs, holes } = into;
     runs.clear();
     holes.clear();
-    if (!this.#queue.isOpen(this.#pass)) return 0;
     let pages = 0;
     while (this.#queue.isOpen(this.#pass) && (this.#hasClaimed || this.#claim())) {
       if (pages === 0) into.blockIndex = this.#block;
@@ -138,14 +136,13 @@ export class PageTaker {
     const { owed } = this.#queue;
     const firstChunk = this.#firstChunk;
     const chunkPages = this.#chunkPages;
+    // The search before this one has ended behind the cursor: it has found nothing, or it was in another pass.
     if (at < (firstChunk[this.#block] as number)) this.#block = 0;
-    while (this.#block < owed.blocks.length && at >= (firstChunk[this.#block + 1] as number)) this.#block++;
     for (; this.#block < owed.blocks.length; this.#block++) {
       const first = firstChunk[this.#block] as number;
       const page = owed.at(this.#block).nextDirty(Math.max(0, at - first) * chunkPages);
       if (page !== -1) return first + Math.floor(page / chunkPages);
     }
-    this.#block = 0;
     return -1;
   }
 }

@@ -59,7 +59,6 @@ export class Connection<R extends Role = Role> {
   #urgent: PageStream | undefined;
   #failure: GodwitError | undefined;
   #closed = false;
-  #finished = false;
   #keptAlive = false;
 
   constructor(parts: ConnectionParts<R>) {
@@ -224,7 +223,6 @@ export class Connection<R extends Role = Role> {
 
   /** Aborts every stream at once. Resolves when nothing of the connection touches guest memory. */
   async drop(reason: GodwitError): Promise<void> {
-    this.#finished = true;
     this.end(reason);
     for (const stream of this.streams) stream.abort(reason);
     await Promise.all(this.streams.map((stream) => stream.settled?.()));
@@ -243,8 +241,7 @@ export class Connection<R extends Role = Role> {
     const silent = error === undefined || error.remote || lost;
     // After wrong bytes of the peer nothing more is read, so that its answer cannot be seen: the carrier's acceptance of the message is
     // enough.
-    const notReading = !lost && this.#failure !== undefined;
-    this.#finished = true;
+    const notReading = this.#failure !== undefined;
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
     const written = await closeStreams(this.streams, clock, silent ? undefined : { error, retry }, acceptedMs);
     await this.idle();
@@ -305,7 +302,7 @@ export class Connection<R extends Role = Role> {
     for (const waiter of this.#waiters) waiter.reject(error);
     this.#waiters.clear();
     this.#pings.fail(error);
-    if (!this.#finished) this.end(error);
+    this.end(error);
     return error;
   }
 }

@@ -13,12 +13,13 @@ export class FirstCause {
   }
 
   get cause(): GodwitError | undefined {
-    return this.signal.aborted ? (this.signal.reason as GodwitError) : undefined;
+    return this.signal.reason as GodwitError | undefined;
   }
 
   /** Sets the cause, unless one is set already; returns the cause that is set. */
   set(error: GodwitError): GodwitError {
-    if (!this.signal.aborted) this.#over.abort(error);
-    return this.cause ?? error;
+    // A signal that has aborted keeps its reason.
+    this.#over.abort(error);
+    return this.signal.reason as GodwitError;
   }
 }

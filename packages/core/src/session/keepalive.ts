@@ -103,7 +103,6 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
       // At most one ping is being written: further pings behind bytes that the peer does not read would show nothing.
       if (keepaliveMs > 0 && Math.max(quietMs, silentMs) >= keepaliveMs && control !== undefined && !writing) {
         writing = true;
-        quietMs = 0;
         const done = () => {
           writing = false;
         };

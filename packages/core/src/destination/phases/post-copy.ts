@@ -59,8 +59,6 @@ export class PostCopy implements HandlingPhase {
       emit({ type: 'faults', faults: this.#missing.status() });
       await this.#stand(context);
       throw GodwitError.wrap(error, 'GODWIT_PAGES_MISSING', 'the pages of the guest cannot be had');
-    } finally {
-      over.abort();
     }
   }
 
