@@ -65,14 +65,14 @@ export class MadeDevice {
 
   /** Resolves when the device has given back so many chains of a queue since the last call. */
   async used(count: number, queue = 0): Promise<{ head: number; written: Uint8Array }[]> {
-    const all = this.driver.queues[queue]?.takeUsed() ?? [];
-    while (all.length < count) {
-      await this.changed();
+    const all: { head: number; written: Uint8Array }[] = [];
+    for (;;) {
+      // The line changes for the next chain only if it is low.
       this.transport.interrupt.acknowledge(1);
       all.push(...(this.driver.queues[queue]?.takeUsed() ?? []));
+      if (all.length >= count) return all;
+      await this.changed();
     }
-    this.transport.interrupt.acknowledge(1);
-    return all;
   }
 
   /** Resolves when the interrupt line changes, or the device breaks. */
