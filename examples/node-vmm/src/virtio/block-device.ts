@@ -78,6 +78,16 @@ export class BlockDevice implements VirtioDevice {
     await this.#disk.close();
   }
 
+  /**
+   * There is no state. A disk that a third VMM has taken is refused here, where the guest can still run on at its source, whose lock was
+   * given back at the pause.
+   *
+   * @throws GodwitError GODWIT_DEVICE_BUSY
+   */
+  load(): void {
+    this.#disk.requireFree();
+  }
+
   async #serve(chain: DescriptorChain): Promise<number> {
     if (chain.readableBytes < HEADER_BYTES || chain.writableBytes < STATUS_BYTES) {
       throw new QueueFault(

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { GodwitError } from '@godwit/core';
-import { tryLockFile, unlockFile } from './file-lock.js';
+import { mayLockFile, tryLockFile, unlockFile } from './file-lock.js';
 
 /** Bytes of a sector, the unit of a disk's size and of every request. */
 export const SECTOR_BYTES = 512;
@@ -9,8 +9,8 @@ export const SECTOR_BYTES = 512;
 /**
  * A raw file as a disk. Reads and writes are made on threads of libuv's pool.
  *
- * At most one VMM of a host has it locked for writing: `lock` when its guest begins to run, `unlock` when that is paused. Locks are those of
- * flock(2), which programs that do not ask for one are not bound by, and which some network file systems keep to one host.
+ * At most one VMM has it locked for writing: `lock` when its guest begins to run, `unlock` when that is paused. The locks are advisory:
+ * programs that ask for none are not bound by them, and some network file systems keep them to one host.
  */
 export class DiskFile {
   readonly path: string;
@@ -74,13 +74,13 @@ export class DiskFile {
   lock(): void {
     this.#wanted = true;
     if (this.#locked) return;
-    if (!tryLockFile(this.#file.fd, this.readonly ? 'shared' : 'exclusive')) {
-      throw new GodwitError(
-        'GODWIT_DEVICE_BUSY',
-        `the disk ${this.path} is in use by another VMM: end that one, or pause its guest`,
-      );
-    }
+    if (!tryLockFile(this.#file.fd, this.#lockType)) throw this.#busy();
     this.#locked = true;
+  }
+
+  /** Checks that `lock` would succeed now, and locks nothing. @throws GodwitError GODWIT_DEVICE_BUSY when it would not */
+  requireFree(): void {
+    if (!this.#locked && !mayLockFile(this.#file.fd, this.#lockType)) throw this.#busy();
   }
 
   /** Puts all that was written on the disk itself, for another host, and gives the lock back. */
@@ -125,6 +125,17 @@ export class DiskFile {
 
   async close(): Promise<void> {
     await this.#file.close();
+  }
+
+  get #lockType(): 'shared' | 'exclusive' {
+    return this.readonly ? 'shared' : 'exclusive';
+  }
+
+  #busy(): GodwitError {
+    return new GodwitError(
+      'GODWIT_DEVICE_BUSY',
+      `the disk ${this.path} is in use by another VMM: end that one, or pause its guest`,
+    );
   }
 }
 

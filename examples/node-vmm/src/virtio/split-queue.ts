@@ -97,7 +97,7 @@ export class SplitQueue {
     view.setUint32(0, head, true);
     view.setUint32(4, written, true);
     this.#memory.write(used + RING_HEADER_BYTES + (nextUsed & (size - 1)) * USED_ENTRY_BYTES, entry);
-    // The driver reads the entry once it sees the index.
+    // The driver reads the entry once it sees the index: a processor of this kind shows stores in their order.
     this.registers.nextUsed = (nextUsed + 1) & 0xffff;
     this.#memory.setU16(used + INDEX_AT, this.registers.nextUsed);
   }

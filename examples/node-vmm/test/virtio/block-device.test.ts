@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { BlockDevice, BlockRequest, BlockStatus } from '../../dist/virtio/block-device.js';
 import { DiskFile } from '../../dist/virtio/disk-file.js';
+import { inChunks, savedState } from '../cold-migration.js';
 import type { FakeQueue } from './fake-driver.js';
 import { MadeDevice, pageOf } from './made-device.js';
 
@@ -160,6 +161,22 @@ test('a pause completes what was begun, and gives the disk to another VMM', asyn
   await other.unlock();
   one.transport.start();
   await other.close();
+});
+
+test('a state is refused where a third VMM has the disk, and nothing is locked by that', async () => {
+  const path = newDisk('taken');
+  const { one } = await running(path);
+  await one.transport.stop();
+  const state = await savedState(one.state);
+  const next = new MadeDevice(new BlockDevice(await DiskFile.open(path, false), 'a-disk'), one.memory);
+  const third = await DiskFile.open(path, true);
+  third.lock();
+  await expect(next.state.load(inChunks(state), 1)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_BUSY' });
+  await third.close();
+  await next.state.load(inChunks(state), 1);
+  // The guest may run on at the source all the same.
+  one.transport.start();
+  await next.transport.device.close?.();
 });
 
 test('readers share a disk', async () => {
