@@ -70,7 +70,12 @@ class ToyProtection implements WriteProtection {
 
   #status(pages: number): ProtectionStatus {
     return {
-      ...{ pagesLeft: this.pagesLeft, pagesTotal: pages, pagesCopied: 1, writtenBytes: (pages - this.pagesLeft) * 4096 },
+      ...{
+        pagesLeft: this.pagesLeft,
+        pagesTotal: pages,
+        pagesCopied: 1,
+        writtenBytes: (pages - this.pagesLeft) * 4096,
+      },
       ...{ faults: 1, faultsPerSecond: 0 },
       ...{ faultsWithoutRoom: 0, latencyDistribution: [1], worstLatencyUs: 1, blocked: [] },
       ...{ bufferBytes: 4096, bufferedBytes: 0, bufferHighBytes: 4096 },
