@@ -211,7 +211,7 @@ describe('a source of post-copy', () => {
 
   test('that names pages without agreement is refused', async () => {
     await played(['bitmap']);
-    await hostile.send(...ROUND, missing([0, 1]));
+    await hostile.send(missing([0, 1]));
     expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
     expect(hostile.heardOf('error')).toMatchObject([
       { message: 'the source sent "missing", though "postcopy" was not agreed on' },

@@ -64,10 +64,10 @@ export class Background implements SourcePhase {
       const state = new KeptState(session.signal);
       const pause = await this.#pause(context, memory, state);
       const resumed = clock.now();
-      await this.#untilSaved(context, memory);
+      const before = await this.#untilSaved(context, memory);
       // The protection is lifted before the file is flushed, so that no write waits for the flush.
       await memory.end();
-      const protection = this.#look(context, memory, memory.status());
+      const protection = this.#look(context, memory, before);
       const saved = clock.now();
       await this.#commit(context, state);
       const times: BackgroundTimes = { ...pause, begun: start, protectedAt, resumed, allSaved: saved };
@@ -153,14 +153,16 @@ export class Background implements SourcePhase {
     return { start, stopped, saved, frozen: clock.now(), pagesFrozen };
   }
 
-  async #untilSaved(context: SourceContext, memory: ProtectedMemory): Promise<void> {
+  /** Resolves with the progress at the last look, once every page is saved. */
+  async #untilSaved(context: SourceContext, memory: ProtectedMemory): Promise<ProtectionStatus> {
     const { options, session, limit, meter, emit } = context;
     const { clock, progressIntervalMs } = options;
     const pages = memory.status().pagesTotal;
     emit({ type: 'round-start', round: meter.roundStarted(pages), dirtyPages: pages });
     const over = new AbortController();
+    let before = memory.status();
     const looking = (async () => {
-      for (let before = memory.status(); ; ) {
+      for (;;) {
         memory.limit(limit.bytesPerSecond);
         await clock.sleep(progressIntervalMs === 0 ? LOOK_MS : progressIntervalMs, over.signal);
         before = this.#look(context, memory, before);
@@ -172,6 +174,7 @@ export class Background implements SourcePhase {
       over.abort();
       await looking;
     }
+    return before;
   }
 
   /** Counts the bytes that were saved since `before`, and emits `protection`. */
