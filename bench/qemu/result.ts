@@ -2,11 +2,13 @@ import { cpus, release, totalmem } from 'node:os';
 import { median } from '../report.js';
 import { type Case, FIGURES, type FigureName, type Sample } from './sample.js';
 
-/** Several values of one figure. */
+/** Several values of one figure, without those that are NaN. */
 export interface Spread {
   readonly median: number;
   readonly least: number;
   readonly most: number;
+  /** Number of values that are NaN: what they measure did not come while it was awaited. Left out where there are none. */
+  readonly never?: number;
 }
 
 export interface EntrantResult {
@@ -37,7 +39,12 @@ export interface Verdict {
 }
 
 export function spreadOf(values: readonly number[]): Spread {
-  return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
+  const there = values.filter((value) => !Number.isNaN(value));
+  const never = values.length - there.length;
+  return {
+    ...{ median: median(there), least: Math.min(...there), most: Math.max(...there) },
+    ...(never > 0 && { never }),
+  };
 }
 
 /** Summarizes an entrant's runs. A run may lack a figure: one that ends before it was queried has no prediction. */

@@ -33,11 +33,14 @@ function tableOf(one: CaseResult): string {
 
 function cell(spread: Spread | undefined): string {
   if (spread === undefined) return '';
-  const { median, least, most } = spread;
+  const { median, least, most, never = 0 } = spread;
+  const late = never === 0 ? '' : `never in ${never}`;
+  if (Number.isNaN(median)) return late;
   const digits = most < 10 && ![median, least, most].every(Number.isInteger) ? 1 : 0;
   const text = (value: number): string =>
     value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits });
-  return least === most ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`;
+  const all = least === most ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`;
+  return late === '' ? all : `${all}, ${late}`;
 }
 
 function ended({ samples, problems }: EntrantResult): string {

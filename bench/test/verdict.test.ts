@@ -45,6 +45,7 @@ function verdict(...results: ReturnType<typeof entrantResult>[]): Verdict {
 test('a spread is the median with the least and the most', () => {
   expect(spreadOf([5, 1, 9])).toEqual({ median: 5, least: 1, most: 9 });
   expect(spreadOf([4, 1])).toEqual({ median: 2.5, least: 1, most: 4 });
+  expect(spreadOf([Number.NaN, 4, 1, Number.NaN])).toEqual({ median: 2.5, least: 1, most: 4, never: 2 });
 });
 
 describe('the rounds', () => {
@@ -89,6 +90,19 @@ describe('the tables', () => {
         'QEMU: failed: it broke',
       ].join('\n'),
     );
+  });
+
+  test('say in how many runs what is measured never came', () => {
+    const runs = [Number.NaN, 1200, 1300];
+    const some = entrantResult(
+      'some',
+      runs.map((value) => sample(value)),
+      [],
+    );
+    const none = entrantResult('none', [sample(Number.NaN)], []);
+    const rows = markdown(verdict(some, none)).split('\n');
+    expect(rows).toContain('| some | 1,250 (1,200 to 1,300), never in 1 | 0 of 3 |');
+    expect(rows).toContain('| none | never in 1 | 0 of 1 |');
   });
 
   test('replace the text between the marks of a page, and nothing else', () => {
