@@ -3,6 +3,31 @@ import type { Survivors } from './survivors.js';
 /** Of packages/core/src/source/phases. */
 export const SOURCE_PHASES: readonly Survivors[] = [
   {
+    file: 'source/phases/background.ts',
+    why: "a phase's name is for people with a debugger: nothing reads it",
+    mutants: ["Background.name: 'background' -> ''"],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'how often the progress is looked at, where nobody is told, is a choice',
+    mutants: ['LOOK_MS: 100 -> 200'],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'the same frames may come as in pre-copy',
+    mutants: ["Background.#commit: session.phase = 'stop-and-copy'; removed"],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'the connection is closed in the same call, and `cancel` takes both phases for a snapshot that has its name',
+    mutants: ["Background.run: session.phase = 'release'; removed", "Background.run: 'release' -> ''"],
+  },
+  {
+    file: 'source/phases/post-copy.ts',
+    why: "a phase's name is for people with a debugger: nothing reads it",
+    mutants: ["PostCopy.name: 'post-copy' -> ''"],
+  },
+  {
     file: 'source/phases/hand-over.ts',
     why: "a phase's name is for people with a debugger: nothing reads it",
     mutants: ["HandOver.name: 'hand-over' -> ''"],
