@@ -10,8 +10,8 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
 
 /** Mutants, and their known verdicts. */
 const KNOWN = {
-  // `AbortController.abort` does nothing the second time.
-  'FirstCause.set: !this.signal.aborted -> true': 'survived',
+  // An index that was found has an element.
+  'Pings.answered: waiting?.resolve(this.#clock.now() - waiting.sentAt) without ?. at waiting': 'survived',
   'FirstCause.set: this.#over.abort(error); removed': 'an error',
   'Pings.answered: at === -1 -> true': 'Error: it waits for ever',
   'Pings.answer: next !== undefined -> true': 'it came to no end, or ended the process',
