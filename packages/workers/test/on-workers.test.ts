@@ -1,91 +1,36 @@
 import { randomFillSync } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { availableParallelism } from 'node:os';
 import {
   claimOf,
   delta,
   type FrameStream,
   GodwitError,
-  type GuestMemory,
   type LinkConnector,
-  type LinkListener,
   type MigratableDevice,
   type MigrateOptions,
   migrate,
   receive,
 } from '@godwit/core';
 import { createGuestMemory } from '@godwit/linux';
-import { connectTo, listenOn, memory, tcp, unix } from '@godwit/transport';
-import { channelThreads, onWorkers, pageChannelsFor } from '@godwit/workers';
+import { connectTo, listenOn, memory } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { closeEnds, closeLater, ends, move } from './socket-ends.js';
 import { MIB, openSockets, StillGuest } from './still-guest.js';
 import { ThreadWatch } from './threads.js';
 
 jest.setTimeout(120_000);
 
-interface Ends {
-  readonly connector: LinkConnector;
-  readonly listener: LinkListener;
-}
-
-let directory: string;
 let threads: ThreadWatch;
-const listeners: LinkListener[] = [];
 
 beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), 'godwit-workers-'));
   threads = new ThreadWatch();
 });
 
 afterEach(async () => {
-  await Promise.all(listeners.splice(0).map((listener) => listener.close()));
+  await closeEnds();
   threads.stop();
-  rmSync(directory, { recursive: true });
 });
-
-const sockets: Record<string, () => Promise<Ends>> = {
-  async tcp() {
-    const listener = await listenOn(tcp({ port: 0 }));
-    return { listener, connector: connectTo(tcp({ port: listener.listener.port })) };
-  },
-  async unix() {
-    const transport = unix({ path: join(directory, 'migration.sock') });
-    return { listener: await listenOn(transport), connector: connectTo(transport) };
-  },
-};
-
-async function ends(name: string): Promise<Ends> {
-  const made = await (sockets[name] as () => Promise<Ends>)();
-  listeners.push(made.listener);
-  return made;
-}
-
-/** Migrates a guest that writes in between, and compares all of it. */
-async function move({ connector, listener }: Ends, options: MigrateOptions, sizes?: readonly number[]) {
-  const source = new StillGuest(true, sizes);
-  const target = new StillGuest(false, sizes);
-  source.fill();
-  const incoming = receive(listener, { prepare: () => target });
-  const migration = migrate(source, connector, { verify: true, ...options });
-  let rounds = 0;
-  migration.subscribe({
-    next: (event) => {
-      if (event.type !== 'round' || rounds++ > 0) return;
-      for (let page = 0; page < 3000; page += 7) source.write(0, page, page % 5);
-    },
-    error: () => {},
-  });
-  const [summary, received] = await Promise.all([migration.result, incoming.result]);
-  expect(target.running).toBe(true);
-  expect(source.running).toBe(false);
-  // Before the comparison: to read a hole gives it memory.
-  const allocated = target.memory.allocatedBytes();
-  expect(source.equals(target)).toBe(true);
-  source.memory.close();
-  target.memory.close();
-  return { summary, received: received.summary, allocated };
-}
 
 describe.each(['tcp', 'unix'])('over %s', (name) => {
   test.each([1, 2, 8])('%i channels on worker threads at both ends move every byte', async (pageChannels) => {
@@ -151,85 +96,6 @@ test('64 channels', async () => {
   expect(threads.alive.size).toBe(0);
 });
 
-test('threads that a listener has started beforehand are used, and ended when it closes', async () => {
-  const { connector, listener } = await ends('tcp');
-  const ready = onWorkers(listener, { threads: 3 });
-  expect(threads.started.length).toBe(3);
-  await move({ connector, listener: ready }, { pageChannels: 2 });
-  expect(threads.started.length).toBe(3);
-  expect(threads.alive.size).toBe(1);
-  await ready.close();
-  expect(threads.alive.size).toBe(0);
-});
-
-test("threads that were started before there were links serve either end, and stay their owner's", async () => {
-  const before = threads.started.length;
-  const waiting = channelThreads(3);
-  await waiting.ready();
-  expect([threads.started.length - before, threads.alive.size]).toEqual([3, 3]);
-  const first = await ends('tcp');
-  const listener = onWorkers(first.listener, { threads: waiting });
-  await move({ connector: first.connector, listener }, { pageChannels: 2 });
-  await listener.close();
-  expect([threads.started.length - before, threads.alive.size]).toEqual([3, 1]);
-  // The two that the page channels have taken are replaced.
-  await waiting.ready();
-  expect([threads.started.length - before, threads.alive.size]).toEqual([5, 3]);
-  const second = await ends('tcp');
-  await move(
-    { connector: onWorkers(second.connector, { threads: waiting }), listener: second.listener },
-    { pageChannels: 4 },
-  );
-  // A page channel that finds no thread starts one.
-  expect([threads.started.length - before, threads.alive.size]).toEqual([6, 0]);
-  await waiting.ready();
-  await waiting.close();
-  expect(threads.alive.size).toBe(0);
-  await waiting.ready();
-  expect(threads.alive.size).toBe(0);
-});
-
-test('links whose threads were stopped have no page channels, and the guest stays where it is', async () => {
-  const { connector, listener } = await ends('tcp');
-  const stopped = channelThreads(1);
-  await stopped.close();
-  const source = new StillGuest(true);
-  const target = new StillGuest(false);
-  const incoming = receive(listener, { prepare: () => target, reconnectTimeoutMs: 100 });
-  const failed = expect(incoming.result).rejects.toThrow();
-  const { result } = migrate(source, onWorkers(connector, { threads: stopped }), { pageChannels: 1 });
-  await expect(result).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
-  incoming.cancel('nobody comes');
-  await failed;
-  expect([source.running, target.running]).toEqual([true, false]);
-  source.memory.close();
-  target.memory.close();
-});
-
-test('as many page channels as this host and this memory want', () => {
-  const guest = new StillGuest(true);
-  const few = availableParallelism() >= 4 ? 2 : 1;
-  expect(pageChannelsFor(guest.memory)).toBe(few);
-  const large = [{ byteLength: 2 ** 29 }, { byteLength: 2 ** 29 }] as unknown as GuestMemory['blocks'];
-  expect(pageChannelsFor({ blocks: large })).toBe(availableParallelism() >= 2 ? 2 : 1);
-  guest.memory.close();
-});
-
-test('those that a connector has started are used too, and stay for the next one when nobody could be reached', async () => {
-  const { connector, listener } = await ends('tcp');
-  const refused = { ...connector, connect: () => Promise.reject(new Error('there is nobody')) };
-  const ready = onWorkers(refused, { threads: 2 });
-  expect(threads.started.length).toBe(2);
-  const source = new StillGuest(true);
-  await expect(migrate(source, ready, { pageChannels: 3 }).result).rejects.toThrow('there is nobody');
-  expect([threads.started.length, threads.alive.size]).toEqual([2, 2]);
-  source.memory.close();
-  await Promise.all([threads.kill(0), threads.kill(1)]);
-  const used = onWorkers(connector, { threads: 2 });
-  await move({ connector: used, listener }, { pageChannels: 2 });
-  expect([threads.started.length, threads.alive.size]).toEqual([4, 0]);
-});
-
 test('deltas are made and applied on the threads', async () => {
   const { connector, listener } = await ends('tcp');
   const encodings = [delta({ cacheBytes: 64 * 2 ** 20 })];
@@ -267,7 +133,7 @@ describe('what cannot live on a worker thread is refused before a page moves', (
   test('a transport that is no socket', async () => {
     const transport = memory();
     const listener = await listenOn(transport);
-    listeners.push(listener);
+    closeLater(listener);
     const source = new StillGuest(true);
     const incoming = receive(listener, { prepare: () => new StillGuest(false) });
     const migration = migrate(source, onWorkers(connectTo(transport)), { pageChannels: 2 });
@@ -285,7 +151,7 @@ describe('what cannot live on a worker thread is refused before a page moves', (
   test('the same at the destination', async () => {
     const transport = memory();
     const listener = await listenOn(transport);
-    listeners.push(listener);
+    closeLater(listener);
     const source = new StillGuest(true);
     const target = new StillGuest(false);
     const incoming = receive(onWorkers(listener), { prepare: () => target });

@@ -1,3 +1,5 @@
+import { SharedLock } from '../vcpu/shared-lock.js';
+
 /** The registers of the serial port that hold a value. All of them migrate. */
 export const SerialRegister = {
   /** 1 while the interrupt of the empty transmitter is due: from a sent byte, or from enabling it, until the guest identifies it. */
@@ -23,9 +25,6 @@ export const SERIAL_WORDS = 12;
 /** Room for input, a power of two: more than anybody types while a guest is busy. */
 export const SERIAL_INPUT_BYTES = 4096;
 
-/** How long a thread waits for the lock at a time before it tries again. Milliseconds. */
-const LOCK_WAIT_MS = 5;
-
 /** The shared memory of the state: `SERIAL_WORDS` words, and `SERIAL_INPUT_BYTES` bytes of input. */
 export interface SerialStorage {
   readonly serial: Int32Array<SharedArrayBuffer>;
@@ -36,23 +35,18 @@ export interface SerialStorage {
 export class SerialWords {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #input: Uint8Array<SharedArrayBuffer>;
+  readonly #lock: SharedLock;
 
   /** @param storage `serial` and `serialInput` of the `SharedBoard` */
   constructor({ serial, serialInput }: SerialStorage) {
     this.#words = serial;
     this.#input = serialInput;
+    this.#lock = new SharedLock(serial, LOCK);
   }
 
   /** Calls `work` while no other thread is in a call of `exclusively`. `work` has to be short, and must not wait. */
   exclusively<T>(work: () => T): T {
-    const words = this.#words;
-    while (Atomics.compareExchange(words, LOCK, 0, 1) !== 0) Atomics.wait(words, LOCK, 1, LOCK_WAIT_MS);
-    try {
-      return work();
-    } finally {
-      Atomics.store(words, LOCK, 0);
-      Atomics.notify(words, LOCK, 1);
-    }
+    return this.#lock.exclusively(work);
   }
 
   get(register: number): number {

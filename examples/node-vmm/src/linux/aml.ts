@@ -27,7 +27,7 @@ const VIRTIO_ID = 'LNRO0005';
 /** `Name (NAME, Package () { ... })` of numbers below 256. */
 export function namedPackage(name: string, values: readonly number[]): Uint8Array {
   const elements = values.flatMap((value) => (value > 1 ? [BYTE, value] : [value === 0 ? ZERO : ONE]));
-  return Uint8Array.of(NAME, ...nameSegment(name), PACKAGE, ...withLength([values.length, ...elements]));
+  return Uint8Array.of(NAME, ...nameSegment(name), PACKAGE, ...withPackageLength([values.length, ...elements]));
 }
 
 /**
@@ -37,7 +37,7 @@ export function namedPackage(name: string, values: readonly number[]): Uint8Arra
 export function virtioScope(devices: number): Uint8Array {
   if (devices === 0) return new Uint8Array(0);
   const all = Array.from({ length: devices }, (_, slot) => virtioDevice(slot));
-  return Uint8Array.of(SCOPE, ...withLength([0x5c, ...nameSegment('_SB_'), ...all.flat()]));
+  return Uint8Array.of(SCOPE, ...withPackageLength([0x5c, ...nameSegment('_SB_'), ...all.flat()]));
 }
 
 function virtioDevice(slot: number): number[] {
@@ -50,9 +50,9 @@ function virtioDevice(slot: number): number[] {
     ...nameSegment(`VIO${slot}`),
     ...[NAME, ...nameSegment('_HID'), STRING, ...Buffer.from(`${VIRTIO_ID}\0`)],
     ...[NAME, ...nameSegment('_UID'), DWORD, ...dword(slot)],
-    ...[NAME, ...nameSegment('_CRS'), BUFFER, ...withLength([BYTE, resources.length, ...resources])],
+    ...[NAME, ...nameSegment('_CRS'), BUFFER, ...withPackageLength([BYTE, resources.length, ...resources])],
   ];
-  return [EXTENDED, DEVICE, ...withLength(body)];
+  return [EXTENDED, DEVICE, ...withPackageLength(body)];
 }
 
 function nameSegment(name: string): readonly number[] {
@@ -64,8 +64,8 @@ function dword(value: number): number[] {
   return [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
 }
 
-/** Bytes behind their length, which counts itself: up to 63 in one byte, up to 4095 in two. */
-function withLength(bytes: readonly number[]): number[] {
+/** Bytes behind a PkgLength (20.2.4), which counts itself: up to 63 in one byte, up to 4095 in two. */
+function withPackageLength(bytes: readonly number[]): number[] {
   const short = bytes.length + 1;
   if (short < 0x40) return [short, ...bytes];
   const long = bytes.length + 2;

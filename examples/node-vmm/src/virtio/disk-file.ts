@@ -88,7 +88,7 @@ export class DiskFile {
     this.#wanted = false;
     if (!this.#locked) return;
     if (this.#flushed < this.#written) await this.flush();
-    // It may have been claimed again meanwhile.
+    // `lock` may have been called during the flush.
     if (this.#wanted) return;
     unlockFile(this.#file.fd);
     this.#locked = false;

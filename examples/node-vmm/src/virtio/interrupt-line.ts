@@ -1,7 +1,5 @@
+import { SharedLock } from '../vcpu/shared-lock.js';
 import { VirtioWord, type VirtioWords } from './virtio-words.js';
-
-/** How long a thread waits for the lock at a time before it tries again. Milliseconds. */
-const LOCK_WAIT_MS = 5;
 
 /**
  * The interrupt of one device, which the main thread and all vCPU threads share: the interrupt status register, and the line, which is
@@ -11,12 +9,14 @@ export class InterruptLine {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #at: number;
   readonly #setLine: (high: boolean) => void;
+  readonly #lock: SharedLock;
 
   /** @param setLine sets the level of the line in the interrupt controllers */
   constructor(words: VirtioWords, device: number, setLine: (high: boolean) => void) {
     this.#words = words.words;
     this.#at = words.device(device);
     this.#setLine = setLine;
+    this.#lock = new SharedLock(this.#words, this.#at + VirtioWord.lock);
   }
 
   /** The interrupt status register: bits of `InterruptBit`. */
@@ -34,30 +34,18 @@ export class InterruptLine {
 
   /** Sets the status, and the line whatever it was: for a reset, and for a state that was loaded into other interrupt controllers. */
   set(status: number): void {
-    this.#exclusively(() => {
+    this.#lock.exclusively(() => {
       Atomics.store(this.#words, this.#at + VirtioWord.interruptStatus, status);
       this.#setLine(status !== 0);
     });
   }
 
   #change(next: (status: number) => number): void {
-    this.#exclusively(() => {
+    this.#lock.exclusively(() => {
       const before = this.status;
       const after = next(before);
       Atomics.store(this.#words, this.#at + VirtioWord.interruptStatus, after);
       if ((before !== 0) !== (after !== 0)) this.#setLine(after !== 0);
     });
-  }
-
-  /** Does `work` while no other thread does: it is short, and never waits. */
-  #exclusively(work: () => void): void {
-    const lock = this.#at + VirtioWord.lock;
-    while (Atomics.compareExchange(this.#words, lock, 0, 1) !== 0) Atomics.wait(this.#words, lock, 1, LOCK_WAIT_MS);
-    try {
-      work();
-    } finally {
-      Atomics.store(this.#words, lock, 0);
-      Atomics.notify(this.#words, lock, 1);
-    }
   }
 }

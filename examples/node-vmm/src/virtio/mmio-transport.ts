@@ -233,7 +233,7 @@ export class MmioTransport {
   #reset(): void {
     this.#registers = initialRegisters();
     for (const queue of this.queues) {
-      // What is in hand is finished by the device, and not given back.
+      // The device finishes the chains that it has taken; they are not given back.
       void queue.stop();
       queue.reset();
       Object.assign(queue.registers, { size: QUEUE_SIZE, descriptors: 0n, driverArea: 0n, deviceArea: 0n });

@@ -24,8 +24,8 @@ export interface MmioWindowParts {
 }
 
 /**
- * The registers of all virtio devices, as the thread of one vCPU sees them. The main thread answers, and the vCPU waits meanwhile; only
- * what a guest does again and again is done here: it notifies a queue, and reads and acknowledges the interrupt status.
+ * The registers of all virtio devices, as the thread of one vCPU sees them. The main thread answers an access, and the vCPU waits for the
+ * answer. The frequent accesses are handled on the vCPU's thread: notifying a queue, and reading and acknowledging the interrupt status.
  */
 export class MmioWindow {
   readonly #parts: MmioWindowParts;

@@ -40,6 +40,8 @@ export class SplitQueue {
   readonly #memory: DeviceMemory;
   readonly #maximumSize: number;
   readonly #maximumChainBytes: number;
+  /** An entry of the used ring. */
+  readonly #used = new DataView(new ArrayBuffer(USED_ENTRY_BYTES));
 
   /** @param maximumChainBytes the most bytes that the buffers of one chain have together */
   constructor(memory: DeviceMemory, maximumSize: number, maximumChainBytes: number) {
@@ -92,11 +94,10 @@ export class SplitQueue {
   use(head: number, written: number): void {
     const { size, nextUsed } = this.registers;
     const used = Number(this.registers.deviceArea);
-    const entry = new Uint8Array(USED_ENTRY_BYTES);
-    const view = new DataView(entry.buffer);
-    view.setUint32(0, head, true);
-    view.setUint32(4, written, true);
-    this.#memory.write(used + RING_HEADER_BYTES + (nextUsed & (size - 1)) * USED_ENTRY_BYTES, entry);
+    this.#used.setUint32(0, head, true);
+    this.#used.setUint32(4, written, true);
+    const entry = used + RING_HEADER_BYTES + (nextUsed & (size - 1)) * USED_ENTRY_BYTES;
+    this.#memory.write(entry, new Uint8Array(this.#used.buffer));
     // The driver reads the entry once it sees the index: a processor of this kind shows stores in their order.
     this.registers.nextUsed = (nextUsed + 1) & 0xffff;
     this.#memory.setU16(used + INDEX_AT, this.registers.nextUsed);

@@ -1,5 +1,5 @@
 import type { GodwitError, LinkConnector, LinkListener } from '@godwit/core';
-import { connectTo, type Listener, listenOn, rehearse, type Transport } from '@godwit/transport';
+import { connectTo, type Listener, listenOn, type Transport } from '@godwit/transport';
 import { type ChannelThreads, onWorkers } from '@godwit/workers';
 
 export interface DepartureLinks {
@@ -32,17 +32,12 @@ export interface ArrivalOptions {
   readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
 
-/**
- * The destination's links over a transport, with threads for page channels where its streams are plain sockets. The migration is rehearsed
- * while the VMM waits for its guest.
- */
+/** The destination's links over a transport, with threads for page channels where its streams are plain sockets. */
 export async function linksFrom<L extends Listener>(
   transport: Transport<L>,
   { threads = 3, onRefused }: ArrivalOptions = {},
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;
-  // A failed rehearsal is ignored: the migration then only takes longer.
-  rehearse().catch(() => {});
   return { links: threads > 0 && transport.plainSockets === true ? onWorkers(links, { threads }) : links, address };
 }

@@ -94,6 +94,7 @@ export class Vmm {
   /** Waits for a guest on these links, which the VMM closes in the end; `receive` may be called again after a failed attempt. */
   listen(listening: ListeningAt): void {
     this.#listening = listening;
+    rehearseQuietly();
   }
 
   /** Receives the next guest that comes. @throws GodwitError GODWIT_INVALID_STATE without `listen` */
@@ -174,8 +175,8 @@ export class Vmm {
     if (this.#closing) return;
     // One more than page channels: the urgent stream of a post-copy has a thread too.
     this.#threads ??= channelThreads(pageChannelsFor(vm.memory) + 1);
-    // A failure is ignored: the next migration then only takes longer.
-    Promise.all([this.#threads.ready(), rehearse()]).catch(() => {});
+    void this.#threads.ready();
+    rehearseQuietly();
   }
 
   /** Runs the guest on after a snapshot of it was saved. */
@@ -207,4 +208,9 @@ export class Vmm {
     const guests = new Set([this.#guest, this.#arriving]);
     await Promise.allSettled([...[...guests].map((guest) => guest?.close()), this.stopListening()]);
   }
+}
+
+/** Rehearses a migration. A failure is ignored: the first migration then only takes longer. */
+function rehearseQuietly(): void {
+  rehearse().catch(() => {});
 }
