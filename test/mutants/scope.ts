@@ -59,12 +59,22 @@ const DESTINATION = [
 export const SCOPE: readonly Scope[] = [
   { sources: ['session/pings.ts'], tests: ['pings', 'connection'] },
   { sources: ['session/first-cause.ts'], tests: ['first-cause', 'failures'] },
-  { sources: ['session/closing-message.ts'], tests: ['closing-message', 'connection', 'failures'] },
+  {
+    sources: ['session/closing-message.ts'],
+    tests: ['closing-message', 'connection-closing', 'connection', 'failures'],
+  },
   { sources: ['session/retry.ts'], tests: ['retry', 'failures', 'settlement'] },
   { sources: ['session/keepalive.ts', 'session/checks.ts'], tests: ['keepalive', 'connection'] },
   {
     sources: ['session'],
-    tests: ['connection', 'closing-message', ...MIGRATIONS, 'several-links', 'hostile-destination'],
+    tests: [
+      'connection',
+      'connection-closing',
+      'closing-message',
+      ...MIGRATIONS,
+      'several-links',
+      'hostile-destination',
+    ],
   },
   {
     sources: ['claim'],
