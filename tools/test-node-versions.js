@@ -1,9 +1,9 @@
 /**
  * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
  * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on
- * npm and are kept in .cache/node. With --others the version that runs this is left out, if it is exactly one of them, and the
- * others run the tests that can differ between versions (node-versions-scope.js): for .ci/run, where all that is here has been
- * run under it by then.
+ * npm and are kept in .cache/node. With --others the version that runs this is left out, if it is exactly one of them, and one
+ * of the others, which PROPERTY_SEED chooses, runs the tests that can differ between versions (node-versions-scope.js): for
+ * .ci/run, where all that is here has been run under it by then, and where every commit has a seed of its own.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -20,6 +20,9 @@ const outerTally = process.env['TALLY_FILE'];
 
 /** The test files of each version, for Jest; empty for all. */
 const chosen = values.others ? ['--', '--runTestsByPath', ...differing()] : [];
+/** Which of the other versions runs those tests, counted from 0. */
+const turn = Number(process.env['PROPERTY_SEED'] ?? Date.now()) % (VERSIONS.length - 1);
+let others = 0;
 
 /** A link that changes, with jitter, on several channels, and a guest that never converges. */
 const SIMULATION =
@@ -36,19 +39,8 @@ for (const version of VERSIONS) {
     continue;
   }
 
-  const tallyFile = join(cache, `${version}.jsonl`);
-  rmSync(tallyFile, { force: true });
-  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...chosen], {
-    cwd: root,
-    env: { ...environment, TALLY_FILE: tallyFile },
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-  });
-  const counts = existsSync(tallyFile)
-    ? JSON.parse(readFileSync(tallyFile, 'utf8'))
-    : { passed: 0, failed: 1, skipped: [] };
-  if (tests.status !== 0 && counts.failed === 0) counts.failed = 1;
-  if (tests.status !== 0) process.stdout.write(`${tests.stdout}${tests.stderr}\n`);
+  const tested = !values.others || others++ === turn;
+  const counts = tested ? runTests(version, environment) : { passed: 0, failed: 0, skipped: [] };
 
   const demo = spawnSync(
     'node',
@@ -76,14 +68,38 @@ for (const version of VERSIONS) {
 
   const seconds = ((Date.now() - started) / 1000).toFixed(0);
   const summary = `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped.length} skipped`;
+  const scope = tested ? '' : 'the demo and the simulation only; ';
   process.stdout.write(
-    `Node ${exact}: ${summary} (${seconds} s; the demo ${demo.status === 0 ? 'verified' : 'failed'})\n`,
+    `Node ${exact}: ${summary} (${scope}${seconds} s; the demo ${demo.status === 0 ? 'verified' : 'failed'})\n`,
   );
   if (counts.failed > 0) process.exitCode = 1;
   if (outerTally !== undefined) {
     const skipped = counts.skipped.map((/** @type {string} */ name) => `Node ${exact}: ${name}`);
     appendFileSync(outerTally, `${JSON.stringify({ ...counts, skipped })}\n`);
   }
+}
+
+/**
+ * Runs the tests under a version of Node, and returns their counts.
+ * @param {string} version
+ * @param {NodeJS.ProcessEnv} env
+ * @returns {{ passed: number, failed: number, skipped: string[] }}
+ */
+function runTests(version, env) {
+  const tallyFile = join(cache, `${version}.jsonl`);
+  rmSync(tallyFile, { force: true });
+  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...chosen], {
+    cwd: root,
+    env: { ...env, TALLY_FILE: tallyFile },
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  });
+  const counts = existsSync(tallyFile)
+    ? JSON.parse(readFileSync(tallyFile, 'utf8'))
+    : { passed: 0, failed: 1, skipped: [] };
+  if (tests.status !== 0 && counts.failed === 0) counts.failed = 1;
+  if (tests.status !== 0) process.stdout.write(`${tests.stdout}${tests.stderr}\n`);
+  return counts;
 }
 
 /** The test files that can differ between versions of Node, by their paths from the root. */
