@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { createContext, runInContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { API } from 'typescript/unstable/sync';
+import { killedIn } from '../mutants/earlier-output.js';
 import { type Instrumented, instrument, QUESTION } from '../mutants/instrument.js';
-import { hashOf, idOf } from '../mutants/mutant.js';
+import { hashOf, idOf, type Mutant } from '../mutants/mutant.js';
 import { report } from '../mutants/report.js';
 import { sourcesOf, testsOf } from '../mutants/scope.js';
 import { SURVIVORS } from '../mutants/survivors/index.js';
@@ -190,5 +191,29 @@ describe('the data', () => {
     expect(first(1)).toEqual(first(1));
     expect(first(1)).not.toEqual(first(2));
     expect(first(1)).not.toEqual(ids.slice(0, 10));
+  });
+});
+
+describe("an earlier run's output", () => {
+  const mutants: Mutant[] = ['true', 'false', '>='].map((to) => {
+    return { file: 'a.ts', member: 'f', code: 'a > b', change: `-> ${to}`, nth: 1, line: 3 };
+  });
+
+  test('says which mutants were killed, and by which test', () => {
+    const output = [
+      '3 of 3 mutants, 1 at a time',
+      'killed: a.ts f: a > b -> true',
+      '  by a: works: expected 1',
+      'survived 4 tests: a.ts f: a > b -> false',
+      'killed: a.ts g: is no longer there -> true',
+      '  by a: works: expected 1',
+    ].join('\n');
+    const verdicts = killedIn(output, mutants);
+    expect([...verdicts.keys()]).toEqual([0]);
+    expect(verdicts.get(0)).toMatchObject({ id: 'a.ts f: a > b -> true', killed: { by: 'a: works: expected 1' } });
+  });
+
+  test('that was cut off within a mutant does not count it', () => {
+    expect(killedIn('killed: a.ts f: a > b -> true', mutants).size).toBe(0);
   });
 });
