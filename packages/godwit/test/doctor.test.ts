@@ -62,6 +62,8 @@ describe('what stands in the way', () => {
     ['little locked memory', { tried: { lockedLimit: 2 ** 23 } }, /RLIMIT_MEMLOCK/],
     ['no zstd', { node: '20.20.2' }, /without zstd/],
     ['few mappings', { files: { '/proc/sys/vm/max_map_count': '1000' } }, /max_map_count/],
+    ['no real-time priority', { files: { '/proc/self/status': 'CapEff:\t000001ffff7fffff' } }, /LimitRTPRIO/],
+    ['no word on the priority', { files: { '/proc/self/status': '', '/proc/self/limits': '' } }, /LimitRTPRIO/],
     ['no assigned device', { empty: ['/dev/vfio/devices', '/dev/vfio'] }, /none/],
     ['a dirty log of the old kind', { tried: { kvmManualDirtyLog: no('Linux 5.0 has') } }, /as a whole/],
   ] satisfies readonly (readonly [string, FakeHost, RegExp])[])('%s is only noted', (_what, host, note) => {
@@ -70,6 +72,16 @@ describe('what stands in the way', () => {
     const notes = checks.filter(({ verdict }) => verdict === 'note');
     expect(notes.map(({ found, remedy }) => `${found} ${remedy}`).join('\n')).toMatch(note);
   });
+});
+
+test('a limit allows the real-time priority without the capability', () => {
+  const files = {
+    '/proc/self/status': 'CapEff:\t0000000000000000',
+    '/proc/self/limits':
+      'Max nice priority         0                    0\nMax realtime priority     1                    1',
+  };
+  const { checks } = diagnosisOf({ files });
+  expect(checks.find(({ name }) => name === 'priority')?.verdict).toBe('ok');
 });
 
 describe('godwit doctor', () => {

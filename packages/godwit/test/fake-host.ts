@@ -48,6 +48,8 @@ export function diagnosisOf(host: FakeHost): Diagnosis {
   const files: Record<string, string> = {
     '/proc/cpuinfo': `flags : fpu vmx${host.virtual ? ' hypervisor' : ''}`,
     '/proc/sys/vm/max_map_count': '65530',
+    '/proc/self/limits': 'Max realtime priority     0                    0',
+    '/proc/self/status': 'Name:\tnode\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff',
     ...host.files,
   };
   return diagnose({

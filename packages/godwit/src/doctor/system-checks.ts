@@ -27,6 +27,7 @@ export function systemChecks(facts: HostFacts): Check[] {
     ...(few && { remedy: `raise it: ulimit -n ${FEW_FILES}, or LimitNOFILE= of the service` }),
     for: [],
   });
+  checks.push(priorityCheck(facts));
   const mappings = Number(facts.read('/proc/sys/vm/max_map_count') ?? Number.NaN);
   if (mappings < 65_530) {
     checks.push({
@@ -38,6 +39,25 @@ export function systemChecks(facts: HostFacts): Check[] {
     });
   }
   return checks;
+}
+
+/** linux/capability.h */
+const CAP_SYS_NICE = 23n;
+
+/** Whether the threads on which a vCPU waits for a page may come before all others. */
+function priorityCheck({ read }: HostFacts): Check {
+  const limit = /^Max realtime priority\s+(\S+)/m.exec(read('/proc/self/limits') ?? '')?.[1] ?? '0';
+  const capabilities = BigInt(`0x${/^CapEff:\s*([\da-f]+)/m.exec(read('/proc/self/status') ?? '')?.[1] ?? '0'}`);
+  const found = 'threads that serve page faults';
+  return limit !== '0' || (capabilities >> CAP_SYS_NICE) & 1n
+    ? { name: 'priority', verdict: 'ok', found: `${found} come before all others`, for: [] }
+    : {
+        name: 'priority',
+        verdict: 'note',
+        found: `${found} wait for their turn like others, which takes milliseconds on a busy host`,
+        remedy: 'allow a real-time priority: ulimit -r 1, LimitRTPRIO=1 of the service, or CAP_SYS_NICE',
+        for: [],
+      };
 }
 
 function nodeCheck({ node }: HostFacts): Check {

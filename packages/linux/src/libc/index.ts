@@ -63,4 +63,4 @@ export { SpliceFlags, SplicePipe } from './splice.js';
 export { SyscallError } from './syscall-error.js';
 export { SYSCALLS, type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './thread-signal.js';
-export { setTimeSlice } from './time-slice.js';
+export { setRealTime, setTimeSlice } from './time-slice.js';
