@@ -30,7 +30,7 @@ export type {
   StreamEncoding,
 } from './encoding/stream-encoding.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
-export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export type { BlockingFrames, FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {

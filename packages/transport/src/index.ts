@@ -40,7 +40,7 @@ export { checkSnapshot, looksLikeSnapshot, type SnapshotItem } from './snapshot/
 export { type FileOptions, file } from './snapshot/file.js';
 export type { DevicePiece, SnapshotMetadata } from './snapshot/snapshot-metadata.js';
 export { AcceptQueue } from './stream/accept-queue.js';
-export type { ByteStream, DetachedDescriptor, Listener, Transport } from './stream/byte-stream.js';
+export type { BlockingCalls, ByteStream, DetachedDescriptor, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';
 export { type TcpListener, type TcpOptions, tcp } from './tcp.js';
 export { type TlsOptions, tls } from './tls/tls.js';

@@ -35,7 +35,7 @@ import { missingSinkOf } from './missing/page-putter.js';
 import { warmUpAnswers } from './missing/warm-up.js';
 import { takePages } from './take-pages.js';
 import { provideModules, type ThreadModules } from './thread-modules.js';
-import { beNicerBy, beUrgent } from './thread-priority.js';
+import { beFirst, beNicerBy } from './thread-priority.js';
 
 /*
  * The thread of one page channel. It runs the engine's own sender or reader over a socket with blocking calls, and returns to its event
@@ -57,12 +57,6 @@ const FRAME_BYTES = 4 * 2 ** 20;
  * processors than there are. Beside a thread that never sleeps this one gets two fifths of a processor instead of half.
  */
 const NICER = 2;
-
-/**
- * How long the thread that answers requests polls for the next one before it sleeps: as long as the destination's thread that asks.
- * Milliseconds.
- */
-const AWAKE_MS = 1;
 
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
@@ -102,7 +96,7 @@ async function obey(order: ChannelOrder): Promise<void> {
       await receive(order);
       break;
     case 'answer':
-      beUrgent();
+      beFirst();
       await answer(order);
       break;
     case 'missing':
@@ -203,7 +197,7 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const windows = new MemoryWindows(memory).open();
   const queue = PageQueue.join(memory, order.queue);
   const totals = noTotals();
-  bytes?.stayAwake(AWAKE_MS);
+  bytes?.neverPoll();
   await warmUpAnswers(() => !hasBytes(socket));
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });

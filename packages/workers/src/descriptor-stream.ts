@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
 import { addressOf, Errno, errnoName, GatherList, SocketNumbers, shutdownSocket } from '@godwit/linux/unstable/libc';
-import type { ByteStream } from '@godwit/transport';
+import type { BlockingCalls, ByteStream } from '@godwit/transport';
 import { PollingReceiver } from './polling-receiver.js';
 
 /**
@@ -37,14 +37,33 @@ export class DescriptorStream implements ByteStream {
   }
 
   /**
-   * From now on a receive polls for this many milliseconds before it blocks, since waking the thread would take longer than handling the
-   * bytes.
+   * From now on a receive blocks at once, without polling before. A polling thread yields its processor, and gets it back only when the
+   * other thread has used up its time; a blocked one of higher priority gets it when the bytes come.
    */
-  stayAwake(ms: number): void {
-    this.#receiver.pollMs = ms;
+  neverPoll(): void {
+    this.#receiver.pollMs = 0;
   }
 
+  /** The number of bytes that have come and were not handed out. */
+  get unreadBytes(): number {
+    return this.#unread.length;
+  }
+
+  /** `read` and `write` without promises. */
+  readonly blocking: BlockingCalls = {
+    read: (into, wanted) => this.#readNow(into, wanted),
+    write: (chunks) => this.#writeNow(chunks),
+  };
+
   async write(chunks: readonly Uint8Array[]): Promise<void> {
+    this.#writeNow(chunks);
+  }
+
+  async read(into: Uint8Array, wanted = into.length): Promise<number> {
+    return this.#readNow(into, wanted);
+  }
+
+  #writeNow(chunks: readonly Uint8Array[]): void {
     const gather = this.#gather;
     gather.clear();
     for (const chunk of chunks) {
@@ -55,7 +74,7 @@ export class DescriptorStream implements ByteStream {
     if (gather.length > 0) this.#send();
   }
 
-  async read(into: Uint8Array, wanted = into.length): Promise<number> {
+  #readNow(into: Uint8Array, wanted: number): number {
     const unread = this.#unread;
     if (unread.length > 0) {
       const count = Math.min(unread.length, into.length);

@@ -30,7 +30,7 @@ export class PollingReceiver {
   readonly #count: (bytes: number) => void;
   /** Minus errno of a call that failed after earlier calls had returned bytes. */
   #failure = 0;
-  /** How long a receive polls before it blocks, in milliseconds. */
+  /** How long a receive polls before it blocks, in milliseconds; 0: not at all. */
   pollMs = POLL_MS;
   #pipe: SplicePipe | undefined;
   readonly #peeked = new Uint8Array(1);
@@ -118,7 +118,7 @@ export class PollingReceiver {
 
   #poll(into: Uint8Array, most: number): number {
     let count = receiveFrom(this.#fd, into, most, SocketNumbers.MSG_DONTWAIT);
-    if (count !== -Errno.EAGAIN) return count;
+    if (count !== -Errno.EAGAIN || this.pollMs === 0) return count;
     const until = performance.now() + this.pollMs;
     do {
       yieldProcessor();

@@ -22,6 +22,18 @@ export interface FileTarget {
 export type PayloadTarget = Uint8Array | FileTarget;
 
 /**
+ * The calls of a frame stream whose carrier blocks the thread until they are done, without promises. They work as the calls of the same
+ * names of `FrameStream`, throw what those reject with, and may take turns with them.
+ */
+export interface BlockingFrames {
+  /** Bytes that have been read from the carrier and not handed out: while there are some, the carrier may have none for the next frame. */
+  readonly buffered: number;
+  read(): ReceivedFrame | null;
+  readPayload(into: readonly Uint8Array[]): void;
+  write(frame: Frame, payload?: readonly Uint8Array[]): void;
+}
+
+/**
  * One ordered, reliable stream of frames in each direction, over any carrier of bytes.
  *
  * An implementation checks that a frame is well-formed (known type, right field types, lengths within its limits) before `read`
@@ -56,6 +68,8 @@ export interface FrameStream {
   readonly takesFiles?: boolean;
   /** Reads the payload of the last frame and discards it. */
   skipPayload(): Promise<void>;
+  /** The same calls without promises; only where the carrier's calls block. */
+  readonly blocking?: BlockingFrames | undefined;
   /** Ends our direction after everything written; resolves, with the stream closed, once the peer has ended its own. */
   close(): Promise<void>;
   /** Drops the stream at once: pending calls on this side fail with `reason`, those of the peer with a lost link. */

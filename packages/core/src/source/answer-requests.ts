@@ -1,10 +1,10 @@
 import { checkRuns } from '../destination/run-check.js';
 import { GodwitError } from '../errors.js';
-import type { FrameStream } from '../link/frame-stream.js';
+import type { BlockingFrames, FrameStream } from '../link/frame-stream.js';
 import { pagesOf, type RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
-import { MOST_REQUESTED } from '../protocol/frame.js';
+import { MOST_REQUESTED, type PagesFrame } from '../protocol/frame.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { ReadAhead } from './read-ahead.js';
 
@@ -42,12 +42,18 @@ export async function answerRequests(stream: FrameStream, parts: AnsweringParts)
 /** Answers requests one by one: see `answerRequests`. */
 export class RequestAnswers {
   readonly #stream: FrameStream;
+  /** The stream without promises, where it has such calls: a thread that answers makes less garbage, whose collection would stop it. */
+  readonly #blocking: BlockingFrames | undefined;
   readonly #parts: AnsweringParts;
   readonly #ahead = new ReadAhead();
   readonly #taken = new PageRunList(MOST_REQUESTED);
+  /** The runs and the contents of the frame that is written next. */
+  #runs: number[] = [];
+  #contents: Uint8Array[] = [];
 
   constructor(stream: FrameStream, parts: AnsweringParts) {
     this.#stream = stream;
+    this.#blocking = stream.blocking;
     this.#parts = parts;
   }
 
@@ -55,7 +61,7 @@ export class RequestAnswers {
   async next(): Promise<boolean> {
     const { windows, queue, open } = this.#parts;
     const { memory } = windows;
-    const received = await this.#stream.read();
+    const received = this.#blocking === undefined ? await this.#stream.read() : this.#blocking.read();
     if (received === null) return false;
     const { frame } = received;
     if (frame.type !== 'requestPages') {
@@ -72,30 +78,62 @@ export class RequestAnswers {
       );
     }
     checkRuns(memory, block, [page, pages], frame.type);
-    this.#taken.clear();
-    queue.takeAnswer(block, page, pages, this.#taken);
-    const asked: Uint8Array[] = [];
-    windows.appendViews(asked, block, page, pages);
-    await this.#stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: [page, pages] }, asked);
-    this.#taken.clear();
-    takeAhead(
-      queue,
-      block,
-      page + pages - 1,
-      this.#ahead.after(block, page + pages - 1),
-      this.#ahead.stride,
-      this.#taken,
-      {
-        blockPages: pagesOf(memory, memory.blocks[block] as RamBlock),
-      },
-    );
-    for (const runs of inFrames(this.#taken)) {
-      const more: Uint8Array[] = [];
-      for (let i = 0; i < runs.length; i += 2)
-        windows.appendViews(more, block, runs[i] as number, runs[i + 1] as number);
-      await this.#stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs }, more);
-    }
+    const taken = this.#taken;
+    taken.clear();
+    queue.takeAnswer(block, page, pages, taken);
+    this.#add(block, page, pages);
+    if (!this.#writeNow(block)) await this.#write(block);
+    taken.clear();
+    const last = page + pages - 1;
+    const count = this.#ahead.after(block, last);
+    const blockPages = pagesOf(memory, memory.blocks[block] as RamBlock);
+    takeAhead(queue, block, last, count, this.#ahead.stride, taken, blockPages);
+    await this.#writeTaken(block);
     return true;
+  }
+
+  /** Writes the taken pages, in frames of at most `AHEAD_FRAME_PAGES`. */
+  async #writeTaken(block: number): Promise<void> {
+    const taken = this.#taken;
+    let pages = 0;
+    for (let i = 0; i < taken.length; i++) {
+      let page = taken.firstPage(i);
+      for (let left = taken.runPages(i); left > 0; ) {
+        const count = Math.min(left, AHEAD_FRAME_PAGES - pages);
+        this.#add(block, page, count);
+        page += count;
+        left -= count;
+        pages += count;
+        if (pages < AHEAD_FRAME_PAGES) continue;
+        pages = 0;
+        if (!this.#writeNow(block)) await this.#write(block);
+      }
+    }
+    if (pages > 0 && !this.#writeNow(block)) await this.#write(block);
+  }
+
+  #add(block: number, page: number, pages: number): void {
+    this.#runs.push(page, pages);
+    this.#parts.windows.appendViews(this.#contents, block, page, pages);
+  }
+
+  /** Writes the frame if the stream's calls block; returns false otherwise. */
+  #writeNow(block: number): boolean {
+    if (this.#blocking === undefined) return false;
+    this.#blocking.write(this.#frame(block), this.#contents);
+    this.#runs = [];
+    this.#contents = [];
+    return true;
+  }
+
+  async #write(block: number): Promise<void> {
+    await this.#stream.write(this.#frame(block), this.#contents);
+    this.#runs = [];
+    this.#contents = [];
+  }
+
+  #frame(block: number): PagesFrame {
+    return { type: 'pages', round: ANSWER_ROUND, block, runs: this.#runs };
   }
 }
 
@@ -107,31 +145,10 @@ function takeAhead(
   count: number,
   stride: number,
   taken: PageRunList,
-  { blockPages }: { readonly blockPages: number },
+  blockPages: number,
 ): void {
   for (let i = 1; i <= count; i++) {
     const next = page + stride * (stride > 0 ? i : count + 1 - i);
     if (next >= 0 && next < blockPages) queue.takeAnswer(block, next, 1, taken);
   }
-}
-
-/** Cuts the pages into frames of at most `AHEAD_FRAME_PAGES`: flat [first page, page count, ...] of each. */
-function* inFrames(taken: PageRunList): Generator<number[]> {
-  let runs: number[] = [];
-  let pages = 0;
-  for (let i = 0; i < taken.length; i++) {
-    let page = taken.firstPage(i);
-    for (let left = taken.runPages(i); left > 0; ) {
-      const count = Math.min(left, AHEAD_FRAME_PAGES - pages);
-      runs.push(page, count);
-      page += count;
-      left -= count;
-      pages += count;
-      if (pages < AHEAD_FRAME_PAGES) continue;
-      yield runs;
-      runs = [];
-      pages = 0;
-    }
-  }
-  if (runs.length > 0) yield runs;
 }

@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core/errors';
-import type { ByteStream } from '../stream/byte-stream.js';
+import type { BlockingCalls, ByteStream } from '../stream/byte-stream.js';
 import { CHECKSUM_BYTES, CHECKSUM_MARK, checksumObject, crc32 } from './checksum.js';
 import { byteLength } from './detach.js';
 import { checkedHead } from './frame-head.js';
@@ -67,6 +67,34 @@ export class CheckedWriter {
     const handed = await handing;
     await handed.sent;
     return handed.bytes;
+  }
+
+  /** Does the same without promises, over a stream whose calls block. No `write` may be pending. */
+  writeNow(calls: BlockingCalls, header: Uint8Array, payload: readonly Uint8Array[] | undefined): number {
+    if (this.#broken !== undefined) throw this.#broken;
+    if (this.#queued > 0) throw new GodwitError('GODWIT_INVALID_STATE', 'another frame is being written');
+    const payloadBytes = payload === undefined ? undefined : byteLength(payload);
+    try {
+      const head = this.#head(header, payloadBytes);
+      calls.write(head);
+      const bytes = byteLength(head);
+      if (payload === undefined || !payloadBytes) return bytes;
+      this.#stages ??= [emptyStage(), emptyStage()];
+      const staging = this.#stages[0].bytes;
+      for (const chunk of payload) {
+        for (let from = 0; from < chunk.length; from += STAGING_BYTES) {
+          const piece = staging.subarray(0, Math.min(chunk.length - from, STAGING_BYTES));
+          piece.set(chunk.subarray(from, from + piece.length));
+          this.#sum = crc32(piece, this.#sum);
+          calls.write([piece]);
+        }
+      }
+      calls.write([checksumObject(this.#sum)]);
+      return bytes + payloadBytes + CHECKSUM_BYTES;
+    } catch (error) {
+      this.#broken = GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);
+      throw this.#broken;
+    }
   }
 
   /** Resolves when the carrier has taken everything. Nothing more can be written after the call. */

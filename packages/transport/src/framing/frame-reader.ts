@@ -1,15 +1,12 @@
 import { writeSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
 import type { FileTarget, PayloadTarget } from '@godwit/core/pages';
-import type { ByteStream } from '../stream/byte-stream.js';
+import type { BlockingCalls, ByteStream } from '../stream/byte-stream.js';
 import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum.js';
 import { foreignBytes } from './foreign-bytes.js';
 import type { FrameLimits } from './frame-limits.js';
+import { ReadBuffer } from './read-buffer.js';
 
-/** The size of a stream's first buffer, in bytes: a peer that sends nothing takes no more memory. */
-const FIRST_BUFFER = 16 * 1024;
-/** The size to which the buffer grows once payloads are gathered in it, in bytes. */
-const FULL_BUFFER = 256 * 1024;
 /** Bytes are read directly into a chunk with at least this much left to fill; smaller chunks share reads through the buffer. */
 const DIRECT_BYTES = 64 * 1024;
 
@@ -31,24 +28,30 @@ export interface FrameReaderOptions {
   readonly sum?: number | undefined;
 }
 
-/** A frame that was read, and the checksum before it. */
-export interface LastFrame<F> {
+/** A frame that has come, and the size of its payload. */
+export interface ReceivedHead<F> {
   readonly frame: F;
   readonly payloadBytes: number;
+}
+
+/** A frame that was read, and the checksum before it. */
+export interface LastFrame<F> extends ReceivedHead<F> {
   readonly sum: number | undefined;
 }
+
+type Readable = Pick<ByteStream, 'peer' | 'read' | 'readIntoFile' | 'blocking'>;
 
 /**
  * Reads frames from a byte stream, payloads directly into their target memory. Where the peer sends checksums, a frame is handed out once
  * the checksum of its header was verified, and `readPayload` resolves once that of the payload was.
+ *
+ * `readNow` and `readPayloadNow` do the same without promises, over a stream whose calls block.
  */
 export class FrameReader<F extends { readonly type: string }> {
-  readonly #stream: Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>;
+  readonly #stream: Readable;
   readonly #limits: FrameLimits;
   readonly #kind: HeaderKind<F>;
-  #buffer = new Uint8Array(FIRST_BUFFER);
-  #from = 0;
-  #to = 0;
+  readonly #buffer = new ReadBuffer();
   #payloadLeft = 0;
   #busy = false;
   #broken: GodwitError | undefined;
@@ -62,7 +65,7 @@ export class FrameReader<F extends { readonly type: string }> {
   last: LastFrame<F> | undefined;
 
   constructor(
-    stream: Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>,
+    stream: Readable,
     limits: FrameLimits,
     kind: HeaderKind<F>,
     { takesChecksums = false, sum }: FrameReaderOptions = {},
@@ -86,12 +89,17 @@ export class FrameReader<F extends { readonly type: string }> {
 
   /** Bytes of the stream that were read as frames and payloads; between two frames this is the start of the next one. */
   get position(): number {
-    return this.bytesRead - (this.#to - this.#from);
+    return this.bytesRead - this.#buffer.length;
+  }
+
+  /** The number of bytes that have arrived and were not handed out. */
+  get buffered(): number {
+    return this.#buffer.length;
   }
 
   /** Bytes that have arrived and were not handed out, between two frames or in an incomplete one. */
   get unread(): Uint8Array {
-    return this.#buffer.slice(this.#from, this.#to);
+    return this.#buffer.peek(this.#buffer.length).slice();
   }
 
   /** Whether no read is pending. */
@@ -99,27 +107,36 @@ export class FrameReader<F extends { readonly type: string }> {
     return !this.#busy;
   }
 
-  read(): Promise<{ frame: F; payloadBytes: number } | null> {
-    return this.#exclusively(async () => {
+  async read(): Promise<ReceivedHead<F> | null> {
+    this.#begin();
+    try {
       this.last = undefined;
-      await this.#readMark();
-      const sum = this.#sum;
-      const received = await this.#readFrame();
-      this.last = received === null ? undefined : { ...received, sum };
-      return received;
-    });
+      for (let missing = this.#parse(); missing > 0; missing = this.#parse()) await this.#more(missing);
+      return this.#parsed();
+    } catch (error) {
+      throw this.#failed(error);
+    } finally {
+      this.#busy = false;
+    }
   }
 
-  readPayload(into: readonly PayloadTarget[]): Promise<void> {
-    return this.#exclusively(async () => {
-      let total = 0;
-      for (const chunk of into) total += chunk.length;
-      if (total !== this.#payloadLeft) {
-        throw new GodwitError(
-          'GODWIT_INVALID_ARGUMENT',
-          `the payload has ${this.#payloadLeft} bytes, the chunks ${total}`,
-        );
-      }
+  readNow(calls: BlockingCalls): ReceivedHead<F> | null {
+    this.#begin();
+    try {
+      this.last = undefined;
+      for (let missing = this.#parse(); missing > 0; missing = this.#parse()) this.#moreNow(calls, missing);
+      return this.#parsed();
+    } catch (error) {
+      throw this.#failed(error);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async readPayload(into: readonly PayloadTarget[]): Promise<void> {
+    this.#begin();
+    try {
+      const total = this.#checkTotal(into);
       for (const chunk of into) {
         if (!(chunk instanceof Uint8Array)) {
           await this.#fillFile(chunk);
@@ -130,110 +147,146 @@ export class FrameReader<F extends { readonly type: string }> {
         if (taken < chunk.length) await this.#fill(chunk, taken);
       }
       if (total > 0) await this.#verifyPayload();
-    });
-  }
-
-  skipPayload(): Promise<void> {
-    return this.#exclusively(async () => {
-      if (this.#payloadLeft === 0) return;
-      while (this.#payloadLeft > 0) {
-        if (this.#from === this.#to) await this.#refill(1);
-        const count = Math.min(this.#to - this.#from, this.#payloadLeft);
-        this.#count(this.#buffer.subarray(this.#from, this.#from + count));
-        this.#from += count;
-      }
-      await this.#verifyPayload();
-    });
-  }
-
-  /** Throws away everything until the peer ends its direction. */
-  async drain(): Promise<void> {
-    while ((await this.#stream.read(this.#buffer)) > 0);
-  }
-
-  /** A stream that has failed once stays failed, since the start of the next frame is not known any more. */
-  async #exclusively<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#busy) throw new GodwitError('GODWIT_INVALID_STATE', 'a read of this frame stream is pending already');
-    if (this.#broken !== undefined) throw this.#broken;
-    this.#busy = true;
-    try {
-      return await work();
     } catch (error) {
-      const failure = GodwitError.wrap(error, 'GODWIT_LINK_LOST', `reading from ${this.#stream.peer} failed`);
-      if (failure.code !== 'GODWIT_INVALID_ARGUMENT' && failure.code !== 'GODWIT_INVALID_STATE') this.#broken = failure;
-      throw failure;
+      throw this.#failed(error);
     } finally {
       this.#busy = false;
     }
   }
 
-  async #readFrame(): Promise<{ frame: F; payloadBytes: number } | null> {
+  readPayloadNow(calls: BlockingCalls, into: readonly Uint8Array[]): void {
+    this.#begin();
+    try {
+      const total = this.#checkTotal(into);
+      for (const chunk of into) {
+        const taken = this.#takeBuffered(chunk);
+        if (taken < chunk.length) this.#fillNow(calls, chunk, taken);
+      }
+      if (total === 0 || this.#sum === undefined) return;
+      while (this.#buffer.length < CHECKSUM_BYTES) this.#moreNow(calls, CHECKSUM_BYTES - this.#buffer.length, true);
+      this.#checkPayload(this.#sum);
+    } catch (error) {
+      throw this.#failed(error);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async skipPayload(): Promise<void> {
+    this.#begin();
+    try {
+      if (this.#payloadLeft === 0) return;
+      const buffer = this.#buffer;
+      while (this.#payloadLeft > 0) {
+        if (buffer.length === 0) await this.#refill(1);
+        const bytes = buffer.peek(this.#payloadLeft);
+        this.#count(bytes);
+        buffer.from += bytes.length;
+      }
+      await this.#verifyPayload();
+    } catch (error) {
+      throw this.#failed(error);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Throws away everything until the peer ends its direction. */
+  async drain(): Promise<void> {
+    while ((await this.#stream.read(this.#buffer.bytes)) > 0);
+  }
+
+  #begin(): void {
+    if (this.#busy) throw new GodwitError('GODWIT_INVALID_STATE', 'a read of this frame stream is pending already');
+    if (this.#broken !== undefined) throw this.#broken;
+    this.#busy = true;
+  }
+
+  /** A stream that has failed once stays failed, since the start of the next frame is not known any more. */
+  #failed(error: unknown): GodwitError {
+    const failure = GodwitError.wrap(error, 'GODWIT_LINK_LOST', `reading from ${this.#stream.peer} failed`);
+    if (failure.code !== 'GODWIT_INVALID_ARGUMENT' && failure.code !== 'GODWIT_INVALID_STATE') this.#broken = failure;
+    return failure;
+  }
+
+  /** The frame that `#parse` has found, or `null` at the end of the stream. */
+  #parsed(): ReceivedHead<F> | null {
+    const last = this.last as LastFrame<F> | undefined;
+    return last === undefined ? null : { frame: last.frame, payloadBytes: last.payloadBytes };
+  }
+
+  /**
+   * Takes the head of the next frame off the buffer and puts it into `last`, if all of it is there. Returns 0 then, and at the end of the
+   * stream; otherwise the number of bytes that are known to be missing.
+   */
+  #parse(): number {
     if (this.#payloadLeft > 0) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         `${this.#payloadLeft} bytes of payload must be read or skipped first`,
       );
     }
-    if (this.#ended) return null;
-    if (this.#from === this.#to && !(await this.#more(1))) {
-      this.#ended = true;
-      return null;
-    }
+    const missing = this.#parseMark();
+    if (missing > 0 || this.#ended) return missing;
+    const buffer = this.#buffer;
+    if (buffer.length === 0) return 1;
     // The first byte is checked as soon as it is there, since a peer may never send five bytes.
-    if (this.#buffer[this.#from] !== UINT32) {
-      if (this.#sum === undefined) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
-      throw damaged(this.#stream.peer, `a frame starts with ce, not with ${this.#hexByte(this.#from)}`);
+    if (buffer.bytes[buffer.from] !== UINT32) {
+      if (this.#sum === undefined) throw foreignBytes(buffer.peek(buffer.length));
+      throw damaged(this.#stream.peer, `a frame starts with ce, not with ${this.#hexByte(0)}`);
     }
-    await this.#need(PREFIX);
-    if (this.#sum !== undefined) return this.#readChecked(this.#sum);
-    const head = PREFIX + this.#headerBytes();
-    await this.#need(head);
-    const frame = this.#kind.parse(this.#buffer.subarray(this.#from + PREFIX, this.#from + head), this.#limits);
-    if (!this.#kind.hasPayload(frame)) {
-      this.#from += head;
-      return { frame, payloadBytes: 0 };
-    }
-
-    // The head is taken off the buffer only as a whole: until then its bytes are `unread`.
-    await this.#need(head + PREFIX);
-    return this.#payloadBegins(frame, head);
+    if (buffer.length < PREFIX) return PREFIX - buffer.length;
+    return this.#sum === undefined ? this.#parsePlain() : this.#parseChecked(this.#sum);
   }
 
-  /** Reads the mark, if the peer begins with it. */
-  async #readMark(): Promise<void> {
-    if (!this.#fresh) return;
-    if (this.#from === this.#to && !(await this.#more(1))) return;
-    if (this.#buffer[this.#from] === INT32) {
-      await this.#need(CHECKSUM_BYTES);
-      const said = this.#uint32(this.#from + 1);
-      if (said !== 0) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
-      this.#from += CHECKSUM_BYTES;
+  /** Takes the mark off the buffer, if the peer begins with it. Returns the number of missing bytes. */
+  #parseMark(): number {
+    const buffer = this.#buffer;
+    if (!this.#fresh || this.#ended) return 0;
+    if (buffer.length === 0) return 1;
+    if (buffer.bytes[buffer.from] === INT32) {
+      if (buffer.length < CHECKSUM_BYTES) return CHECKSUM_BYTES - buffer.length;
+      if (buffer.uint32(1) !== 0) throw foreignBytes(buffer.peek(buffer.length));
+      buffer.from += CHECKSUM_BYTES;
       this.#sum = 0;
     }
     this.#fresh = false;
+    return 0;
+  }
+
+  #parsePlain(): number {
+    const buffer = this.#buffer;
+    const head = PREFIX + this.#headerBytes();
+    if (buffer.length < head) return head - buffer.length;
+    const frame = this.#kind.parse(buffer.bytes.subarray(buffer.from + PREFIX, buffer.from + head), this.#limits);
+    if (!this.#kind.hasPayload(frame)) return this.#finish(frame, head, 0, undefined);
+    // The head is taken off the buffer only as a whole: until then its bytes are `unread`.
+    if (buffer.length < head + PREFIX) return head + PREFIX - buffer.length;
+    return this.#finish(frame, head + PREFIX, this.#payloadBytes(frame, head), undefined);
   }
 
   #headerBytes(): number {
-    const headerBytes = this.#uint32(this.#from + 1);
+    const headerBytes = this.#buffer.uint32(1);
     if (headerBytes <= this.#limits.maximumHeaderBytes) return headerBytes;
     throw tooLarge('a frame header', headerBytes, this.#limits.maximumHeaderBytes, 'maximumHeaderBytes');
   }
 
   /**
-   * Reads a frame with checksums, after bytes with the checksum `before`. No length is used before its checksum was verified. The header's
-   * checksum covers the length of a payload after it too, if the header's type has one.
+   * Reads the head of a frame with checksums, after bytes with the checksum `before`. No length is used before its checksum was verified.
+   * The header's checksum covers the length of a payload after it too, if the header's type has one.
    */
-  async #readChecked(before: number): Promise<{ frame: F; payloadBytes: number }> {
+  #parseChecked(before: number): number {
     const { peer } = this.#stream;
+    const buffer = this.#buffer;
     const start = PREFIX + CHECKSUM_BYTES;
-    await this.#need(start);
-    const prefix = crc32(this.#buffer.subarray(this.#from, this.#from + PREFIX), before);
-    const saidOfLength = this.#checksum(this.#from + PREFIX);
+    if (buffer.length < start) return start - buffer.length;
+    const prefix = crc32(buffer.peek(PREFIX), before);
+    const saidOfLength = this.#checksum(PREFIX);
     if (saidOfLength !== prefix) throw wrongChecksum(peer, 'the length of a frame header', saidOfLength, prefix);
     const head = start + this.#headerBytes();
-    await this.#need(head + CHECKSUM_BYTES);
-    const said = this.#checksum(this.#from + head);
-    const header = this.#buffer.subarray(this.#from + start, this.#from + head);
+    if (buffer.length < head + CHECKSUM_BYTES) return head + CHECKSUM_BYTES - buffer.length;
+    const said = this.#checksum(head);
+    const header = buffer.bytes.subarray(buffer.from + start, buffer.from + head);
     const sum = crc32(header, prefix);
     let frame: F;
     try {
@@ -242,59 +295,84 @@ export class FrameReader<F extends { readonly type: string }> {
       // A malformed header with a right checksum was sent so, and its own error is thrown.
       throw said === sum ? error : wrongChecksum(peer, 'a frame header', said, sum);
     }
+    const contents = head + CHECKSUM_BYTES;
     if (!this.#kind.hasPayload(frame)) {
       if (said !== sum) throw wrongChecksum(peer, `a "${frame.type}" frame`, said, sum);
-      this.#from += head + CHECKSUM_BYTES;
-      this.#sum = sum;
-      return { frame, payloadBytes: 0 };
+      return this.#finish(frame, contents, 0, sum);
     }
-    await this.#need(head + CHECKSUM_BYTES + PREFIX);
-    const at = this.#from + head + CHECKSUM_BYTES;
-    const whole = crc32(this.#buffer.subarray(at, at + PREFIX), sum);
+    if (buffer.length < contents + PREFIX) return contents + PREFIX - buffer.length;
+    const at = buffer.from + contents;
+    const whole = crc32(buffer.bytes.subarray(at, at + PREFIX), sum);
     if (said !== whole) throw wrongChecksum(peer, `the head of a "${frame.type}" frame`, said, whole);
-    const received = this.#payloadBegins(frame, head + CHECKSUM_BYTES);
-    this.#sum = whole;
-    return received;
+    return this.#finish(frame, contents + PREFIX, this.#payloadBytes(frame, contents), whole);
   }
 
-  /** Takes the head off the buffer: `head` bytes, and the start of the payload after them. */
-  #payloadBegins(frame: F, head: number): { frame: F; payloadBytes: number } {
-    const start = this.#buffer[this.#from + head] as number;
+  /** Takes the head of a frame, which has `bytes` bytes, off the buffer. */
+  #finish(frame: F, bytes: number, payloadBytes: number, sum: number | undefined): 0 {
+    this.last = { frame, payloadBytes, sum: this.#sum };
+    this.#buffer.from += bytes;
+    this.#payloadLeft = payloadBytes;
+    this.#sum = sum;
+    return 0;
+  }
+
+  /** The length of a payload, whose start is at `at`. */
+  #payloadBytes(frame: F, at: number): number {
+    const buffer = this.#buffer;
+    const start = buffer.bytes[buffer.from + at] as number;
     if (start !== BIN32) {
       throw new GodwitError(
         'GODWIT_BAD_STREAM',
         `a ${frame.type} frame needs a payload, which starts with c6, got ${start.toString(16)}`,
       );
     }
-    const payloadBytes = this.#uint32(this.#from + head + 1);
-    if (payloadBytes > this.#limits.maximumPayloadBytes) {
-      throw tooLarge(
-        `the payload of a ${frame.type} frame`,
-        payloadBytes,
-        this.#limits.maximumPayloadBytes,
-        'maximumPayloadBytes',
-      );
-    }
-    this.#from += head + PREFIX;
-    this.#payloadLeft = payloadBytes;
-    return { frame, payloadBytes };
+    const bytes = buffer.uint32(at + 1);
+    const { maximumPayloadBytes } = this.#limits;
+    if (bytes <= maximumPayloadBytes) return bytes;
+    throw tooLarge(`the payload of a ${frame.type} frame`, bytes, maximumPayloadBytes, 'maximumPayloadBytes');
+  }
+
+  #checkTotal(into: readonly PayloadTarget[]): number {
+    let total = 0;
+    for (const chunk of into) total += chunk.length;
+    if (total === this.#payloadLeft) return total;
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the payload has ${this.#payloadLeft} bytes, the chunks ${total}`);
   }
 
   async #fill(chunk: Uint8Array, start: number): Promise<void> {
     let at = start;
     while (at < chunk.length) {
       const missing = chunk.length - at;
+      const rest = at === 0 ? chunk : chunk.subarray(at);
       if (missing >= DIRECT_BYTES) {
-        const count = await this.#stream.read(at === 0 ? chunk : chunk.subarray(at), missing);
-        if (count === 0) throw this.#lost();
-        this.bytesRead += count;
-        this.#count(chunk.subarray(at, at + count));
-        at += count;
+        at += this.#came(chunk, at, await this.#stream.read(rest, missing));
       } else {
         await this.#refill(missing);
-        at += this.#takeBuffered(at === 0 ? chunk : chunk.subarray(at));
+        at += this.#takeBuffered(rest);
       }
     }
+  }
+
+  #fillNow(calls: BlockingCalls, chunk: Uint8Array, start: number): void {
+    let at = start;
+    while (at < chunk.length) {
+      const missing = chunk.length - at;
+      const rest = at === 0 ? chunk : chunk.subarray(at);
+      if (missing >= DIRECT_BYTES) {
+        at += this.#came(chunk, at, calls.read(rest, missing));
+      } else {
+        this.#refillNow(calls, missing);
+        at += this.#takeBuffered(rest);
+      }
+    }
+  }
+
+  /** Counts bytes that were read directly into a chunk, from `at` on. */
+  #came(chunk: Uint8Array, at: number, count: number): number {
+    if (count === 0) throw this.#lost();
+    this.bytesRead += count;
+    this.#count(chunk.subarray(at, at + count));
+    return count;
   }
 
   /**
@@ -303,10 +381,11 @@ export class FrameReader<F extends { readonly type: string }> {
    */
   async #fillFile({ fd, position, length }: FileTarget): Promise<void> {
     const stream = this.#stream;
+    const buffer = this.#buffer;
     let done = 0;
     while (done < length) {
       const missing = length - done;
-      const past = this.#from === this.#to && this.#sum === undefined && missing >= DIRECT_BYTES;
+      const past = buffer.length === 0 && this.#sum === undefined && missing >= DIRECT_BYTES;
       if (past && stream.readIntoFile !== undefined) {
         const count = await stream.readIntoFile(fd, position + done, missing);
         if (count === 0) throw this.#lost();
@@ -315,25 +394,25 @@ export class FrameReader<F extends { readonly type: string }> {
         done += count;
         continue;
       }
-      if (this.#from === this.#to) await this.#refill(missing);
-      const bytes = this.#buffer.subarray(this.#from, Math.min(this.#to, this.#from + missing));
+      if (buffer.length === 0) await this.#refill(missing);
+      const bytes = buffer.peek(missing);
       for (let at = 0; at < bytes.length; ) {
         at += writeSync(fd, bytes, at, bytes.length - at, position + done + at);
       }
       this.#count(bytes);
-      this.#from += bytes.length;
+      buffer.from += bytes.length;
       done += bytes.length;
     }
   }
 
   #takeBuffered(into: Uint8Array): number {
-    const count = Math.min(this.#to - this.#from, into.length);
-    if (count === 0) return 0;
-    const bytes = this.#buffer.subarray(this.#from, this.#from + count);
+    const buffer = this.#buffer;
+    if (buffer.length === 0 || into.length === 0) return 0;
+    const bytes = buffer.peek(into.length);
     into.set(bytes);
     this.#count(bytes);
-    this.#from += count;
-    return count;
+    buffer.from += bytes.length;
+    return bytes.length;
   }
 
   /** Counts bytes of payload that have come. */
@@ -344,63 +423,58 @@ export class FrameReader<F extends { readonly type: string }> {
 
   async #verifyPayload(): Promise<void> {
     if (this.#sum === undefined) return;
-    await this.#need(CHECKSUM_BYTES);
-    const said = this.#checksum(this.#from);
-    if (said !== this.#sum) throw wrongChecksum(this.#stream.peer, 'a payload', said, this.#sum);
-    this.#from += CHECKSUM_BYTES;
+    while (this.#buffer.length < CHECKSUM_BYTES) await this.#more(CHECKSUM_BYTES - this.#buffer.length, true);
+    this.#checkPayload(this.#sum);
   }
 
+  #checkPayload(sum: number): void {
+    const said = this.#checksum(0);
+    if (said !== sum) throw wrongChecksum(this.#stream.peer, 'a payload', said, sum);
+    this.#buffer.from += CHECKSUM_BYTES;
+  }
+
+  /** The checksum at `at`, counted from the first byte of the buffer. */
   #checksum(at: number): number {
-    if (this.#buffer[at] === INT32) return this.#uint32(at + 1);
+    const buffer = this.#buffer;
+    if (buffer.bytes[buffer.from + at] === INT32) return buffer.uint32(at + 1);
     throw damaged(this.#stream.peer, `a checksum starts with d2, not with ${this.#hexByte(at)}`);
   }
 
   #hexByte(at: number): string {
-    return (this.#buffer[at] as number).toString(16).padStart(2, '0');
+    return (this.#buffer.bytes[this.#buffer.from + at] as number).toString(16).padStart(2, '0');
   }
 
-  /** Fills the empty buffer with at least `least` bytes of payload, and possibly bytes after it. */
+  /** Fills the empty buffer with at least one byte of payload, and possibly bytes after it. */
   async #refill(least: number): Promise<void> {
-    if (this.#buffer.length < FULL_BUFFER && this.#payloadLeft > this.#buffer.length) {
-      this.#buffer = new Uint8Array(FULL_BUFFER);
-    }
-    this.#from = this.#to = 0;
-    if (!(await this.#more(Math.max(least, this.#payloadLeft)))) throw this.#lost();
+    this.#buffer.restart(this.#payloadLeft);
+    this.#arrived(await this.#stream.read(this.#buffer.free, Math.max(least, this.#payloadLeft)), true);
   }
 
-  /** Makes the next `count` bytes contiguous in the buffer. */
-  async #need(count: number): Promise<void> {
-    if (this.#to - this.#from >= count) return;
-    if (count > this.#buffer.length) {
-      const grown = new Uint8Array(count);
-      grown.set(this.#buffer.subarray(this.#from, this.#to));
-      this.#buffer = grown;
-      this.#to -= this.#from;
-      this.#from = 0;
-    } else if (this.#from + count > this.#buffer.length) {
-      this.#buffer.copyWithin(0, this.#from, this.#to);
-      this.#to -= this.#from;
-      this.#from = 0;
-    }
-    while (this.#to - this.#from < count) {
-      if (!(await this.#more(count - (this.#to - this.#from)))) throw this.#lost();
-    }
+  #refillNow(calls: BlockingCalls, least: number): void {
+    this.#buffer.restart(this.#payloadLeft);
+    this.#arrived(calls.read(this.#buffer.free, Math.max(least, this.#payloadLeft)), true);
   }
 
-  /** Reads at least one byte after those in the buffer; resolves with false when the peer has ended its direction. */
-  async #more(wanted: number): Promise<boolean> {
-    if (this.#from === this.#to) this.#from = this.#to = 0;
-    const count = await this.#stream.read(this.#buffer.subarray(this.#to), wanted);
-    this.#to += count;
+  /**
+   * Reads at least one of `missing` bytes after those in the buffer. The stream may end here if the buffer is empty and `inside` does not
+   * say that the bytes belong to a frame.
+   */
+  async #more(missing: number, inside = this.#buffer.length > 0): Promise<void> {
+    this.#buffer.reserve(this.#buffer.length + missing);
+    this.#arrived(await this.#stream.read(this.#buffer.free, missing), inside);
+  }
+
+  #moreNow(calls: BlockingCalls, missing: number, inside = this.#buffer.length > 0): void {
+    this.#buffer.reserve(this.#buffer.length + missing);
+    this.#arrived(calls.read(this.#buffer.free, missing), inside);
+  }
+
+  #arrived(count: number, inside: boolean): void {
+    this.#buffer.to += count;
     this.bytesRead += count;
-    return count > 0;
-  }
-
-  #uint32(at: number): number {
-    const b = this.#buffer;
-    return (
-      (b[at] as number) * 2 ** 24 + ((b[at + 1] as number) << 16) + ((b[at + 2] as number) << 8) + (b[at + 3] as number)
-    );
+    if (count > 0) return;
+    if (inside) throw this.#lost();
+    this.#ended = true;
   }
 
   #lost(): GodwitError {

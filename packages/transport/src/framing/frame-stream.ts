@@ -1,5 +1,12 @@
-import { type Frame, type FrameStream, GodwitError, type PayloadTarget, type ReceivedFrame } from '@godwit/core/pages';
-import type { ByteStream } from '../stream/byte-stream.js';
+import {
+  type BlockingFrames,
+  type Frame,
+  type FrameStream,
+  GodwitError,
+  type PayloadTarget,
+  type ReceivedFrame,
+} from '@godwit/core/pages';
+import type { BlockingCalls, ByteStream } from '../stream/byte-stream.js';
 import { CheckedWriter } from './checked-writer.js';
 import type { ChecksumState } from './checksum.js';
 import { byteLength, concatenate, type Detachable, type DetachedStream } from './detach.js';
@@ -58,7 +65,19 @@ class ByteFrameStream implements FrameStream, Detachable {
     });
     this.#asked = checksums === true || state?.out !== undefined;
     if (this.#asked) this.#checked = new CheckedWriter(stream, state?.out);
+    const calls = stream.blocking;
+    const reader = this.#reader;
+    this.blocking = calls && {
+      get buffered() {
+        return reader.buffered;
+      },
+      read: () => this.#readNow(calls),
+      readPayload: (into) => this.#payloadNow(calls, into),
+      write: (frame, payload) => this.#writeNow(calls, frame, payload),
+    };
   }
+
+  readonly blocking: BlockingFrames | undefined;
 
   get checksums(): boolean {
     return this.#asked || this.#reader.sum !== undefined;
@@ -77,37 +96,75 @@ class ByteFrameStream implements FrameStream, Detachable {
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     // Nothing is awaited before the bytes are handed over, so that overlapping calls keep their order.
     const header = this.#encode(frame, payload);
-    // A side that has written a frame without a checksum goes on without: it refuses a peer before that peer has sent anything.
-    if (this.#reader.sum !== undefined && !this.#plain) this.#checked ??= new CheckedWriter(this.#stream, undefined);
-    this.#plain = this.#checked === undefined;
+    const checked = this.#checkedWriter();
     const contents = hasPayload(frame) ? (payload ?? []) : undefined;
     let total: number;
     try {
-      total = await (this.#checked?.write(header, contents) ?? this.#writePlain(header, contents));
+      total = await (checked?.write(header, contents) ?? this.#writePlain(header, contents));
     } catch (error) {
       throw GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);
     }
     this.#bytesWritten += total;
   }
 
+  #writeNow(calls: BlockingCalls, frame: Frame, payload: readonly Uint8Array[] | undefined): void {
+    const header = this.#encode(frame, payload);
+    const checked = this.#checkedWriter();
+    const contents = hasPayload(frame) ? (payload ?? []) : undefined;
+    if (checked !== undefined) {
+      this.#bytesWritten += checked.writeNow(calls, header, contents);
+      return;
+    }
+    const chunks = plainChunks(header, contents);
+    try {
+      calls.write(chunks);
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);
+    }
+    this.#bytesWritten += byteLength(chunks);
+  }
+
+  /** The writer for the next frame, if that has a checksum. */
+  #checkedWriter(): CheckedWriter | undefined {
+    // A side that has written a frame without a checksum goes on without: it refuses a peer before that peer has sent anything.
+    if (this.#reader.sum !== undefined && !this.#plain) this.#checked ??= new CheckedWriter(this.#stream, undefined);
+    this.#plain = this.#checked === undefined;
+    return this.#checked;
+  }
+
   async read(): Promise<ReceivedFrame | null> {
     if (this.#draining !== undefined) return this.#draining;
     try {
-      const received = await this.#reader.read();
-      if (received === null) this.#letGo();
-      else if (this.#asked && this.#reader.sum === undefined && received.frame.type !== 'error') {
-        throw new GodwitError(
-          'GODWIT_UNSUPPORTED',
-          `checksums were asked for, but what ${this.#stream.peer} sends has none; is it an older version?`,
-        );
-      }
-      return received;
+      return this.#accepted(await this.#reader.read());
     } catch (error) {
       if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
       throw error;
     } finally {
       this.#drainNextTurn();
     }
+  }
+
+  #readNow(calls: BlockingCalls): ReceivedFrame | null {
+    if (this.#draining !== undefined) return null;
+    try {
+      return this.#accepted(this.#reader.readNow(calls));
+    } catch (error) {
+      if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
+      throw error;
+    } finally {
+      this.#drainNextTurn();
+    }
+  }
+
+  #accepted(received: ReceivedFrame | null): ReceivedFrame | null {
+    if (received === null) this.#letGo();
+    else if (this.#asked && this.#reader.sum === undefined && received.frame.type !== 'error') {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `checksums were asked for, but what ${this.#stream.peer} sends has none; is it an older version?`,
+      );
+    }
+    return received;
   }
 
   readPayload(into: readonly PayloadTarget[]): Promise<void> {
@@ -165,13 +222,26 @@ class ByteFrameStream implements FrameStream, Detachable {
     clearTimeout(timer);
   }
 
-  async #payload(read: () => Promise<void>): Promise<void> {
-    if (this.#draining !== undefined) {
-      throw new GodwitError(
-        'GODWIT_INVALID_STATE',
-        `the stream from ${this.#stream.peer} is closed; its payload is gone`,
-      );
+  #payloadNow(calls: BlockingCalls, into: readonly Uint8Array[]): void {
+    this.#checkOpen();
+    try {
+      this.#reader.readPayloadNow(calls, into);
+    } finally {
+      this.#drainNextTurn();
     }
+  }
+
+  /** Fails when the payload of the last frame was thrown away. */
+  #checkOpen(): void {
+    if (this.#draining === undefined) return;
+    throw new GodwitError(
+      'GODWIT_INVALID_STATE',
+      `the stream from ${this.#stream.peer} is closed; its payload is gone`,
+    );
+  }
+
+  async #payload(read: () => Promise<void>): Promise<void> {
+    this.#checkOpen();
     try {
       await read();
     } finally {
@@ -222,11 +292,16 @@ class ByteFrameStream implements FrameStream, Detachable {
 
   /** Writes a frame by reference, without checksums. */
   async #writePlain(header: Uint8Array, payload: readonly Uint8Array[] | undefined): Promise<number> {
-    const head = frameHead(header, payload === undefined ? undefined : byteLength(payload));
-    const chunks = payload === undefined ? [head] : [head, ...payload];
+    const chunks = plainChunks(header, payload);
     await this.#stream.write(chunks);
     return byteLength(chunks);
   }
+}
+
+/** The bytes of a frame without checksums. */
+function plainChunks(header: Uint8Array, payload: readonly Uint8Array[] | undefined): Uint8Array[] {
+  const head = frameHead(header, payload === undefined ? undefined : byteLength(payload));
+  return payload === undefined ? [head] : [head, ...payload];
 }
 
 /** The bytes of a frame up to the contents of its payload, as they were read. */

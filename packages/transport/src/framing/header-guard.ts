@@ -24,135 +24,168 @@ const BIN_VALUES = 5;
  * An object that passes has at most one value per byte, and is safe to decode.
  */
 export function guardHeader(bytes: Uint8Array): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  /** Values still to come at each depth; a map counts keys and values. */
-  const left = [1];
-  /** For each depth, whether it is a map. */
-  const inMap = [false];
-  let depth = 0;
-  let at = 0;
-  /** The number of values in arrays and maps so far. */
-  let total = 0;
+  GUARD.check(bytes);
+}
 
-  const need = (count: number): void => {
-    if (count > bytes.length - at) {
-      throw bad(`a value needs ${count} bytes, ${bytes.length - at} are left`);
+/** The bytes of a guard that checks no header, so that it keeps none. */
+const NONE = new Uint8Array();
+
+/** The walk through one header. The object is used again and again, so that a header makes no garbage. */
+class HeaderGuard {
+  #bytes: Uint8Array = NONE;
+  #at = 0;
+  /** The number of values in arrays and maps so far. */
+  #total = 0;
+  #depth = 0;
+  /** Values still to come at each depth; a map counts keys and values. */
+  readonly #left = new Int32Array(DEEPEST_NESTING + 1);
+  /** For each depth, 1 in a map. */
+  readonly #inMap = new Uint8Array(DEEPEST_NESTING + 1);
+
+  check(bytes: Uint8Array): void {
+    this.#bytes = bytes;
+    this.#at = this.#total = this.#depth = 0;
+    this.#left[0] = 1;
+    this.#inMap[0] = 0;
+    try {
+      this.#walk();
+    } finally {
+      this.#bytes = NONE;
     }
-  };
-  const length = (size: 1 | 2 | 4): number => {
-    need(size);
-    const value = size === 1 ? view.getUint8(at) : size === 2 ? view.getUint16(at) : view.getUint32(at);
-    at += size;
+  }
+
+  #walk(): void {
+    const left = this.#left;
+    for (;;) {
+      while (left[this.#depth] === 0) {
+        if (this.#depth === 0) {
+          const rest = this.#bytes.length - this.#at;
+          if (rest > 0) throw bad(`${rest} bytes follow the end of the header`);
+          return;
+        }
+        this.#depth--;
+      }
+      const remaining = left[this.#depth] as number;
+      left[this.#depth] = remaining - 1;
+      this.#need(1);
+      const type = this.#bytes[this.#at++] as number;
+      if (this.#inMap[this.#depth] === 1 && remaining % 2 === 0) this.#checkKey(type);
+      if (type <= 0x7f || type >= 0xe0) continue;
+      if (type <= 0x8f) this.#open(type & 0x0f, true);
+      else if (type <= 0x9f) this.#open(type & 0x0f, false);
+      else if (type <= 0xbf) this.#skip(type & 0x1f);
+      else this.#passLong(type);
+    }
+  }
+
+  /** Passes an object whose type takes a byte of its own. */
+  #passLong(type: number): void {
+    switch (type) {
+      case 0xc0:
+      case 0xc2:
+      case 0xc3:
+        break;
+      case 0xc4:
+        this.#count(BIN_VALUES - 1);
+        this.#skip(this.#length(1));
+        break;
+      case 0xc5:
+        this.#count(BIN_VALUES - 1);
+        this.#skip(this.#length(2));
+        break;
+      case 0xc6:
+        this.#count(BIN_VALUES - 1);
+        this.#skip(this.#length(4));
+        break;
+      case 0xd9:
+        this.#skip(this.#length(1));
+        break;
+      case 0xda:
+        this.#skip(this.#length(2));
+        break;
+      case 0xdb:
+        this.#skip(this.#length(4));
+        break;
+      case 0xcc:
+      case 0xd0:
+        this.#skip(1);
+        break;
+      case 0xcd:
+      case 0xd1:
+        this.#skip(2);
+        break;
+      case 0xca:
+      case 0xce:
+      case 0xd2:
+        this.#skip(4);
+        break;
+      case 0xcb:
+      case 0xcf:
+      case 0xd3:
+        this.#skip(8);
+        break;
+      case 0xdc:
+        this.#open(this.#length(2), false);
+        break;
+      case 0xdd:
+        this.#open(this.#length(4), false);
+        break;
+      case 0xde:
+        this.#open(this.#length(2), true);
+        break;
+      case 0xdf:
+        this.#open(this.#length(4), true);
+        break;
+      default:
+        throw bad(type === 0xc1 ? 'the byte 0xc1 is never used' : `extension types (${hexByte(type)}) are not allowed`);
+    }
+  }
+
+  #checkKey(type: number): void {
+    const isString = (type >= 0xa0 && type <= 0xbf) || (type >= 0xd9 && type <= 0xdb);
+    if (!isString) throw bad(`a map key is not a string but ${hexByte(type)}`);
+    if (type === 0xa9 && isProto(this.#bytes, this.#at)) throw bad('a map key is "__proto__"');
+  }
+
+  #need(count: number): void {
+    const rest = this.#bytes.length - this.#at;
+    if (count > rest) throw bad(`a value needs ${count} bytes, ${rest} are left`);
+  }
+
+  /** The big-endian number of the next `size` bytes. */
+  #length(size: 1 | 2 | 4): number {
+    this.#need(size);
+    let value = 0;
+    for (let i = 0; i < size; i++) value = value * 256 + (this.#bytes[this.#at++] as number);
     return value;
-  };
-  const skip = (count: number): void => {
-    need(count);
-    at += count;
-  };
-  const count = (values: number): void => {
-    total += values;
-    if (total <= MOST_VALUES) return;
+  }
+
+  #skip(count: number): void {
+    this.#need(count);
+    this.#at += count;
+  }
+
+  #count(values: number): void {
+    this.#total += values;
+    if (this.#total <= MOST_VALUES) return;
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
       `a frame header has more than ${MOST_VALUES} values; keep the description of the VM smaller`,
     );
-  };
-  const open = (entries: number, map: boolean): void => {
-    const values = map ? entries * 2 : entries;
-    need(values);
-    count(values);
-    if (depth + 1 > DEEPEST_NESTING) throw bad(`more than ${DEEPEST_NESTING} arrays or maps are nested`);
-    depth++;
-    left[depth] = values;
-    inMap[depth] = map;
-  };
+  }
 
-  for (;;) {
-    while (left[depth] === 0) {
-      if (depth === 0) {
-        if (at !== bytes.length) throw bad(`${bytes.length - at} bytes follow the end of the header`);
-        return;
-      }
-      depth--;
-    }
-    const remaining = left[depth] as number;
-    left[depth] = remaining - 1;
-    need(1);
-    const type = bytes[at++] as number;
-    if (inMap[depth] === true && remaining % 2 === 0) {
-      const isString = (type >= 0xa0 && type <= 0xbf) || (type >= 0xd9 && type <= 0xdb);
-      if (!isString) throw bad(`a map key is not a string but ${hexByte(type)}`);
-      if (type === 0xa9 && isProto(bytes, at)) throw bad('a map key is "__proto__"');
-    }
-    if (type <= 0x7f || type >= 0xe0) continue;
-    if (type <= 0x8f) open(type & 0x0f, true);
-    else if (type <= 0x9f) open(type & 0x0f, false);
-    else if (type <= 0xbf) skip(type & 0x1f);
-    else {
-      switch (type) {
-        case 0xc0:
-        case 0xc2:
-        case 0xc3:
-          break;
-        case 0xc4:
-          count(BIN_VALUES - 1);
-          skip(length(1));
-          break;
-        case 0xc5:
-          count(BIN_VALUES - 1);
-          skip(length(2));
-          break;
-        case 0xc6:
-          count(BIN_VALUES - 1);
-          skip(length(4));
-          break;
-        case 0xd9:
-          skip(length(1));
-          break;
-        case 0xda:
-          skip(length(2));
-          break;
-        case 0xdb:
-          skip(length(4));
-          break;
-        case 0xcc:
-        case 0xd0:
-          skip(1);
-          break;
-        case 0xcd:
-        case 0xd1:
-          skip(2);
-          break;
-        case 0xca:
-        case 0xce:
-        case 0xd2:
-          skip(4);
-          break;
-        case 0xcb:
-        case 0xcf:
-        case 0xd3:
-          skip(8);
-          break;
-        case 0xdc:
-          open(length(2), false);
-          break;
-        case 0xdd:
-          open(length(4), false);
-          break;
-        case 0xde:
-          open(length(2), true);
-          break;
-        case 0xdf:
-          open(length(4), true);
-          break;
-        default:
-          throw bad(
-            type === 0xc1 ? 'the byte 0xc1 is never used' : `extension types (${hexByte(type)}) are not allowed`,
-          );
-      }
-    }
+  #open(entries: number, map: boolean): void {
+    const values = map ? entries * 2 : entries;
+    this.#need(values);
+    this.#count(values);
+    if (this.#depth + 1 > DEEPEST_NESTING) throw bad(`more than ${DEEPEST_NESTING} arrays or maps are nested`);
+    this.#depth++;
+    this.#left[this.#depth] = values;
+    this.#inMap[this.#depth] = map ? 1 : 0;
   }
 }
+
+const GUARD = new HeaderGuard();
 
 const PROTO = [...'__proto__'].map((letter) => letter.charCodeAt(0));
 

@@ -7,6 +7,14 @@ export interface DetachedDescriptor {
   readonly unread: Uint8Array;
 }
 
+/** The calls of a stream that block their thread, without promises. */
+export interface BlockingCalls {
+  /** Waits for bytes, and works as `ByteStream.read`. */
+  read(into: Uint8Array, wanted: number): number;
+  /** Returns when the carrier has taken all bytes of all chunks. */
+  write(chunks: readonly Uint8Array[]): void;
+}
+
 /**
  * An ordered, reliable stream of bytes in each direction: all that a migration requires of a carrier.
  *
@@ -49,6 +57,11 @@ export interface ByteStream {
    * a byte at a time is known to be alive. A stream that resolves with whatever has come does not need the property.
    */
   readonly pendingBytes?: number;
+  /**
+   * Only where `read` and `write` block the thread until they are done: the same calls without promises. A thread that has no other work
+   * then makes no garbage for promises, whose collection would stop it.
+   */
+  readonly blocking?: BlockingCalls;
   /** Ends this side's direction after everything that was written; resolves when the carrier has taken it all. Never rejects. */
   close(): Promise<void>;
   /**

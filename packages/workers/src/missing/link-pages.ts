@@ -1,4 +1,12 @@
-import { ANSWER_ROUND, checkRuns, type FrameStream, GodwitError, type GuestMemory } from '@godwit/core/pages';
+import {
+  ANSWER_ROUND,
+  type BlockingFrames,
+  checkRuns,
+  type FrameStream,
+  GodwitError,
+  type GuestMemory,
+  type ReceivedFrame,
+} from '@godwit/core/pages';
 import { closeFd, Errno, receiveFrom, SocketNumbers } from '@godwit/linux/unstable/libc';
 import { type ChecksumState, frameStream } from '@godwit/transport/framing';
 import { DescriptorStream } from '../descriptor-stream.js';
@@ -20,11 +28,20 @@ export interface AnsweredPages {
   readonly runs: readonly number[];
 }
 
-/** Asks the source for pages, by blocking calls on the thread that serves page faults. */
+/**
+ * Most bytes that are read beyond those that were asked for: several answers of a few pages, whose frames then take one call instead of
+ * one for each of their parts.
+ */
+const READ_AHEAD = 128 * 1024;
+
+/**
+ * Asks the source for pages, by blocking calls on the thread that serves page faults. It makes next to no garbage, whose collection would
+ * let a vCPU wait, and no promises, since that thread does not return to its event loop.
+ */
 export class LinkPages {
   readonly descriptor: number;
   readonly #bytes: DescriptorStream;
-  readonly #stream: FrameStream;
+  readonly #frames: BlockingFrames;
   readonly #memory: GuestMemory;
   readonly #peeked = new Uint8Array(1);
   /** The error after which no page can be asked for any more. */
@@ -34,31 +51,35 @@ export class LinkPages {
   constructor({ fd, peer, unread, checksums, received }: UrgentLink, memory: GuestMemory) {
     this.descriptor = fd;
     this.#memory = memory;
-    // Nothing is read ahead: a poll of the socket would not show bytes that were read already.
-    this.#bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received), 0);
-    this.#stream = frameStream(this.#bytes, { checksums });
+    this.#bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received), READ_AHEAD);
+    this.#bytes.neverPoll();
+    this.#frames = frameStream(this.#bytes, { checksums }).blocking as BlockingFrames;
   }
 
   request(block: number, page: number): void {
-    this.#stream.write({ type: 'requestPages', block, page, pages: 1 }).catch((error: unknown) => {
+    try {
+      this.#frames.write({ type: 'requestPages', block, page, pages: 1 });
+    } catch (error) {
       this.#failure ??= error;
-    });
+    }
   }
 
-  /** Whether `take` would return or throw without waiting. */
+  /** Whether an answer has begun to come, or the link is lost: `take` waits at most for the rest of it. */
   get readable(): boolean {
-    if (this.#failure !== undefined) return true;
+    if (this.#failure !== undefined || this.#frames.buffered > 0 || this.#bytes.unreadBytes > 0) return true;
     const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
     // The end of the stream and a failure count as readable too.
     return receiveFrom(this.descriptor, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK) !== -Errno.EAGAIN;
   }
 
   /**
-   * Reads one answer into `bytes`. Rejects when the link is lost, or the source sends a frame that is no valid answer.
+   * Reads one answer into `bytes`. Throws when the link is lost, or the source sends a frame that is no valid answer.
    */
-  async take(bytes: Uint8Array): Promise<AnsweredPages> {
+  take(bytes: Uint8Array): AnsweredPages {
     if (this.#failure !== undefined) throw this.#failure;
-    return readAnswer(this.#stream, this.#memory, bytes);
+    const answer = checkAnswer(this.#frames.read(), this.#memory, bytes.length);
+    this.#frames.readPayload([bytes.subarray(0, answer.payloadBytes)]);
+    return answer;
   }
 
   close(): void {
@@ -72,7 +93,17 @@ export class LinkPages {
  * `GODWIT_OUT_OF_RANGE` for a frame that is no valid answer.
  */
 export async function readAnswer(stream: FrameStream, memory: GuestMemory, bytes: Uint8Array): Promise<AnsweredPages> {
-  const received = await stream.read();
+  const answer = checkAnswer(await stream.read(), memory, bytes.length);
+  await stream.readPayload([bytes.subarray(0, answer.payloadBytes)]);
+  return answer;
+}
+
+/** Checks the frame of an answer, whose pages may have at most `most` bytes. */
+function checkAnswer(
+  received: ReceivedFrame | null,
+  memory: GuestMemory,
+  most: number,
+): AnsweredPages & { readonly payloadBytes: number } {
   if (received === null) throw new GodwitError('GODWIT_LINK_LOST', 'the source closed the urgent channel');
   const { frame, payloadBytes } = received;
   if (frame.type !== 'pages' || frame.round !== ANSWER_ROUND) {
@@ -80,13 +111,12 @@ export async function readAnswer(stream: FrameStream, memory: GuestMemory, bytes
   }
   const { block, runs } = frame;
   const pages = checkRuns(memory, block, runs, frame.type);
-  if (payloadBytes !== pages * memory.pageSize || payloadBytes > bytes.length) {
+  if (payloadBytes !== pages * memory.pageSize || payloadBytes > most) {
     throw new GodwitError(
       'GODWIT_PROTOCOL',
       `an answer on the urgent channel has ${pages} pages of ${memory.pageSize} bytes and a payload of ${payloadBytes}; ` +
-        `there may be ${bytes.length} bytes, all of them of pages`,
+        `there may be ${most} bytes, all of them of pages`,
     );
   }
-  await stream.readPayload([bytes.subarray(0, payloadBytes)]);
-  return { block, runs };
+  return { block, runs, payloadBytes };
 }

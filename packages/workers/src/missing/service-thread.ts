@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages';
 import { provideModules, type ThreadModules } from '../thread-modules.js';
-import { beNicerBy, beUrgent } from '../thread-priority.js';
+import { beFirst, beNicerBy } from '../thread-priority.js';
 import { FaultLoop } from './fault-loop.js';
 import type { FaultOrder, ServeOrder, ServiceReport } from './missing-messages.js';
 import { PageLoader } from './page-loader.js';
@@ -30,8 +30,8 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
     report({ type: 'serving' });
     source?.warmUp?.();
     if (role === 'faults') {
-      beUrgent();
-      await new FaultLoop(parts, source, () => take(orders), report).run();
+      beFirst();
+      new FaultLoop(parts, source, () => take(orders), report).run();
     } else if (source !== undefined) {
       beNicerBy(NICER);
       new PageLoader(parts, source, report).run();

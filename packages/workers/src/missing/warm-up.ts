@@ -119,15 +119,15 @@ async function fetchAll(
       if (i % CHUNK === 0 && !(await goOn())) return false;
       orders.push({ id: i, block: 0, page: (i * 67) % PAGES, pageCount: 1 });
       Atomics.add(control, ControlWord.orders, 1);
-      await loop.turn();
+      loop.turn();
       await server.answer();
-      await loop.turn();
+      loop.turn();
     }
     return true;
   } finally {
     Atomics.store(control, ControlWord.stop, 1);
     // `run` also closes the link.
-    await loop.run();
+    loop.run();
     server.close();
   }
 }
