@@ -14,8 +14,8 @@ interface Sent {
 
 const payload = fc.oneof(
   fc.uint8Array({ maxLength: 40 }),
-  // Some are read past the buffer, and some do not fit into the first one.
-  fc.nat(400_000).map((length) => Uint8Array.from({ length }, (_, at) => at * 7)),
+  // Some are read past the buffer, some do not fit into the first one, and the chunks of some are summed in several pieces.
+  fc.nat(700_000).map((length) => Uint8Array.from({ length }, (_, at) => at * 7)),
 );
 const sent: fc.Arbitrary<Sent> = fc.oneof(
   fc.nat().map((id) => ({ frame: { type: 'ping' as const, id }, payload: undefined })),
@@ -146,6 +146,20 @@ describe.each([
       const stream = frameStream(blockingStream(wrong, [1e6]), { checksums });
       expect(readAll(stream)).toEqual(await readAllWithPromises(wrong, checksums));
     }
+  });
+
+  test('are whole where their heads lie across the end of the buffer, or are larger than it', async () => {
+    const many = Array.from({ length: 4000 }, (_, id): Sent => ({ frame: { type: 'ping', id }, payload: undefined }));
+    const runs = Array.from({ length: 20_000 }, (_, at) => at * 3);
+    const large: Sent = { frame: { type: 'pages', round: 1, block: 0, runs }, payload: Uint8Array.of(1, 2) };
+    const all = [...many, large, ...many.slice(0, 9), large];
+    const bytes = await written(all, checksums);
+    const stream = frameStream(blockingStream(bytes, [1e6, 1000, 77]), { checksums });
+    const got = readAll(stream);
+    expect(got.at(-1)).toBe('the end');
+    expect(got.slice(0, -1).map((text) => JSON.parse(text.slice(0, text.lastIndexOf(' '))))).toEqual(
+      all.map(({ frame }) => frame),
+    );
   });
 
   test('take turns with calls that return promises', async () => {
