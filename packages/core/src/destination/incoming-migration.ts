@@ -177,8 +177,8 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
    * Runs the guest here without `go`, since the caller knows that the source is dead. It is allowed while everything is loaded and `go` has
    * not come (`ownership` is `ready`). The ownership authority is asked first. If the caller is wrong, the guest runs on both sides.
    * `result` settles with the outcome of this call. The promise rejects with `GODWIT_INVALID_ARGUMENT` without `sourceIsDead: true`, with
-   * `GODWIT_INVALID_STATE` at any other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy whose pages have not all come, and
-   * with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
+   * `GODWIT_INVALID_STATE` at any other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy, or a restore that runs at once, whose
+   * pages have not all come, and with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
    */
   async recover({ sourceIsDead }: { readonly sourceIsDead: true }): Promise<void> {
     if (sourceIsDead !== true) {
@@ -198,14 +198,6 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         `"recover" is illegal while the destination's ownership is "${ownership.state}": the guest is not complete here, or taken already`,
-      );
-    }
-    const { arriving, missing } = this.#context;
-    const left = arriving?.named === undefined ? 0 : (missing?.status().pagesMissing ?? 0);
-    if (left > 0) {
-      throw new GodwitError(
-        'GODWIT_PAGES_MISSING',
-        `${left} pages of the guest are only at the source: if it is dead they are lost, and the guest cannot run here. cancel() ends this`,
       );
     }
     await serving.recover();
