@@ -77,6 +77,8 @@ describe('a guest that runs before its pages are there', () => {
     expect(played.heardOf('running')).toEqual([]);
     bring(served, 40);
     await played.hear('running');
+    // Nothing is left to give up.
+    expect(played.incoming.giveUpPages()).toBe(false);
     await played.send({ type: 'released' });
     const { summary } = await played.incoming.result;
     expect(summary).toMatchObject({ verified: true, faults: { pagesMissing: 0, pagesTotal: 2 } });

@@ -136,6 +136,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       setState: (state) => this.#setState(state),
       ...{ vm: undefined, claim: undefined, arriving: undefined, serving: undefined, missing: undefined },
       undoing: undefined,
+      pagesCame: false,
       servingMissing: Promise.resolve(),
       pagesGivenUp: new Promise((_, reject) => {
         this.#giveUpPages = reject;
@@ -216,17 +217,20 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
 
   /**
    * With the guest running here before its memory is whole (states `postcopy-active`, `-paused`, `-recover`): gives up the pages that are missing. The guest is
-   * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING`, and the VM may then be closed. Returns
-   * false, and does nothing, at any other time.
+   * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING` in bounded time, whatever the source does, and
+   * the VM may then be closed. Returns false, and does nothing, at any other time.
    */
   giveUpPages(reason = 'the caller gave them up'): boolean {
-    if (!this.#state.startsWith('postcopy-')) return false;
+    if (!this.#state.startsWith('postcopy-') || this.#context.pagesCame) return false;
     const left = this.#context.missing?.status().pagesMissing ?? 0;
     this.#giveUpPages(new GodwitError('GODWIT_PAGES_MISSING', `${left} pages of the guest never came: ${reason}`));
     return true;
   }
 
-  /** Cancels the incoming migration if that is still possible, and resolves when the migration is over. Never rejects. */
+  /**
+   * Cancels the incoming migration if that is still possible, and resolves when the migration is over. Never rejects. A guest that runs here
+   * is left alone: while pages are missing the promise waits for them, or for `giveUpPages`.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel('the incoming migration was disposed of');
     await this.result.catch(() => {});

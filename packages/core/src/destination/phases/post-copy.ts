@@ -43,17 +43,20 @@ export class PostCopy implements HandlingPhase {
 
   async run(context: DestinationContext): Promise<DestinationPhase> {
     const { emit, phases } = context;
-    const over = new AbortController();
+    const [over, lost] = [new AbortController(), new AbortController()];
     void this.#report(context, over.signal);
-    const receiving = this.#arriving.named === undefined ? undefined : overConnections(context, this, over.signal);
+    const ends = { over: over.signal, lost: lost.signal };
+    const receiving = this.#arriving.named === undefined ? undefined : overConnections(context, this, ends);
     this.#missing.loadRest();
     try {
       await Promise.race([this.#missing.whole, context.pagesGivenUp]);
+      context.pagesCame = true;
       over.abort();
       await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
       return phases.release(this.#arriving);
     } catch (error) {
+      lost.abort();
       over.abort();
       await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
