@@ -206,6 +206,23 @@ describe('pages that cannot be had', () => {
     expect(ends).toEqual([1000, 11_050]);
   });
 
+  test('leave the VM claimed while its pause has not returned: vCPUs may still run in its memory', async () => {
+    await running();
+    const pausing = held();
+    played.vm.onPause = () => pausing.promise;
+    played.incoming.giveUpPages();
+    await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    expect(played.eventsOf('warning')).toMatchObject([
+      {
+        code: 'GODWIT_VM_FAILED',
+        message: 'pause() has not returned: vCPUs of the guest whose pages are missing may still run',
+      },
+    ]);
+    expect(claimOf(played.vm).waitingFor).toEqual(['pause() of the VM']);
+    pausing.release();
+    await claimOf(played.vm).free;
+  });
+
   test('are told as such, though the guest cannot be paused', async () => {
     await running();
     played.vm.onPause = () => {

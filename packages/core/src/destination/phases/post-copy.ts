@@ -88,20 +88,28 @@ export class PostCopy implements HandlingPhase {
 
   /**
    * Stops the guest where it is. A vCPU that waits for a page cannot always be called out of the guest; once the page is marked as one that
-   * never comes, the vCPU leaves the guest with an error of its own.
+   * never comes, the vCPU leaves the guest with an error of its own. The VM stays claimed until `pause` has returned.
    */
   async #stand({ ownership, options, emit }: DestinationContext): Promise<void> {
-    const { vm } = this.#arriving;
+    const { vm, claim } = this.#arriving;
     if (ownership.allows('strand')) ownership.apply('strand');
+    const warn = (message: string): void => emit({ type: 'warning', code: 'GODWIT_VM_FAILED', message });
+    let returned = false;
     const pausing = Promise.resolve()
       .then(() => vm.pause())
-      .catch((error: unknown) => {
-        const message = `the guest whose pages are missing could not be paused: ${error instanceof Error ? error.message : String(error)}`;
-        emit({ type: 'warning', code: 'GODWIT_VM_FAILED', message });
+      .catch((error: unknown) =>
+        warn(
+          `the guest whose pages are missing could not be paused: ${error instanceof Error ? error.message : String(error)}`,
+        ),
+      )
+      .finally(() => {
+        returned = true;
       });
+    claim.keepUntil(pausing, 'pause() of the VM');
     await settledWithin(pausing, options.clock, WAITING_PAUSE_MS);
     await this.#missing.end();
     await settledWithin(pausing, options.clock, PAUSE_MS);
+    if (!returned) warn('pause() has not returned: vCPUs of the guest whose pages are missing may still run');
   }
 
   async #report({ options, emit }: DestinationContext, over: AbortSignal): Promise<void> {
