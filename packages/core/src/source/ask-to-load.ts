@@ -102,7 +102,7 @@ export async function continuePaused(
 }
 
 /** The error for a destination that has not answered `ready`. */
-export function silent(timeoutMs: number): GodwitError {
+function silent(timeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',
     `the destination did not answer "ready" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,
