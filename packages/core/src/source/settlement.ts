@@ -44,10 +44,10 @@ export async function settleAfterGo(
   connection: SourceConnection,
   error: unknown,
 ): Promise<Settled> {
-  const { options, emit, setState } = context;
+  const { options, session, setState } = context;
   const reason = await connection.cause(error);
   if (!mayRetry(reason, 'after-go') || options.settleTimeoutMs === 0) throw reason;
-  emit({ type: 'link-lost', reason });
+  session.reportLost(connection, reason);
   setState('settling');
   return settle(context, options.settleTimeoutMs);
 }
