@@ -339,6 +339,12 @@ export class ServedMemory implements MissingMemory {
     this.#reject(error);
   }
 
+  /** Ends the waits for pages, all of which are there: the thread that serves the orders may stop before it reports them. */
+  #resolveWaits(): void {
+    for (const { resolve } of this.#waits.values()) resolve();
+    this.#waits.clear();
+  }
+
   #gone(why: string, cause?: unknown, lost: readonly string[] = [...this.#lost.keys()]): GodwitError {
     const { blocks } = this.#memory;
     const named = lost.slice(0, MOST_NAMED).map((key) => {
@@ -375,6 +381,7 @@ export class ServedMemory implements MissingMemory {
         return ended;
       }),
     );
+    if (how === 'whole') this.#resolveWaits();
     const ended = await settlesWithin(threadsEnded, END_MS);
     this.#fail(this.#gone('the service was ended'));
     this.#memory.missing = how === 'poison' ? this : undefined;
