@@ -65,7 +65,8 @@ export class FaultThreads implements FaultService {
       served.whole.then(again, again);
       return served;
     } catch (error) {
-      await served?.end();
+      // No guest has run: the memory is ordinary memory again, in which no page is marked as one that never comes.
+      await served?.undo();
       if (served === undefined) {
         user?.leave();
         await stopThreads(threads);
