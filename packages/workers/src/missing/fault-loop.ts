@@ -3,7 +3,7 @@ import { closeFd, PollSet, readFd, yieldProcessor } from '@godwit/linux/unstable
 import { FaultMessages } from '@godwit/linux/userfaultfd';
 import { AskedPages } from './asked-pages.js';
 import { FaultStatistics } from './fault-statistics.js';
-import { LinkPages } from './link-pages.js';
+import { type AnsweredPages, LinkPages } from './link-pages.js';
 import {
   type AskOver,
   ControlWord,
@@ -212,7 +212,7 @@ export class FaultLoop {
   async #deliverFrom(link: LinkPages): Promise<boolean> {
     const putter = this.#putter;
     try {
-      const { block, runs } = await link.take(putter.bytes);
+      const { block, runs } = await this.#answerFrom(link);
       let offset = 0;
       for (let i = 0; i < runs.length; i += 2) {
         const [page, pages] = [runs[i] as number, runs[i + 1] as number];
@@ -223,6 +223,16 @@ export class FaultLoop {
       this.#loseLink(error);
     }
     return true;
+  }
+
+  /** Reads one answer; until it is complete, this thread reads no fault. */
+  async #answerFrom(link: LinkPages): Promise<AnsweredPages> {
+    this.#statistics.answering(nowUs());
+    try {
+      return await link.take(this.#putter.bytes);
+    } finally {
+      this.#statistics.answered();
+    }
   }
 
   /** Notes that the link is lost. Threads that wait for a page go on waiting until there is another link. */
