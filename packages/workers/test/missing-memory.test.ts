@@ -175,9 +175,10 @@ testFaults('a device model that waits for the last page to come has waited when 
   const sink = missing.sink();
   sink.bytes.fill(7, 0, SECOND * PAGE);
   sink.put(1, 0, SECOND, 0);
-  missing.arrived();
+  // The thread is told to stop before it has seen that the pages are there.
+  const ended = missing.end();
   await present;
-  await missing.whole;
+  await ended;
   expect(memory.blocks[1]?.view(5 * PAGE, 1)[0]).toBe(7);
 });
 
@@ -416,7 +417,7 @@ testFaults('a page that comes after the end is dropped, and the memory is not se
   sink.put(0, 2, 1, 0);
   sink.putZero(0, 3, 1);
   expect(missing.status()).toMatchObject({ pagesMissing: CONTENTS - 1, duplicatePages: 0 });
-  // A page that never came has a mark, over which the kernel puts none.
+  // A page that never came has a mark: a thread that touches it gets an error, and does not wait.
   expect(service.blockers(memory)).toEqual([expect.stringContaining('make new memory')]);
   expect(await errorOf(service.serve(request))).toMatchObject({ code: 'GODWIT_BLOCKED' });
 });
@@ -440,13 +441,18 @@ testFaults('a source that cannot be made fails the call, and the memory is free 
     'no such source',
   );
   expect(service.blockers(memory)).toEqual([]);
-  // No page is marked: another attempt puts its pages into the same memory.
+  // No page is marked: in another attempt with the same memory a thread waits for its page.
   const missing = await service.serve({ memory, contents: contentsOf(memory), others: 'stay', source: undefined });
   ending.push(() => missing.end());
-  missing.sink().put(0, 1, 1, 0);
   const counter = eventfd(1);
   ending.push(() => closeFd(counter));
-  expect(await (await toucher(memory)).touch({ do: 'read', block: 0, page: 1, fd: counter })).toBe(8);
+  let answered = false;
+  const reading = (await toucher(memory)).touch({ do: 'read', block: 0, page: 1, fd: counter }).finally(() => {
+    answered = true;
+  });
+  while (missing.status().faults === 0 && !answered) await setImmediate();
+  missing.sink().put(0, 1, 1, 0);
+  expect(await reading).toBe(8);
 });
 
 testFaults('memory that cannot be served is refused with its reasons', async () => {
