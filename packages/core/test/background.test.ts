@@ -439,7 +439,20 @@ describe('the file', () => {
     });
     const { code, sent } = await toy.settled();
     expect([code, toy.source.running, toy.destination.running]).toEqual(['GODWIT_TIMEOUT', true, false]);
-    expect(sent).toMatchObject({ reason: { message: expect.stringContaining('switchoverTimeoutMs (3000 ms)') } });
+    const { message } = (sent as PromiseRejectedResult).reason as GodwitError;
+    expect(message).toContain('not whole on its disk within switchoverTimeoutMs (3000 ms)');
+    expect(message).toContain('the guest runs on');
+    expect(message).not.toContain('paused');
+  });
+
+  test('that may get its name later is said to, with the guest running', async () => {
+    const toy = saving({ switchoverTimeoutMs: 3000 }, undefined, undefined, true, {
+      fromDestination: (frame, payload) => (frame.type === 'running' ? undefined : { frame, payload }),
+    });
+    const { code, sent } = await toy.settled();
+    expect([code, toy.source.running]).toEqual(['GODWIT_TIMEOUT', true]);
+    const { message } = (sent as PromiseRejectedResult).reason as GodwitError;
+    expect(message).toContain('did not get its name within switchoverTimeoutMs (3000 ms), and may get it later');
   });
 
   test('gets no name once the caller has cancelled, in whatever moment', async () => {

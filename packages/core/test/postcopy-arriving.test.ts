@@ -1,7 +1,18 @@
 import { claimOf, type Frame, type FrameStream, GodwitError, type ReceiveOptions } from '@godwit/core';
 import { FaultyDevice, ToyFaultService, type ToyMissing } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { beforeFirst, DEVICES, end, failingOnce, GO, PlayedSource, pages, SWITCHOVER } from './played-source.js';
+import {
+  beforeFirst,
+  through as changing,
+  DEVICES,
+  end,
+  failingOnce,
+  GO,
+  HELLO,
+  PlayedSource,
+  pages,
+  SWITCHOVER,
+} from './played-source.js';
 import { held, watch } from './played-stream.js';
 import { PAGE } from './toy-migration.js';
 
@@ -327,17 +338,74 @@ describe('the guest that runs here', () => {
     await played.incoming.result;
   });
 
-  test('may be given up while a source that has come back is answered: it is paused after the answer', async () => {
-    const { answering } = await comingBack();
-    played.incoming.giveUpPages();
-    await turn();
-    answering.release();
+  /** Gives the pages up, and expects the end within the seconds that closing a connection may take. */
+  async function expectGivenUp(): Promise<void> {
+    const before = played.clock.now();
+    expect(played.incoming.giveUpPages()).toBe(true);
     await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    expect(played.clock.now() - before).toBeLessThan(5_000);
+    expect([played.vm.running, played.incoming.ownership]).toEqual([false, 'stranded']);
+  }
+
+  test('may be given up while a source that has come back is answered: it is paused whatever becomes of the answer', async () => {
+    await comingBack();
+    await expectGivenUp();
     const types = played.events.map(({ type }) => type);
-    expect(types.filter((type) => ['reconnected', 'faults', 'failed'].includes(type))).toEqual([
-      ...['reconnected', 'faults', 'failed'],
+    expect(types.filter((type) => ['reconnected', 'faults', 'failed'].includes(type))).toEqual(['faults', 'failed']);
+    expect(played.heardOf('error')).toMatchObject([{ code: 'GODWIT_PAGES_MISSING' }]);
+  });
+
+  test.each(Array.from({ length: 12 }, (_, turns) => [turns]))(
+    'may be given up %d turns after a source has come back whose channels never come',
+    async (turns) => {
+      let links = 0;
+      const never = () => new Promise<never>(() => {});
+      await running({ through: changing(() => (links++ === 0 ? {} : { pageChannels: never })) });
+      played.link.cut();
+      while (played.incoming.state !== 'postcopy-paused') await turn();
+      await played.connect(1);
+      const coming = played.send({ ...HELLO, stage: 'handedOver', features: FEATURES, pageChannels: 1, connection: 2 });
+      // The hello is on its way, is taken, or is just being answered.
+      for (let i = 0; i < turns * 4; i++) await Promise.resolve();
+      await expectGivenUp();
+      await coming;
+    },
+  );
+
+  test('may be given up while "running" cannot be written', async () => {
+    const faults = await begin({ through: beforeFirst('running', () => new Promise(() => {})) });
+    await played.send(...ROUND, missing(1, 1), ...DEVICES, SWITCHOVER);
+    await played.hear('ready');
+    await played.send(GO);
+    await turn();
+    expect([played.incoming.state, faults.served[0]?.status().pagesMissing]).toEqual(['postcopy-active', 1]);
+    await expectGivenUp();
+  });
+
+  test('waits for its pages after the listener has failed, and says so', async () => {
+    const failing = held();
+    const failed = failing.promise.then(() => Promise.reject(new Error('EBADF')));
+    failed.catch(() => {});
+    await running({
+      through: (listener) => ({
+        accept: (signal) => Promise.race([listener.accept(signal), failed]),
+        close: () => listener.close(),
+      }),
+    });
+    failing.release();
+    played.link.cut();
+    await played.clock.sleep(60_000);
+    expect([played.incoming.state, played.vm.running]).toEqual(['postcopy-paused', true]);
+    expect(played.eventsOf('warning')).toEqual([
+      {
+        type: 'warning',
+        code: 'GODWIT_LINK_LOST',
+        message: expect.stringMatching(
+          /^the source cannot connect any more \(.*EBADF\), and 2 pages .* giveUpPages\(\)/,
+        ),
+      },
     ]);
-    expect(played.vm.running).toBe(false);
+    await expectGivenUp();
   });
 
   test('is whole without a link too: the source is told over the next one', async () => {
@@ -347,15 +415,13 @@ describe('the guest that runs here', () => {
     const sink = served.sink();
     for (const page of [1, 40]) sink.put(0, page, 1, 0);
     served.arrived();
-    while (played.lost.length < 2) await turn();
-    expect(played.lost).toMatchObject([
-      { code: 'GODWIT_LINK_LOST' },
-      { code: 'GODWIT_LINK_LOST', message: 'the link was lost' },
-    ]);
+    await played.clock.sleep(1_000);
     await played.again({ stage: 'handedOver', features: FEATURES, pageChannels: 1 });
     await played.hear('resumed');
     expect(played.heardOf('resumed')).toMatchObject([{ state: 'running' }]);
     await played.send({ type: 'released' });
     await played.incoming.result;
+    // One link was lost: that is told once.
+    expect(played.lost).toMatchObject([{ code: 'GODWIT_LINK_LOST', message: 'the link was cut' }]);
   });
 });

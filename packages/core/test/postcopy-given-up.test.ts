@@ -134,7 +134,7 @@ test('"recover" of a destination that lacks pages is refused: if the source is d
   const ends = await toy.settled();
   await expect(recovering).rejects.toMatchObject({
     code: 'GODWIT_PAGES_MISSING',
-    message: expect.stringContaining('pages of the guest are only at the source'),
+    message: expect.stringMatching(/^\d+ pages of the guest are only at the source: if it is dead they are lost/),
   });
   // It was wrong, and nothing has come of it.
   expectMoved(toy, ends);

@@ -77,6 +77,8 @@ describe('a guest that runs before its pages are there', () => {
     expect(played.heardOf('running')).toEqual([]);
     bring(served, 40);
     await played.hear('running');
+    // Nothing is left to give up.
+    expect(played.incoming.giveUpPages()).toBe(false);
     await played.send({ type: 'released' });
     const { summary } = await played.incoming.result;
     expect(summary).toMatchObject({ verified: true, faults: { pagesMissing: 0, pagesTotal: 2 } });
@@ -204,6 +206,23 @@ describe('pages that cannot be had', () => {
     expect(ends).toEqual([1000, 11_050]);
   });
 
+  test('leave the VM claimed while its pause has not returned: vCPUs may still run in its memory', async () => {
+    await running();
+    const pausing = held();
+    played.vm.onPause = () => pausing.promise;
+    played.incoming.giveUpPages();
+    await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    expect(played.eventsOf('warning')).toMatchObject([
+      {
+        code: 'GODWIT_VM_FAILED',
+        message: 'pause() has not returned: vCPUs of the guest whose pages are missing may still run',
+      },
+    ]);
+    expect(claimOf(played.vm).waitingFor).toEqual(['pause() of the VM']);
+    pausing.release();
+    await claimOf(played.vm).free;
+  });
+
   test('are told as such, though the guest cannot be paused', async () => {
     await running();
     played.vm.onPause = () => {
@@ -239,7 +258,9 @@ describe('"recover"', () => {
     await ready({ coming: [7] });
     await expect(played.incoming.recover({ sourceIsDead: true })).rejects.toMatchObject({
       code: 'GODWIT_PAGES_MISSING',
-      message: expect.stringContaining(' 1 of its pages'),
+      message: expect.stringMatching(
+        /^1 pages of the guest are still in its snapshot.*cancel\(\) and restore the snapshot again/,
+      ),
     });
     expect([played.incoming.ownership, played.vm.resumes]).toEqual(['ready', 0]);
   });

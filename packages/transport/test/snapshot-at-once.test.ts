@@ -1,4 +1,5 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type FaultService,
   type FaultStatus,
@@ -9,6 +10,7 @@ import {
   migrate,
   type PageSource,
   type PagesToServe,
+  type ReceiveOptions,
   receive,
 } from '@godwit/core';
 import { makeFromRecipe, type ThreadRecipe } from '@godwit/core/pages';
@@ -119,12 +121,19 @@ interface Restoring {
   readonly begun: Promise<void>;
 }
 
-async function restoring(path: string, reasons: readonly string[] = []): Promise<Restoring> {
+async function restoring(
+  path: string,
+  reasons: readonly string[] = [],
+  options: Partial<ReceiveOptions> = {},
+): Promise<Restoring> {
   const vm = machine({ empty: true });
   const service = new PlayedService(vm);
   service.reasons = reasons;
   const links = await listenOn(file({ path, verify: true }));
-  const incoming = receive(links, { prepare: () => vm, run: 'at once', faults: service, progressIntervalMs: 0 });
+  const incoming = receive(links, {
+    ...{ prepare: () => vm, run: 'at once', faults: service, progressIntervalMs: 0 },
+    ...options,
+  });
   const events: IncomingEvent[] = [];
   const begun = new Promise<void>((resolve) => {
     incoming.subscribe((event) => {
@@ -269,6 +278,32 @@ test('a file that is truncated while the guest runs has fewer pages, and no zero
   });
   service.reject(new GodwitError('GODWIT_PAGES_MISSING', 'page 8'));
   await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+});
+
+test('a restore is not silent while its pages come beside its streams, however long that takes', async () => {
+  const { service, incoming, events, begun } = await restoring(SNAPSHOT, [], { keepaliveMs: 5, silenceTimeoutMs: 30 });
+  await begun;
+  await sleep(300);
+  expect(Buffer.compare(service.bring(0, 7, 1), pageOf(7))).toBe(0);
+  service.resolve();
+  await incoming.result;
+  expect(events.filter(({ type }) => type === 'link-lost' || type === 'warning')).toEqual([]);
+  expect(incoming.ownership).toBe('settled');
+});
+
+test('a guest that runs gets its pages when the link of its restore is lost', async () => {
+  // Without pings the link is taken for lost, and the reader of the file is closed with it.
+  const { service, incoming, begun } = await restoring(SNAPSHOT, [], {
+    ...{ keepaliveMs: 0, silenceTimeoutMs: 200, settleTimeoutMs: 0 },
+  });
+  await begun;
+  await sleep(500);
+  for (const page of service.contents(0)) expect(Buffer.compare(service.bring(0, page, 1), pageOf(page))).toBe(0);
+  service.source?.finish?.();
+  service.source?.close();
+  service.resolve();
+  await incoming.result;
+  expect(incoming.ownership).toBe('untold');
 });
 
 test('when pages cannot be had, or are given up, the guest is paused before the service ends', async () => {

@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { setImmediate as turn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import {
   DirtyBitmaps,
@@ -11,13 +12,13 @@ import {
   type ReceivedFrame,
 } from '@godwit/core';
 import { createGuestMemory, hostSupport, type MappedGuestMemory } from '@godwit/linux';
-import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { type ByteStream, connectTo, listenOn, type Transport, tcp } from '@godwit/transport';
 import { faultThreads, onWorkers } from '@godwit/workers';
 import { describe, expect, test } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, wordOf } from './pattern-source.js';
 import { openSockets } from './still-guest.js';
-import { endings } from './userfault-tests.js';
+import { endings, testFaults } from './userfault-tests.js';
 
 const { userfaultfdKernelFaults } = hostSupport();
 const usable = userfaultfdKernelFaults.usable;
@@ -36,29 +37,30 @@ const ending = endings();
 /** A source's end of urgent channels, which the test plays, and the destination's. */
 class Channels {
   readonly #listener: LinkListener;
-  readonly #port: number;
+  readonly #transport: Transport;
   #count = 0;
 
-  private constructor(listener: LinkListener, port: number) {
+  private constructor(listener: LinkListener, transport: Transport) {
     this.#listener = listener;
-    this.#port = port;
+    this.#transport = transport;
   }
 
-  static async open(where: 'thread' | 'main thread'): Promise<Channels> {
+  /** `changed`: the transport of the source, made of the one that reaches the destination. */
+  static async open(
+    where: 'thread' | 'main thread',
+    changed: (transport: Transport) => Transport = (transport) => transport,
+  ): Promise<Channels> {
     const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
     const listener = where === 'thread' ? onWorkers(listening) : listening;
     ending.push(() => listener.close());
-    return new Channels(listener, listening.listener.port);
+    return new Channels(listener, changed(tcp({ host: '127.0.0.1', port: listening.listener.port })));
   }
 
   async make(): Promise<{ readonly source: FrameStream; readonly destination: PageStream }> {
     const signal = AbortSignal.timeout(60_000);
     const connection = ++this.#count;
     const accepting = this.#listener.accept(signal);
-    const link = await connectTo(tcp({ host: '127.0.0.1', port: this.#port })).connect(
-      { migrationId: ID, pageChannels: 1, connection },
-      signal,
-    );
+    const link = await connectTo(this.#transport).connect({ migrationId: ID, pageChannels: 1, connection }, signal);
     await link.control.write({
       ...{ type: 'hello', minimumVersion: 2, maximumVersion: 2, migrationId: ID, software: 'test', pageSize: PAGE },
       ...{ blocks: [], devices: [], features: [], pageChannels: 1, description: null, connection, stage: 'running' },
@@ -80,6 +82,24 @@ class Channels {
     );
     return { source, destination };
   }
+}
+
+/** A transport whose streams carry only the first `limit.bytes` bytes of each write, once that is set. */
+function cutting(transport: Transport, limit: { bytes?: number }): Transport {
+  return {
+    listen: (signal) => transport.listen(signal),
+    async connect(signal): Promise<ByteStream> {
+      const stream = await transport.connect(signal);
+      return {
+        peer: stream.peer,
+        write: (chunks) =>
+          stream.write(limit.bytes === undefined ? chunks : [Buffer.concat(chunks).subarray(0, limit.bytes)]),
+        read: (into, wanted) => stream.read(into, wanted),
+        close: () => stream.close(),
+        abort: (reason) => stream.abort(reason),
+      };
+    },
+  };
 }
 
 const OVER = new (class extends Error {
@@ -264,6 +284,25 @@ describeModes((where) => {
     expect(await touch(check(8))).toBe(0);
     await expect(missing.whole).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
   });
+});
+
+testFaults('an answer that breaks off counts as a wait, since the thread reads no fault until its end', async () => {
+  const memory = guest();
+  const missing = await served(memory);
+  const limit: { bytes?: number } = {};
+  const channels = await Channels.open('thread', (transport) => cutting(transport, limit));
+  const { source, destination } = await channels.make();
+  missing.askOver(destination, () => {});
+  const touch = await toucher(memory);
+  const touching = touch(check(4));
+  expect(await asked(source)).toBe(4);
+  await answer(source, 4);
+  expect(await touching).toBe(0);
+  // Nobody waits for these: they are sent ahead.
+  limit.bytes = 1000;
+  await answer(source, 6, 8);
+  while (missing.status().waitingUs < 100_000) await turn();
+  expect(missing.status().blocked).toMatchObject([{ faults: 1 }]);
 });
 
 test('threads that end while they warm up, at any moment, leave no socket', async () => {

@@ -5,7 +5,7 @@ import { DirtyBitmaps, GodwitError, type MissingMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
 import { closeFd, Errno, eventfd, Uffd } from '@godwit/linux/unstable';
 import { type FaultThreads, faultThreads } from '@godwit/workers';
-import { beforeEach, expect } from '@jest/globals';
+import { beforeEach, expect, test } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, type Pattern, wordOf } from './pattern-source.js';
 import { ThreadWatch } from './threads.js';
@@ -162,6 +162,70 @@ function testEach(name: string, run: () => Promise<void>): void {
     });
   }
 }
+
+testFaults('a device model that waits for the last page to come has waited when the memory is whole', async () => {
+  const memory = guest();
+  const contents = new DirtyBitmaps(memory);
+  contents.at(1).setRange(0, SECOND);
+  const missing = await threads().serve({ memory, contents, others: 'stay', source: undefined });
+  ending.push(() => missing.end());
+  const present = memory.present(1, 5 * PAGE, 2 * PAGE);
+  // The thread that serves the order has read it, and sleeps: it polls for a millisecond.
+  while (missing.status().waitingUs < 20_000) await setImmediate();
+  const sink = missing.sink();
+  sink.bytes.fill(7, 0, SECOND * PAGE);
+  sink.put(1, 0, SECOND, 0);
+  // The thread is told to stop before it has seen that the pages are there.
+  const ended = missing.end();
+  await present;
+  await ended;
+  expect(memory.blocks[1]?.view(5 * PAGE, 1)[0]).toBe(7);
+});
+
+testFaults('a thread that waits for the last page goes on when that is said to be zero', async () => {
+  const memory = guest();
+  const contents = new DirtyBitmaps(memory);
+  contents.at(1).setRange(12, 1);
+  const missing = await threads().serve({ memory, contents, others: 'stay', source: undefined });
+  ending.push(() => missing.end());
+  const touching = (await toucher(memory)).touch({ do: 'check', block: 1, pages: [12], zero: true });
+  while (missing.status().faults === 0) await setImmediate();
+  // As on the thread of a channel: the main thread hears of it only at the end of the round.
+  missing.sink().putZero(1, 12, 1);
+  expect(await touching).toBe(0);
+  missing.arrived();
+  await missing.whole;
+});
+
+testFaults('memory that cannot be registered leaves no thread behind', async () => {
+  const watch = new ThreadWatch();
+  ending.push(() => watch.stop());
+  const memory = guest();
+  const { hostAddress = 0n, byteLength = 0 } = memory.blocks[0] ?? {};
+  const other = Userfaultfd.open(Uffd.UFFD_FEATURE_MISSING_SHMEM);
+  ending.push(() => other.close());
+  other.register(hostAddress, byteLength, Uffd.UFFDIO_REGISTER_MODE_MISSING);
+  const service = threads();
+  for (let i = 0; i < 2; i++) {
+    const serving = service.serve({ memory, contents: contentsOf(memory), others: 'stay', source: undefined });
+    expect((await errorOf(serving)).message).toContain('another userfaultfd has this range');
+  }
+  await service.close();
+  expect([watch.started.length, watch.alive.size]).toEqual([4, 0]);
+});
+
+test('memory in reserved huge pages is refused: pages come in those of the host', () => {
+  const service = faultThreads();
+  ending.push(() => service.close());
+  const pins = new SharedArrayBuffer(8);
+  const block = { id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 21, hostAddress: 0n, pins, fd: 0 };
+  const memory = Object.assign(Object.create({ missing: undefined }), {
+    ...{ pageSize: 2 ** 21, blocks: [{ ...block, pinned: false, filePageSize: 2 ** 21 }] },
+  });
+  expect(service.blockers(memory)).toContainEqual(
+    expect.stringContaining('"ram" has pages of 2097152 bytes, of which the kernel takes no part'),
+  );
+});
 
 testEach('pages come by faults and in the background, each once, and the rest stays holes', async () => {
   const { memory, missing, reads, openGate } = await served();
@@ -342,6 +406,22 @@ testFaults('it can be ended in the middle', async () => {
   expect(await errorOf(memory.present(0, 1499 * PAGE - PAGE, PAGE))).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
 });
 
+testFaults('a page that comes after the end is dropped, and the memory is not served again', async () => {
+  const memory = guest();
+  const service = threads();
+  const request = { memory, contents: contentsOf(memory), others: 'stay', source: undefined } as const;
+  const missing = await service.serve(request);
+  const sink = missing.sink();
+  sink.put(0, 1, 1, 0);
+  await missing.end();
+  sink.put(0, 2, 1, 0);
+  sink.putZero(0, 3, 1);
+  expect(missing.status()).toMatchObject({ pagesMissing: CONTENTS - 1, duplicatePages: 0 });
+  // A page that never came has a mark: a thread that touches it gets an error, and does not wait.
+  expect(service.blockers(memory)).toEqual([expect.stringContaining('make new memory')]);
+  expect(await errorOf(service.serve(request))).toMatchObject({ code: 'GODWIT_BLOCKED' });
+});
+
 testFaults('damage that no page shows is reported when all is there', async () => {
   const { missing } = await served({ badEnd: true, open: true });
   expect((await errorOf(missing.whole)).message).toContain('the index is damaged');
@@ -361,6 +441,18 @@ testFaults('a source that cannot be made fails the call, and the memory is free 
     'no such source',
   );
   expect(service.blockers(memory)).toEqual([]);
+  // No page is marked: in another attempt with the same memory a thread waits for its page.
+  const missing = await service.serve({ memory, contents: contentsOf(memory), others: 'stay', source: undefined });
+  ending.push(() => missing.end());
+  const counter = eventfd(1);
+  ending.push(() => closeFd(counter));
+  let answered = false;
+  const reading = (await toucher(memory)).touch({ do: 'read', block: 0, page: 1, fd: counter }).finally(() => {
+    answered = true;
+  });
+  while (missing.status().faults === 0 && !answered) await setImmediate();
+  missing.sink().put(0, 1, 1, 0);
+  expect(await reading).toBe(8);
 });
 
 testFaults('memory that cannot be served is refused with its reasons', async () => {

@@ -1,12 +1,13 @@
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, type ProtectedMemory } from '@godwit/core';
-import { attachGuestMemory, createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
+import { attachGuestMemory, createGuestMemory, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
+import { MapFlags, mmap, munmap, Uffd } from '@godwit/linux/unstable';
 import { type WriteProtectionOptions, writeProtection } from '@godwit/workers';
 import { beforeEach, expect, test } from '@jest/globals';
 import type { Gated } from './gated-target.js';
 import { PAGE } from './pattern-source.js';
+import { ThreadWatch } from './threads.js';
 import { endings, testFaults } from './userfault-tests.js';
 
 const MIB = 2 ** 20;
@@ -239,6 +240,42 @@ testEach('its end lifts the protection at once, whoever waits, and the memory ca
   const again = writeProtection();
   ending.push(() => again.close());
   expect(again.blockers(memory)).toEqual([]);
+});
+
+testFaults('no page is given back to the host between the freeze and the end', async () => {
+  const all = await guarded();
+  const { memory, pages, open } = all;
+  const moment = copyOf(memory);
+  const block = memory.blocks[0] as MappedGuestMemory['blocks'][number];
+  await pages.freeze();
+  expect(block.discard({ firstPage: 700, pageCount: 10 })).toBe(false);
+  open();
+  await pages.saved;
+  expectSaved(all, moment);
+  await pages.end();
+  expect(block.discard({ firstPage: 700, pageCount: 10 })).toBe(true);
+  expect([...block.populated({ firstPage: 700, pageCount: 10 })]).toEqual([]);
+});
+
+testFaults('memory that cannot be registered leaves no thread behind', async () => {
+  const watch = new ThreadWatch();
+  ending.push(() => watch.stop());
+  const memory = guest();
+  const service = writeProtection();
+  ending.push(() => service.close());
+  const protecting = service.protect({
+    memory,
+    contents: populatedOf(memory),
+    target: { module: undefined, make: '', options: 0 },
+  });
+  // The threads are waited for after the memory was looked at.
+  const { hostAddress, byteLength } = memory.blocks[0] as MappedGuestMemory['blocks'][number];
+  const other = Userfaultfd.open(Uffd.UFFD_FEATURE_MISSING_SHMEM);
+  ending.push(() => other.close());
+  other.register(hostAddress, byteLength, Uffd.UFFDIO_REGISTER_MODE_MISSING);
+  await expect(protecting).rejects.toMatchObject({ message: expect.stringContaining('another userfaultfd') });
+  await service.close();
+  expect([watch.started.length, watch.alive.size]).toEqual([2, 0]);
 });
 
 testFaults('a limit holds back what nobody waits for, and no copy', async () => {

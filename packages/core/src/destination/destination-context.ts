@@ -103,6 +103,8 @@ export interface DestinationContext {
   undoing: Promise<void> | undefined;
   /** Settles when `missing` is set, or when it is certain that it will not be. */
   servingMissing: Promise<void>;
+  /** True once no page is missing in the guest that has run here before that: there is nothing to give up. */
+  pagesCame: boolean;
   /** Rejects when the embedder gives up the pages that are missing. */
   readonly pagesGivenUp: Promise<never>;
   /** Set once the VM is claimed and both sides have agreed on it. */

@@ -136,6 +136,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       setState: (state) => this.#setState(state),
       ...{ vm: undefined, claim: undefined, arriving: undefined, serving: undefined, missing: undefined },
       undoing: undefined,
+      pagesCame: false,
       servingMissing: Promise.resolve(),
       pagesGivenUp: new Promise((_, reject) => {
         this.#giveUpPages = reject;
@@ -177,8 +178,8 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
    * Runs the guest here without `go`, since the caller knows that the source is dead. It is allowed while everything is loaded and `go` has
    * not come (`ownership` is `ready`). The ownership authority is asked first. If the caller is wrong, the guest runs on both sides.
    * `result` settles with the outcome of this call. The promise rejects with `GODWIT_INVALID_ARGUMENT` without `sourceIsDead: true`, with
-   * `GODWIT_INVALID_STATE` at any other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy whose pages have not all come, and
-   * with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
+   * `GODWIT_INVALID_STATE` at any other time, with `GODWIT_PAGES_MISSING` in a switchover by post-copy, or a restore that runs at once, whose
+   * pages have not all come, and with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
    */
   async recover({ sourceIsDead }: { readonly sourceIsDead: true }): Promise<void> {
     if (sourceIsDead !== true) {
@@ -200,14 +201,6 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
         `"recover" is illegal while the destination's ownership is "${ownership.state}": the guest is not complete here, or taken already`,
       );
     }
-    const { arriving, missing } = this.#context;
-    const left = arriving?.named === undefined ? 0 : (missing?.status().pagesMissing ?? 0);
-    if (left > 0) {
-      throw new GodwitError(
-        'GODWIT_PAGES_MISSING',
-        `${left} pages of the guest are only at the source: if it is dead they are lost, and the guest cannot run here. cancel() ends this`,
-      );
-    }
     await serving.recover();
   }
 
@@ -224,17 +217,20 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
 
   /**
    * With the guest running here before its memory is whole (states `postcopy-active`, `-paused`, `-recover`): gives up the pages that are missing. The guest is
-   * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING`, and the VM may then be closed. Returns
-   * false, and does nothing, at any other time.
+   * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING` in bounded time, whatever the source does, and
+   * the VM may then be closed. Returns false, and does nothing, at any other time.
    */
   giveUpPages(reason = 'the caller gave them up'): boolean {
-    if (!this.#state.startsWith('postcopy-')) return false;
+    if (!this.#state.startsWith('postcopy-') || this.#context.pagesCame) return false;
     const left = this.#context.missing?.status().pagesMissing ?? 0;
     this.#giveUpPages(new GodwitError('GODWIT_PAGES_MISSING', `${left} pages of the guest never came: ${reason}`));
     return true;
   }
 
-  /** Cancels the incoming migration if that is still possible, and resolves when the migration is over. Never rejects. */
+  /**
+   * Cancels the incoming migration if that is still possible, and resolves when the migration is over. Never rejects. A guest that runs here
+   * is left alone: while pages are missing the promise waits for them, or for `giveUpPages`.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel('the incoming migration was disposed of');
     await this.result.catch(() => {});

@@ -24,7 +24,7 @@ export interface FaultStatus {
    * the kernel's id of a thread; 0 for all threads where the kernel does not report it.
    */
   readonly blocked: readonly { readonly thread: number; readonly faults: number; readonly blockedUs: number }[];
-  /** The longest present wait of a thread; 0 when no thread waits. */
+  /** The longest present wait of a thread for a page, or of the serving thread for the rest of an answer; 0 when none waits. */
   readonly waitingUs: number;
   /** Pages that cannot be had; threads that wait for them go on waiting. */
   readonly pagesLost: number;

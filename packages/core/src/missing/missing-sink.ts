@@ -2,8 +2,8 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { AnyPagesFrame } from '../protocol/frame.js';
 
 /**
- * Puts missing pages into guest memory while the guest runs: each page appears whole and once, and a page that is already there is dropped,
- * also when no page is missing any more and the service has ended. Each channel has one sink, and the channel's thread never reads or
+ * Puts missing pages into guest memory while the guest runs: each page appears whole and once, and a page that is already there is dropped.
+ * Once the service ends, every page is dropped. Each channel has one sink, and the channel's thread never reads or
  * writes the memory itself.
  */
 export interface MissingSink {

@@ -63,9 +63,8 @@ export async function continuePaused(
   const { clock, random, reconnectTimeoutMs } = options;
   const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost');
   if (reconnectTimeoutMs === 0) throw reason;
-  const since = clock.now();
   const before = state();
-  emit({ type: 'link-lost', reason });
+  const lostAt = session.reportLost(lost, reason);
   setState('reconnecting');
   await lost.drop(reason);
   const withinMs = bound.limitMs === 0 ? reconnectTimeoutMs : bound.limitMs;
@@ -85,24 +84,30 @@ export async function continuePaused(
   // Answers of the urgent channel that were on their way are lost.
   const named = byPostcopy && answer.type === 'resumed' && owe(context, connection, answer, missing);
   if (!named) rounds.adopt(connection);
+  const isReady = answer.type === 'resumed' && answer.state === 'ready';
+  const ready = isReady ? Promise.resolve(loaded(session.attempt)) : connection.ready;
+  if (ready === undefined) {
+    // The destination lacks a part of what was sent, or was restarted: pre-copy goes on over yet another connection.
+    await session.dropUnused(connection, lostAt, reason);
+    throw reason;
+  }
   setState(before);
   emit({
     type: 'reconnected',
     connection: connection.request.connection,
-    downMs: clock.now() - since,
-    restarted: answer.type === 'welcome',
+    downMs: clock.now() - lostAt,
+    restarted: false,
   });
-  if (answer.type === 'resumed' && answer.state === 'ready') {
-    return { connection, ready: Promise.resolve({ type: 'ready', attempt: session.attempt, loadMs: 0 }) };
-  }
-  if (connection.ready !== undefined) return { connection, ready: connection.ready };
-  // The destination lacks a part of what was sent, or was restarted.
-  await connection.drop(reason);
-  throw reason;
+  return { connection, ready };
+}
+
+/** The `ready` that was lost with its link. */
+function loaded(attempt: number): ReadyFrame {
+  return { type: 'ready', attempt, loadMs: 0 };
 }
 
 /** The error for a destination that has not answered `ready`. */
-export function silent(timeoutMs: number): GodwitError {
+function silent(timeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',
     `the destination did not answer "ready" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,

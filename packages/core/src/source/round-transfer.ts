@@ -330,7 +330,7 @@ export class RoundTransfer {
     // The time limit counts from the last progress: a new connection that is lost without any progress does not restart it.
     this.#lostSince ??= since;
     const withinMs = Math.max(0, reconnectTimeoutMs - (since - this.#lostSince));
-    emit({ type: 'link-lost', reason });
+    const lostAt = session.reportLost(lost, reason);
     setState('reconnecting');
     await session.drop(reason);
     onChannels(undefined);
@@ -357,7 +357,7 @@ export class RoundTransfer {
     emit({
       type: 'reconnected',
       connection: connection.request.connection,
-      downMs: clock.now() - since,
+      downMs: clock.now() - lostAt,
       restarted,
     });
     signal.throwIfAborted();

@@ -37,8 +37,7 @@ export async function sendMissing(context: SourceContext): Promise<void> {
       if (error instanceof NotWhole && owed === 0) throw reason;
       if (!mayRetry(reason, 'after-go') || options.reconnectTimeoutMs === 0) throw reason;
       lostLinks++;
-      const since = clock.now();
-      emit({ type: 'link-lost', reason });
+      const since = connection === undefined ? clock.now() : session.reportLost(connection, reason);
       enter(context, 'postcopy-paused');
       await session.drop(reason);
       enter(context, 'postcopy-recover');

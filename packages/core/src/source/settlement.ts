@@ -19,24 +19,23 @@ export interface Settled extends HandedOver {
   readonly incomplete: boolean;
 }
 
-/** Sends `go` in this tick and waits for `running`; rejects with `GODWIT_TIMEOUT` after `switchoverTimeoutMs`. */
+/** Sends `go` in this tick and waits for `running`; rejects with the error of `late` after `switchoverTimeoutMs`. */
 export async function sendGo(
   connection: SourceConnection,
   { clock, switchoverTimeoutMs }: ResolvedOptions,
   attempt: number,
+  late = notRunning,
 ): Promise<HandedOver> {
   const asking = connection.ask({ type: 'go', attempt }, 'running');
-  const { resumeMs, sinceReadyMs } = await inTime(
-    asking,
-    clock,
-    switchoverTimeoutMs,
-    () =>
-      new GodwitError(
-        'GODWIT_TIMEOUT',
-        `the destination did not answer "running" within switchoverTimeoutMs (${switchoverTimeoutMs} ms)`,
-      ),
-  );
+  const { resumeMs, sinceReadyMs } = await inTime(asking, clock, switchoverTimeoutMs, () => late(switchoverTimeoutMs));
   return { resumeMs, sinceReadyMs, heardAt: clock.now() };
+}
+
+function notRunning(timeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `the destination did not answer "running" within switchoverTimeoutMs (${timeoutMs} ms)`,
+  );
 }
 
 /** Settles the migration after `go` was sent and `running` did not come (`settle`), unless `settleTimeoutMs` is 0. */
@@ -45,10 +44,10 @@ export async function settleAfterGo(
   connection: SourceConnection,
   error: unknown,
 ): Promise<Settled> {
-  const { options, emit, setState } = context;
+  const { options, session, setState } = context;
   const reason = await connection.cause(error);
   if (!mayRetry(reason, 'after-go') || options.settleTimeoutMs === 0) throw reason;
-  emit({ type: 'link-lost', reason });
+  session.reportLost(connection, reason);
   setState('settling');
   return settle(context, options.settleTimeoutMs);
 }

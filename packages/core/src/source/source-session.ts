@@ -67,6 +67,8 @@ export class SourceSession {
   #pastAnswers = 0;
   /** Connections that are being dropped: their counts are not final. */
   readonly #ending = new Set<SourceConnection>();
+  /** The time at which `link-lost` was emitted for a connection, in milliseconds of the clock. */
+  readonly #lostAt = new WeakMap<SourceConnection, number>();
   /** True once the destination has answered `welcome`: it knows the migration. */
   welcomed = false;
 
@@ -162,6 +164,26 @@ export class SourceSession {
   ask(stage: 'handedOver' | 'kept', signal: AbortSignal, onNamed?: (frame: NamedBefore) => void): Promise<Greeted> {
     // The pages of an unfinished round that the destination has do not matter any more.
     return this.#connect(stage, onNamed === undefined ? 0 : this.#streams, signal, signal, onNamed ?? (() => {}));
+  }
+
+  /** Emits `link-lost` for a connection, once; returns the time at which that was, in milliseconds of the clock. */
+  reportLost(connection: SourceConnection, reason: GodwitError): number {
+    const { options, emit } = this.#parts;
+    const before = this.#lostAt.get(connection);
+    if (before !== undefined) return before;
+    const now = options.clock.now();
+    this.#lostAt.set(connection, now);
+    emit({ type: 'link-lost', reason });
+    return now;
+  }
+
+  /**
+   * Drops a connection that took the place of a lost one and cannot be used: no further loss is reported. Resolves when nothing of it borrows
+   * guest memory.
+   */
+  async dropUnused(connection: SourceConnection, lostAt: number, reason: GodwitError): Promise<void> {
+    this.#lostAt.set(connection, lostAt);
+    await connection.drop(reason);
   }
 
   /** Streams beside the control stream. */

@@ -103,7 +103,11 @@ export class MappedGuestMemory implements GuestMemory {
     await this.#missing?.present(block, offset, byteLength);
   }
 
-  /** For whoever serves its missing pages: `undefined` once none is missing any more. */
+  /** What serves its missing pages, or has served them and could not have all; `undefined` where none is missing. */
+  get missing(): Pick<MissingMemory, 'present'> | undefined {
+    return this.#missing;
+  }
+
   set missing(missing: Pick<MissingMemory, 'present'> | undefined) {
     this.#missing = missing;
   }

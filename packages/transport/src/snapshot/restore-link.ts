@@ -329,6 +329,7 @@ function said(frame: Frame): Outgoing {
 /** One stream of a restore, at the destination's end. */
 class RestoreStream implements FrameStream {
   readonly bytesWritten = 0;
+  /** Bytes of payloads. Each answer to a `ping` counts as one byte, so that a restore whose pages come beside the streams is not silent. */
   bytesRead = 0;
   readonly #restore: Restore;
   readonly #script: AsyncGenerator<Outgoing, void>;
@@ -358,7 +359,10 @@ class RestoreStream implements FrameStream {
   async read(): Promise<ReceivedFrame | null> {
     for (;;) {
       const frame = this.#interjected.shift();
-      if (frame !== undefined) return { frame, payloadBytes: 0 };
+      if (frame !== undefined) {
+        this.bytesRead++;
+        return { frame, payloadBytes: 0 };
+      }
       this.#step ??= this.#script.next();
       const woken = new Promise<void>((resolve) => {
         this.#wake = resolve;

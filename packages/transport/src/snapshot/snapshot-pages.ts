@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { DIGEST_BYTES, digestWords, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
 
 /* The parts with which a thread reads and writes a snapshot have one entry point. */
@@ -11,7 +11,7 @@ export const SNAPSHOT_PAGES = { module: import.meta.url, make: 'snapshotPages' }
 /** The options of `snapshotPages`, which can be passed to another thread as they are. */
 export interface SnapshotPagesOptions {
   readonly path: string;
-  /** The descriptor, which the maker of these options keeps open for as long as the source is used. */
+  /** The descriptor, which stays open until the source is made: the source opens a descriptor of its own. */
   readonly fd: number;
   readonly pageSize: number;
   readonly blocks: readonly SnapshotBlock[];
@@ -50,6 +50,8 @@ export function snapshotPages(options: SnapshotPagesOptions): PageSource {
 
 class SnapshotPages implements PageSource {
   readonly #options: SnapshotPagesOptions;
+  /** The guest runs on, and needs the rest of the file, when the link that the given descriptor belongs to has ended. */
+  readonly #fd: number;
   readonly #ranks: (PageRanks | undefined)[];
   readonly #asked: { block: number; page: number; pageCount: number }[] = [];
   readonly #saved = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
@@ -59,6 +61,8 @@ class SnapshotPages implements PageSource {
 
   constructor(options: SnapshotPagesOptions) {
     this.#options = options;
+    // This path opens the same file again, independently of its name and of the given descriptor.
+    this.#fd = openSync(`/proc/self/fd/${options.fd}`, constants.O_RDONLY);
     this.#ranks = options.blocks.map(() => undefined);
   }
 
@@ -104,7 +108,9 @@ class SnapshotPages implements PageSource {
     if (!hash.digest().equals(indexSha256)) throw this.#damaged('the index of its pages does not match its checksum');
   }
 
-  close(): void {}
+  close(): void {
+    closeSync(this.#fd);
+  }
 
   #ranksOf(block: number): PageRanks {
     const { present } = this.#options.blocks[block] as SnapshotBlock;
@@ -114,11 +120,11 @@ class SnapshotPages implements PageSource {
   }
 
   #read(into: Uint8Array, byteLength: number, position: number): void {
-    const { fd, path } = this.#options;
+    const { path } = this.#options;
     for (let done = 0; done < byteLength; ) {
       let bytes: number;
       try {
-        bytes = readSync(fd, into, done, byteLength - done, position + done);
+        bytes = readSync(this.#fd, into, done, byteLength - done, position + done);
       } catch (error) {
         const { message } = error as Error;
         throw new GodwitError('GODWIT_SYSCALL', `reading the snapshot ${path} failed: ${message}`, { cause: error });

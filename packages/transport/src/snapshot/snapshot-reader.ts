@@ -135,8 +135,8 @@ export class SnapshotReader {
   }
 
   /**
-   * The recipe with which other threads read pages while the guest runs, once the bitmaps were read; the file stays open until
-   * `close`.
+   * The recipe with which other threads read pages while the guest runs, once the bitmaps were read. They make their sources before `close`,
+   * which does not disturb a source that was made.
    */
   pagesRecipe(bitmaps: readonly DirtyBitmap[]): ThreadRecipe {
     const { hello, blockOffsets, presentPages, indexOffset, indexSha256 } = this.metadata;

@@ -3,7 +3,7 @@ import { closeFd, PollSet, readFd } from '@godwit/linux/unstable/libc';
 import { FaultMessages } from '@godwit/linux/userfaultfd';
 import { AskedPages } from './asked-pages.js';
 import { FaultStatistics } from './fault-statistics.js';
-import { LinkPages } from './link-pages.js';
+import { type AnsweredPages, LinkPages } from './link-pages.js';
 import {
   type AskOver,
   ControlWord,
@@ -202,7 +202,7 @@ export class FaultLoop {
   #deliverFrom(link: LinkPages): boolean {
     const putter = this.#putter;
     try {
-      const { block, runs } = link.take(putter.bytes);
+      const { block, runs } = this.#answerFrom(link);
       let offset = 0;
       for (let i = 0; i < runs.length; i += 2) {
         const [page, pages] = [runs[i] as number, runs[i + 1] as number];
@@ -213,6 +213,16 @@ export class FaultLoop {
       this.#loseLink(error);
     }
     return true;
+  }
+
+  /** Reads one answer; until it is complete, this thread reads no fault. */
+  #answerFrom(link: LinkPages): AnsweredPages {
+    this.#statistics.answering(nowUs());
+    try {
+      return link.take(this.#putter.bytes);
+    } finally {
+      this.#statistics.answered();
+    }
   }
 
   /** Notes that the link is lost. Threads that wait for a page go on waiting until there is another link. */

@@ -6,7 +6,7 @@ export const LATENCY_BUCKETS = 32;
 /** The number of threads whose times are counted separately; further threads share the last row. */
 export const MOST_THREADS = 128;
 
-const Counter = { faults: 0, zeroFaults: 1, worstUs: 2, count: 3 } as const;
+const Counter = { faults: 0, zeroFaults: 1, worstUs: 2, answerSince: 3, count: 4 } as const;
 const Row = { thread: 0, faults: 1, blockedUs: 2, since: 3, count: 4 } as const;
 const ROWS = Counter.count + LATENCY_BUCKETS;
 const NUMBERS = ROWS + MOST_THREADS * Row.count;
@@ -91,6 +91,15 @@ export class FaultStatistics {
     }
   }
 
+  /** An answer of the source has begun to come: until `answered`, the fault thread reads it, and no fault. */
+  answering(nowUs: number): void {
+    this.#numbers[Counter.answerSince] = nowUs;
+  }
+
+  answered(): void {
+    this.#numbers[Counter.answerSince] = 0;
+  }
+
   countZero(): void {
     this.#add(Counter.zeroFaults, 1);
   }
@@ -98,7 +107,9 @@ export class FaultStatistics {
   /** Reads the counts; any thread may call this at any time. */
   read(nowUs: number): FaultCounts {
     const numbers = this.#numbers;
-    let waitingUs = 0;
+    // Threads may wait of which the fault thread does not know while it reads an answer.
+    const answerSince = numbers[Counter.answerSince] as number;
+    let waitingUs = answerSince === 0 ? 0 : Math.max(0, nowUs - answerSince);
     const blocked: { thread: number; faults: number; blockedUs: number }[] = [];
     for (let row = ROWS; row < NUMBERS && (numbers[row + Row.faults] as number) > 0; row += Row.count) {
       const since = numbers[row + Row.since] as number;

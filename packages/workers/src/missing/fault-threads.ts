@@ -9,7 +9,7 @@ import {
 } from '@godwit/core';
 import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { ServedMemory } from './served-memory.js';
-import { type ServiceThread, startServiceThread } from './service-thread-pool.js';
+import { type ServiceThread, startServiceThread, stopThreads } from './service-thread-pool.js';
 import { memoryBlockers, rangesOf, servable, servingBlockers } from './serving-blockers.js';
 
 /**
@@ -50,9 +50,10 @@ export class FaultThreads implements FaultService {
     const threads = this.#idle ?? pair();
     this.#idle = undefined;
     await Promise.all(threads.map(({ ready }) => ready));
-    const user = SharedUserfaultfd.join(rangesOf(memory), 'missing');
+    let user: SharedUserfaultfd | undefined;
     let served: ServedMemory | undefined;
     try {
+      user = SharedUserfaultfd.join(rangesOf(memory), 'missing');
       // The contents are given up after the registration, so that no page can be populated again meanwhile.
       giveUpContents(memory, request.others === 'stay' ? request.contents : undefined);
       served = new ServedMemory(memory, request, user, threads);
@@ -64,10 +65,11 @@ export class FaultThreads implements FaultService {
       served.whole.then(again, again);
       return served;
     } catch (error) {
-      await served?.end();
+      // No guest has run: the memory is ordinary memory again, in which no page is marked as one that never comes.
+      await served?.undo();
       if (served === undefined) {
-        user.leave();
-        await stop(threads);
+        user?.leave();
+        await stopThreads(threads);
       }
       throw error;
     }
@@ -78,7 +80,7 @@ export class FaultThreads implements FaultService {
     this.#closed = true;
     const idle = this.#idle;
     this.#idle = undefined;
-    if (idle !== undefined) await stop(idle);
+    if (idle !== undefined) await stopThreads(idle);
   }
 }
 
@@ -95,14 +97,6 @@ export function faultThreads(): FaultThreads {
 
 function pair(): readonly [ServiceThread, ServiceThread] {
   return [startServiceThread('godwit page faults'), startServiceThread('godwit page loading')];
-}
-
-async function stop(threads: readonly ServiceThread[]): Promise<void> {
-  for (const { worker } of threads) {
-    worker.ref();
-    worker.postMessage({ order: undefined });
-  }
-  await Promise.all(threads.map(({ ended }) => ended));
 }
 
 /** Gives back the memory behind the pages, or those of `only`: from now on they are missing. */

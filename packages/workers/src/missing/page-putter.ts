@@ -1,11 +1,15 @@
 import { MAXIMUM_PAYLOAD, type MissingSink } from '@godwit/core/pages';
-import { addressOf, Errno, HOST_PAGE_SIZE, yieldProcessor } from '@godwit/linux/unstable/libc';
+import { addressOf, Errno, HOST_PAGE_SIZE } from '@godwit/linux/unstable/libc';
 import { Userfaultfd } from '@godwit/linux/userfaultfd';
-import type { ServedMemoryParts } from './missing-messages.js';
+import { ControlWord, type ServedMemoryParts } from './missing-messages.js';
 import { MissingPages } from './missing-pages.js';
 
-/** The number of tries before the putter gives up on a mapping that is being changed all the time; each try yields to other threads. */
+/** The number of tries before the putter gives up on a mapping that is being changed all the time. */
 const MOST_TRIES = 10_000;
+/**
+ * The sleep between two tries, in milliseconds. This thread may come before all others, and must let the one run that changes the mapping.
+ */
+const RETRY_MS = 1;
 
 /**
  * Puts pages into guest memory while the guest runs: each page appears whole and once. A page that is already there is dropped, and the
@@ -18,6 +22,7 @@ export class PagePutter implements MissingSink {
   readonly pageSize: number;
   readonly blocks: ServedMemoryParts['blocks'];
   readonly #uffd: Userfaultfd;
+  readonly #control: Int32Array;
   readonly #from: number;
   /** An empty page of the host's page size. */
   readonly #zeros = new Uint8Array(HOST_PAGE_SIZE);
@@ -25,6 +30,7 @@ export class PagePutter implements MissingSink {
   /** @param pages the number of pages for which `bytes` has room */
   constructor(parts: ServedMemoryParts, pages: number) {
     this.#uffd = Userfaultfd.attach(parts.uffd);
+    this.#control = new Int32Array(parts.control);
     this.missing = new MissingPages(parts.missing);
     this.pageSize = parts.pageSize;
     this.blocks = parts.blocks;
@@ -38,8 +44,9 @@ export class PagePutter implements MissingSink {
    */
   put(block: number, page: number, pageCount: number, offset = 0): boolean {
     const { pageSize } = this;
-    // The service ends with the last page, and pages in flight are dropped.
-    if (this.missing.left > 0) this.#place(this.addressOf(block, page), this.#from + offset, pageCount * pageSize);
+    const to = this.addressOf(block, page);
+    // The service ends with the last page, and pages in flight are dropped. A page that was not put stays missing.
+    if (this.missing.left > 0 && !this.#place(to, this.#from + offset, pageCount * pageSize)) return false;
     let last = false;
     for (let i = 0; i < pageCount; i++) {
       if (this.missing.arrived(block, page + i) && this.missing.left === 0) last = true;
@@ -57,9 +64,11 @@ export class PagePutter implements MissingSink {
    * request may have been lost with its link, and a page that is not missing is not asked for again.
    */
   putZero(block: number, page: number, pageCount: number): void {
+    const stopped = this.#stopped;
+    if (stopped && this.missing.left > 0) return;
     for (let i = 0; i < pageCount; i++) this.missing.arrived(block, page + i);
-    // The service ends with the last page, which wakes all threads.
-    if (this.missing.left > 0) this.#uffd.wake(this.addressOf(block, page), pageCount * this.pageSize);
+    // The end of the service wakes all threads.
+    if (!stopped) this.#uffd.wake(this.addressOf(block, page), pageCount * this.pageSize);
   }
 
   addressOf(block: number, page: number): number {
@@ -71,14 +80,20 @@ export class PagePutter implements MissingSink {
     return this.blocks.findIndex((block) => address >= block.address && address < block.address + block.byteLength);
   }
 
-  /** Fills guest memory with the bytes at the address `from`, or with zeros. */
-  #place(to: number, from: number | undefined, byteLength: number): void {
+  /** Whether the service ends: its userfaultfd may be closed, and its number be another file's. */
+  get #stopped(): boolean {
+    return Atomics.load(this.#control, ControlWord.stop) !== 0;
+  }
+
+  /** Fills guest memory with the bytes at the address `from`, or with zeros. Returns false when the service ends before all was filled. */
+  #place(to: number, from: number | undefined, byteLength: number): boolean {
+    if (this.#stopped) return false;
     const uffd = this.#uffd;
     let tries = 0;
     for (let done = 0; done < byteLength; ) {
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
-      if (done >= byteLength) return;
+      if (done >= byteLength) return true;
       // In anonymous memory, the kernel mistakes the mark of a protected hole for a page, except when it copies a page there.
       const isMark = from === undefined && uffd.errno === Errno.EEXIST && this.#copyZeros(to + done);
       if (isMark) {
@@ -91,10 +106,11 @@ export class PagePutter implements MissingSink {
         done += HOST_PAGE_SIZE;
         continue;
       }
-      if (this.missing.left === 0) return;
+      if (this.#stopped) return false;
       if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
-      yieldProcessor();
+      Atomics.wait(this.#control, ControlWord.stop, 0, RETRY_MS);
     }
+    return true;
   }
 
   /** False when there is a page, or the mapping is being changed (EAGAIN): `#uffd.errno` says which. */

@@ -13,6 +13,7 @@ import type { MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { closeFd, eventfd, writeFd } from '@godwit/linux/unstable';
 import { WorkerStream } from '../worker-stream.js';
 import { FaultStatistics } from './fault-statistics.js';
+import { markMissing } from './mark-missing.js';
 import {
   type AskOver,
   ControlWord,
@@ -338,6 +339,12 @@ export class ServedMemory implements MissingMemory {
     this.#reject(error);
   }
 
+  /** Ends the waits for pages, all of which are there: the thread that serves the orders may stop before it reports them. */
+  #resolveWaits(): void {
+    for (const { resolve } of this.#waits.values()) resolve();
+    this.#waits.clear();
+  }
+
   #gone(why: string, cause?: unknown, lost: readonly string[] = [...this.#lost.keys()]): GodwitError {
     const { blocks } = this.#memory;
     const named = lost.slice(0, MOST_NAMED).map((key) => {
@@ -374,15 +381,17 @@ export class ServedMemory implements MissingMemory {
         return ended;
       }),
     );
+    if (how === 'whole') this.#resolveWaits();
     const ended = await settlesWithin(threadsEnded, END_MS);
     this.#fail(this.#gone('the service was ended'));
     this.#memory.missing = how === 'poison' ? this : undefined;
-    if (how === 'poison') this.#poison();
+    const marked = how !== 'poison' || this.#markMissing();
     this.#orders.close();
-    // After this a hole is no missing page any more; a page that never came was poisoned.
-    this.#user.unregister();
+    // After this a hole is no missing page any more; a page that never came was marked. Where one could not be marked, the registration stays
+    // until the memory is unmapped: a thread that touches the page waits, and reads no zeros.
+    if (marked) this.#user.unregister();
     const close = (): void => {
-      this.#user.leave();
+      if (marked) this.#user.leave();
       closeFd(this.#wake);
     };
     // A thread that hangs in a read still uses both descriptors, whose numbers must not be given to other files.
@@ -390,16 +399,16 @@ export class ServedMemory implements MissingMemory {
     else void threadsEnded.then(close);
   }
 
-  #poison(): void {
+  /** Marks all pages that are still missing; returns false when not all of them could be marked. */
+  #markMissing(): boolean {
     const { uffd } = this.#user;
     const { pageSize, blocks } = this.#memory;
+    let all = true;
     for (const [index, { hostAddress }] of blocks.entries()) {
       for (const { page, pageCount } of this.#missing.runs(index)) {
-        const start = Number(hostAddress) + page * pageSize;
-        const byteLength = pageCount * pageSize;
-        // A page that has just come is not poisoned.
-        for (let done = 0; done < byteLength; done += pageSize) done += uffd.poison(start + done, byteLength - done);
+        if (!markMissing(uffd, Number(hostAddress) + page * pageSize, pageCount * pageSize)) all = false;
       }
     }
+    return all;
   }
 }

@@ -28,3 +28,12 @@ export function startServiceThread(name: string, thread: ThreadName = 'service-t
   });
   return { worker, ready, ended };
 }
+
+/** Ends threads that were given no order; resolves when they have ended. */
+export async function stopThreads(threads: readonly ServiceThread[]): Promise<void> {
+  for (const { worker } of threads) {
+    worker.ref();
+    worker.postMessage({ order: undefined });
+  }
+  await Promise.all(threads.map(({ ended }) => ended));
+}

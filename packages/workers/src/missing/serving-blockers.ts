@@ -1,6 +1,6 @@
 import type { GuestMemory } from '@godwit/core';
 import { type AddressRange, type MappedGuestMemory, SharedUserfaultfd, Userfaultfd } from '@godwit/linux';
-import { pinnedBytes, Uffd } from '@godwit/linux/unstable';
+import { HOST_PAGE_SIZE, pinnedBytes, Uffd } from '@godwit/linux/unstable';
 
 /** The memory as memory mapped by `@godwit/linux`; undefined for memory of another kind. */
 export function servable(memory: GuestMemory): MappedGuestMemory | undefined {
@@ -40,6 +40,9 @@ export function memoryBlockers(memory: GuestMemory): string[] {
     ];
   }
   const reasons: string[] = [];
+  if (mapped.missing !== undefined) {
+    reasons.push('pages of it are missing already, or are marked as pages that never come: make new memory');
+  }
   for (const block of mapped.blocks) {
     const { id, fd, anonymous, shared, pinned, filePageSize = 0 } = block;
     if (shared === true) reasons.push(`RAM block "${id}" is shared with the source: its pages are there already`);
@@ -49,9 +52,9 @@ export function memoryBlockers(memory: GuestMemory): string[] {
     if (pinned) {
       reasons.push(`RAM block "${id}" has pages that are pinned for a device, whose access cannot wait for a page`);
     }
-    if (filePageSize > memory.pageSize) {
+    if (filePageSize > HOST_PAGE_SIZE) {
       reasons.push(
-        `RAM block "${id}" has pages of ${filePageSize} bytes, and the kernel takes no part of one: pages of ${memory.pageSize} bytes cannot come one by one`,
+        `RAM block "${id}" has pages of ${filePageSize} bytes, of which the kernel takes no part, and pages come in those of the host, ${HOST_PAGE_SIZE} bytes`,
       );
     }
   }

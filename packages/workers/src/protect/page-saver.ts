@@ -59,7 +59,8 @@ export class PageSaver {
   }
 
   /**
-   * Waits for the moment of the snapshot, and saves it. Returns true when all pages are saved, false when the thread is told to stop.
+   * Waits for the moment of the snapshot, and saves it. Returns true when all pages are saved as they were at that moment, false when the
+   * thread is told to stop, or when the snapshot has failed: pages are then written without having been copied.
    */
   run(): boolean {
     while (Atomics.load(this.#control, ControlWord.mode) === Mode.noting) {
@@ -69,7 +70,7 @@ export class PageSaver {
     for (const [block, owed] of this.#owed.bitmaps.entries()) {
       for (let page = owed.nextDirty(0); page !== -1; ) {
         this.#drain();
-        if (this.#stopped) return false;
+        if (this.#over) return false;
         if (this.#tooEarly()) continue;
         const end = Math.min(owed.nextClean(page), page + this.#batchPages);
         this.#saveRun(block, page, end - page);
@@ -78,10 +79,10 @@ export class PageSaver {
     }
     // Saved pages are counted, since a page that the fault thread has taken out may not be in the buffer yet.
     while (this.#saved < (this.#figures[Figure.total] as number)) {
-      if (this.#stopped) return false;
+      if (this.#over) return false;
       if (!this.#drain()) this.#copies.waitForCopies(SLEEP_MS);
     }
-    return true;
+    return !this.#over;
   }
 
   close(): void {
@@ -90,6 +91,11 @@ export class PageSaver {
 
   get #stopped(): boolean {
     return Atomics.load(this.#control, ControlWord.stop) !== 0;
+  }
+
+  /** Whether the thread is told to stop, or the other thread has failed and lets every page be written. */
+  get #over(): boolean {
+    return this.#stopped || Atomics.load(this.#control, ControlWord.mode) === Mode.lifting;
   }
 
   /** Saves the copies that are in the buffer; returns false when there are none. */
@@ -103,7 +109,7 @@ export class PageSaver {
       this.#copies.take(count);
       this.#saved += count;
       some = true;
-      if (this.#stopped || count > slots) break;
+      if (this.#over || count > slots) break;
     }
     return some;
   }
@@ -153,7 +159,7 @@ export class PageSaver {
 
   #letGo(start: number, byteLength: number): void {
     for (let tries = 0; this.#uffd.writeProtect(start, byteLength, false) < byteLength; tries++) {
-      if (this.#stopped) return;
+      if (this.#over) return;
       if (this.#uffd.errno !== Errno.EAGAIN || tries === TRIES) throw this.#uffd.failure();
       yieldProcessor();
     }

@@ -52,6 +52,8 @@ export class ProtectedThreads implements ProtectedMemory {
   readonly #saved = new Moment<void>();
   #rate = { at: performance.now(), faults: 0, perSecond: 0 };
   #ending: Promise<void> | undefined;
+  /** Each allows the pages of a block to be given back to the host again. */
+  #unpins: readonly (() => void)[] = [];
   /** Ends the threads at `process.exit`, which waits for them. */
   readonly #onExit = (): void => this.#stop();
 
@@ -109,6 +111,8 @@ export class ProtectedThreads implements ProtectedMemory {
 
   freeze(): Promise<number> {
     if (this.#ending !== undefined) return Promise.reject(ended());
+    // A page that is given back to the host before it is saved would be zero in the snapshot, whose guest still has it.
+    this.#unpins = this.#memory.blocks.map((block) => block.pinBytes(0, block.byteLength));
     this.#addPopulated();
     this.#figures[Figure.total] = this.#owed.bitmaps.reduce((sum, bitmap) => sum + bitmap.count(), 0);
     Atomics.store(this.#control, ControlWord.freeze, 1);
@@ -226,6 +230,7 @@ export class ProtectedThreads implements ProtectedMemory {
     process.removeListener('exit', this.#onExit);
     // Threads that wait go on in this tick.
     this.#user.unregister();
+    for (const unpin of this.#unpins) unpin();
     const threadsEnded = Promise.all(
       this.#threads.map(({ worker, ended: over }) => {
         // This ends a thread that never got its order.

@@ -8,7 +8,7 @@ import {
   type WriteProtection,
 } from '@godwit/core';
 import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
-import { type ServiceThread, startServiceThread } from '../missing/service-thread-pool.js';
+import { type ServiceThread, startServiceThread, stopThreads } from '../missing/service-thread-pool.js';
 import { rangesOf, servable } from '../missing/serving-blockers.js';
 import { ProtectedThreads } from './protected-threads.js';
 import { protectionBlockers } from './protection-blockers.js';
@@ -66,12 +66,18 @@ export class WriteProtectionThreads implements WriteProtection {
     const threads = this.#idle ?? pair();
     this.#idle = undefined;
     await Promise.all(threads.map(({ ready }) => ready));
-    const user = SharedUserfaultfd.join(rangesOf(memory), 'synchronous');
-    const made = new ProtectedThreads(memory, request, user, threads, this.#bufferBytes);
+    let user: SharedUserfaultfd | undefined;
+    let made: ProtectedThreads | undefined;
     try {
+      user = SharedUserfaultfd.join(rangesOf(memory), 'synchronous');
+      made = new ProtectedThreads(memory, request, user, threads, this.#bufferBytes);
       await made.protected();
     } catch (error) {
-      await made.end();
+      await made?.end();
+      if (made === undefined) {
+        user?.leave();
+        await stopThreads(threads);
+      }
       throw error;
     }
     // Two more threads are started for the next snapshot, once this one needs no more processor time.
@@ -87,11 +93,7 @@ export class WriteProtectionThreads implements WriteProtection {
     this.#closed = true;
     const idle = this.#idle ?? [];
     this.#idle = undefined;
-    for (const { worker } of idle) {
-      worker.ref();
-      worker.postMessage({ order: undefined });
-    }
-    await Promise.all(idle.map(({ ended }) => ended));
+    await stopThreads(idle);
   }
 }
 

@@ -95,16 +95,14 @@ export class Load implements ServingPhase {
     }
   }
 
-  /** Takes the guest over without `go`, if the authority allows it: the embedder has declared the source dead. */
+  /**
+   * Takes the guest over without `go`, if the authority allows it: the embedder has declared the source dead. Rejects with
+   * `GODWIT_PAGES_MISSING` while pages are missing.
+   */
   async recover(): Promise<void> {
     const { ownership, session, options, missing } = this.#context;
     const lacking = missing?.status().pagesMissing ?? 0;
-    if (lacking > 0) {
-      throw new GodwitError(
-        'GODWIT_PAGES_MISSING',
-        `the guest cannot run here without its source: ${lacking} of its pages were to be fetched from there (post-copy)`,
-      );
-    }
+    if (lacking > 0) throw this.#arriving.named === undefined ? stillInTheSnapshot(lacking) : onlyAtTheSource(lacking);
     ownership.apply('recover');
     session.current?.end(new GodwitError('GODWIT_RECOVERED', 'the source was declared dead'));
     try {
@@ -179,4 +177,21 @@ export class Load implements ServingPhase {
     if (attempt === known) return;
     throw new GodwitError('GODWIT_PROTOCOL', `"${type}" is for attempt ${attempt}; attempt ${known} is loaded here`);
   }
+}
+
+/** The error for a switchover by post-copy: only the source has the pages, and it is said to be dead. */
+function onlyAtTheSource(pages: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_PAGES_MISSING',
+    `${pages} pages of the guest are only at the source: if it is dead they are lost, and the guest cannot run here. cancel() ends this`,
+  );
+}
+
+/** The error for a restore that runs at once: its pages come from the snapshot, and nothing but the restore itself waits to run its guest. */
+function stillInTheSnapshot(pages: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_PAGES_MISSING',
+    `${pages} pages of the guest are still in its snapshot, from which they come while it runs. A restore has no source that could be dead: ` +
+      'its guest runs here without recover(), once its devices are loaded. If it does not, cancel() and restore the snapshot again, which is unchanged',
+  );
 }

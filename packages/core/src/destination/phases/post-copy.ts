@@ -43,17 +43,20 @@ export class PostCopy implements HandlingPhase {
 
   async run(context: DestinationContext): Promise<DestinationPhase> {
     const { emit, phases } = context;
-    const over = new AbortController();
+    const [over, lost] = [new AbortController(), new AbortController()];
     void this.#report(context, over.signal);
-    const receiving = this.#arriving.named === undefined ? undefined : overConnections(context, this, over.signal);
+    const ends = { over: over.signal, lost: lost.signal };
+    const receiving = this.#arriving.named === undefined ? undefined : overConnections(context, this, ends);
     this.#missing.loadRest();
     try {
       await Promise.race([this.#missing.whole, context.pagesGivenUp]);
+      context.pagesCame = true;
       over.abort();
       await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
       return phases.release(this.#arriving);
     } catch (error) {
+      lost.abort();
       over.abort();
       await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
@@ -85,20 +88,28 @@ export class PostCopy implements HandlingPhase {
 
   /**
    * Stops the guest where it is. A vCPU that waits for a page cannot always be called out of the guest; once the page is marked as one that
-   * never comes, the vCPU leaves the guest with an error of its own.
+   * never comes, the vCPU leaves the guest with an error of its own. The VM stays claimed until `pause` has returned.
    */
   async #stand({ ownership, options, emit }: DestinationContext): Promise<void> {
-    const { vm } = this.#arriving;
+    const { vm, claim } = this.#arriving;
     if (ownership.allows('strand')) ownership.apply('strand');
+    const warn = (message: string): void => emit({ type: 'warning', code: 'GODWIT_VM_FAILED', message });
+    let returned = false;
     const pausing = Promise.resolve()
       .then(() => vm.pause())
-      .catch((error: unknown) => {
-        const message = `the guest whose pages are missing could not be paused: ${error instanceof Error ? error.message : String(error)}`;
-        emit({ type: 'warning', code: 'GODWIT_VM_FAILED', message });
+      .catch((error: unknown) =>
+        warn(
+          `the guest whose pages are missing could not be paused: ${error instanceof Error ? error.message : String(error)}`,
+        ),
+      )
+      .finally(() => {
+        returned = true;
       });
+    claim.keepUntil(pausing, 'pause() of the VM');
     await settledWithin(pausing, options.clock, WAITING_PAUSE_MS);
     await this.#missing.end();
     await settledWithin(pausing, options.clock, PAUSE_MS);
+    if (!returned) warn('pause() has not returned: vCPUs of the guest whose pages are missing may still run');
   }
 
   async #report({ options, emit }: DestinationContext, over: AbortSignal): Promise<void> {

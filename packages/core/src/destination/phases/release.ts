@@ -86,7 +86,8 @@ export class Release implements DestinationPhase {
         // The guest runs here whatever the failure was; the source may reconnect and ask.
         const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
         await session.drop(reason);
-        emit({ type: 'link-lost', reason });
+        // A connection that was lost in the phase before was reported there.
+        if (connection !== undefined) emit({ type: 'link-lost', reason });
       }
       connection = await session.next(signal);
       serveReleased(connection);

@@ -6,7 +6,7 @@ import { populatedBitmaps } from '../../memory/populated-pages.js';
 import type { ProtectionStatus } from '../../protect/protection-status.js';
 import type { ProtectedMemory, WriteProtection } from '../../protect/write-protection.js';
 import type { ThreadRecipe } from '../../thread-recipe.js';
-import { askToLoad, silent } from '../ask-to-load.js';
+import { askToLoad } from '../ask-to-load.js';
 import { pauseLimitOf } from '../attempt-limits.js';
 import { type BackgroundTimes, backgroundSummary } from '../background-summary.js';
 import { cleanUp } from '../clean-up.js';
@@ -201,10 +201,10 @@ export class Background implements SourcePhase {
       { attempt, round: rounds.round, runState: guest.runState },
       devices,
     );
-    await inTime(abortable(ready, signal), clock, switchoverTimeoutMs, () => silent(switchoverTimeoutMs));
+    await inTime(abortable(ready, signal), clock, switchoverTimeoutMs, () => unfinished(switchoverTimeoutMs));
     signal.throwIfAborted();
     session.phase = 'handing-over';
-    await sendGo(this.#connection, options, attempt);
+    await sendGo(this.#connection, options, attempt, unnamed);
   }
 }
 
@@ -212,5 +212,21 @@ function overran(limitMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_SWITCHOVER_OVERRAN',
     `the guest could not be paused, its devices saved and its memory protected within pauseLimitMs (${limitMs} ms): it runs on, and nothing was saved`,
+  );
+}
+
+/** The error for a file that is not whole and on its disk in time. The guest has been running since its memory was frozen. */
+function unfinished(timeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `the snapshot was not whole on its disk within switchoverTimeoutMs (${timeoutMs} ms) of its last page: it gets no name, and the guest runs on`,
+  );
+}
+
+/** The error for a whole file whose name is not known to be there. */
+function unnamed(timeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `the snapshot is whole, but did not get its name within switchoverTimeoutMs (${timeoutMs} ms), and may get it later; the guest runs on`,
   );
 }
