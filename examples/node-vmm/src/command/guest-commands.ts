@@ -11,7 +11,7 @@ import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, disk, integer, milliseconds, readNamed, socket } from './values.js';
+import { bytes, disk, integer, milliseconds, pagePort, readNamed, socket } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
@@ -41,6 +41,7 @@ interface ReceiveOptions extends CommonOptions, TlsOptionValues {
   readonly once: boolean;
   readonly paused: boolean;
   readonly reconnectTimeout?: number;
+  readonly page?: number | true;
 }
 
 const MIB = 2 ** 20;
@@ -180,7 +181,8 @@ function receiveCommand(ended: Ended): Command {
       '--reconnect-timeout <ms>',
       'how long a source whose link was lost may take to come back (default: 30000)',
       milliseconds,
-    );
+    )
+    .option('--page [port]', 'a live page of the arrival, on this host: at this port, or one that is free', pagePort);
   return command.action(async (uri: string, options: ReceiveOptions) => {
     refuseDirtyRing(command, options, 'kvm');
     ended(await receive(absoluteUri(uri, process.cwd()), tlsFiles(options), options, {}));
@@ -194,7 +196,8 @@ function restoreCommand(ended: Ended): Command {
       .argument('<file>', 'the snapshot'),
   )
     .option('--at-once', 'let the guest run before its memory is loaded: pages come when it needs them', false)
-    .option('--paused', 'leave the guest paused', false);
+    .option('--paused', 'leave the guest paused', false)
+    .option('--page [port]', 'a live page of it, on this host: at this port, or one that is free', pagePort);
   return command.action(
     async (file: string, { atOnce, ...options }: Omit<ReceiveOptions, 'once'> & { readonly atOnce: boolean }) => {
       refuseDirtyRing(command, options, 'kvm');
@@ -274,8 +277,9 @@ async function receive(
             ...(atOnce && { run: 'at once' }),
             faults,
           },
+          page: options.page === true ? 0 : options.page,
         };
-        run.receive(arrival);
+        await run.receive(arrival);
       },
       stdio,
     );

@@ -41,6 +41,13 @@ export function integer(least: number, most: number): (text: string) => number {
   };
 }
 
+/** A port for a live page. An option with an optional value takes the next word for it, whatever that is. */
+export function pagePort(text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= 65_535) return port;
+  throw new InvalidArgumentError('It is a port from 0 to 65535; without one, give --page last.');
+}
+
 export function pageChannels(text: string): number | 'auto' {
   if (text === 'auto') return text;
   const near = suggestion(text, ['auto']);
