@@ -133,6 +133,13 @@ describe('the report of a recording', () => {
   });
 });
 
+test('an option that does not exist is refused, before anything is read', async () => {
+  await expect(reportRecording(once(new Uint8Array()), { titel: 'x' } as never)).rejects.toMatchObject({
+    code: 'GODWIT_INVALID_ARGUMENT',
+    message: 'reportRecording has no option "titel"; did you mean "title"?',
+  });
+});
+
 describe('godwit report', () => {
   test('writes to the standard output, or to a file', async () => {
     const path = await folder.record(FAULTLESS);
