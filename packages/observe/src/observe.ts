@@ -9,7 +9,10 @@ import { PageServer, type ServeOptions } from './serve/page-server.js';
 export interface Watched<E, S> {
   readonly id?: string;
   /** Calls `next` for each event from now on, until `unsubscribe`. */
-  subscribe(next: (event: E) => void): { unsubscribe(): void };
+  subscribe(next: (event: E) => void): {
+    /** Ends the calls. */
+    unsubscribe(): void;
+  };
   /** The current status; without it a viewer sees only what the events say. */
   status?(): S;
 }
