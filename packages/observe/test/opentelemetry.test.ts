@@ -138,7 +138,7 @@ describe('spans', () => {
     backend.telemetry.watch(scripted(BACKGROUND_EVENTS));
     const migration = backend.spans.find(({ name }) => name === 'godwit.migration');
     expect(migration?.attributes).toMatchObject({ 'godwit.downtime_ms': 21 });
-    expect(migration?.attributes).not.toHaveProperty('godwit.predicted_downtime_ms');
+    expect(Object.keys(migration?.attributes ?? {})).not.toContain('godwit.predicted_downtime_ms');
   });
 
   test('of a migration that fails have its error, and the events on the way', () => {
