@@ -1,4 +1,4 @@
-import { Argument, Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { type BackgroundOptions, backgroundBenchmark } from './background/background.js';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
@@ -7,6 +7,7 @@ import { type DevicesOptions, devicesBenchmark } from './devices/devices.js';
 import { dirtyLogBenchmark } from './dirty-log/dirty-log.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { type EstimateOptions, estimateBenchmark } from './estimate/estimates.js';
+import { oneOf } from './one-of.js';
 import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
 import { type ProfileOptions, profile } from './profile/profile.js';
 import { CASE_NAMES, type CaseName } from './qemu/cases.js';
@@ -27,19 +28,19 @@ const program = new Command('bench')
 function benchmark(
   name: string,
   description: string,
-  run: (options: { size: string; runs: string }) => Promise<Report>,
-  size: string,
-  short: string,
+  run: (options: { size: number; runs: number }) => Promise<Report>,
+  size: number,
+  short: number,
 ) {
   program
     .command(name)
     .description(description)
-    .option('--size <MiB>', `guest memory in MiB (default: ${size})`)
-    .option('--runs <n>', 'pairs to measure (default: 5)')
+    .option('--size <MiB>', `guest memory in MiB (default: ${size})`, atLeastOne)
+    .option('--runs <n>', 'pairs to measure (default: 5)', atLeastOne)
     .option('--short', `one pair on ${short} MiB: to see that it runs`, false)
     .option('--json', 'one JSON object instead of a table', false)
-    .action(async (options: { size?: string; runs?: string; short: boolean; json: boolean }) => {
-      const usual = options.short ? { size: short, runs: '1' } : { size, runs: '5' };
+    .action(async (options: { size?: number; runs?: number; short: boolean; json: boolean }) => {
+      const usual = options.short ? { size: short, runs: 1 } : { size, runs: 5 };
       const report = await run({ size: options.size ?? usual.size, runs: options.runs ?? usual.runs });
       const notes = options.short ? [...report.notes, 'the short form: nothing to go by'] : report.notes;
       printReport({ ...report, notes }, options.json);
@@ -49,53 +50,53 @@ function benchmark(
 benchmark(
   'bulk',
   'random RAM over loopback TCP, beside a raw send/recv loop',
-  ({ size, runs }) => bulkBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  '2048',
-  '256',
+  ({ size, runs }) => bulkBenchmark({ byteLength: size * 2 ** 20, runs }),
+  2048,
+  256,
 );
 benchmark(
   'channels',
   'random RAM on page channels, on worker threads and over TLS, beside raw loops',
-  ({ size, runs }) => channelsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  '2048',
-  '256',
+  ({ size, runs }) => channelsBenchmark({ byteLength: size * 2 ** 20, runs }),
+  2048,
+  256,
 );
 benchmark(
   'zero-copy',
   "a source's memory by send, which copies it, and by vmsplice and splice, which do not: raw loops",
-  ({ size, runs }) => zeroCopyBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  '2048',
-  '256',
+  ({ size, runs }) => zeroCopyBenchmark({ byteLength: size * 2 ** 20, runs }),
+  2048,
+  256,
 );
 benchmark(
   'bitmap',
   'harvest and walk of a dirty bitmap, 1 % dirty',
-  ({ size, runs }) => bitmapBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  String(64 * 1024),
-  String(4 * 1024),
+  ({ size, runs }) => bitmapBenchmark({ byteLength: size * 2 ** 20, runs }),
+  64 * 1024,
+  4 * 1024,
 );
 benchmark(
   'encodings',
   'a guest that rewrites a few bytes a page, raw and encoded, over 1 Gbit/s and over loopback',
-  ({ size, runs }) => encodingsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  '256',
-  '64',
+  ({ size, runs }) => encodingsBenchmark({ byteLength: size * 2 ** 20, runs }),
+  256,
+  64,
 );
 
 benchmark(
   'dirty-log',
   "harvests of KVM's dirty log and of its dirty rings, against guest size and dirty pages",
-  ({ size, runs }) => dirtyLogBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  String(32 * 1024),
-  String(4 * 1024),
+  ({ size, runs }) => dirtyLogBenchmark({ byteLength: size * 2 ** 20, runs }),
+  32 * 1024,
+  4 * 1024,
 );
 
 benchmark(
   'vfio',
   "harvest of VFIO's dirty log, beyond the ioctl",
-  ({ size, runs }) => vfioHarvestBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
-  String(64 * 1024),
-  String(4 * 1024),
+  ({ size, runs }) => vfioHarvestBenchmark({ byteLength: size * 2 ** 20, runs }),
+  64 * 1024,
+  4 * 1024,
 );
 
 program
@@ -133,7 +134,7 @@ program
   .description(
     'QEMU and Godwit move the same guest on this machine, in turns; QEMU comes from Debian, unpacked in a cache',
   )
-  .addArgument(new Argument('[case...]', 'what to do (default: all of it)').choices(CASE_NAMES))
+  .addArgument(oneOf('[case...]', 'what to do (default: all of it)', CASE_NAMES))
   .option('--rounds <n>', 'how often each does it', atLeastOne, 5)
   .option('--only <text>', 'only who has this name, or has it in the name, such as Godwit or multifd', '')
   .option('--all', "Debian 12's QEMU 7.2 too", false)
@@ -175,7 +176,7 @@ program
 program
   .command('profile')
   .description('a flame graph of every thread of source and destination, while Godwit does a case of `qemu` once')
-  .addArgument(new Argument('<case>', 'what to do').choices(CASE_NAMES))
+  .addArgument(oneOf('<case>', 'what to do', CASE_NAMES))
   .option('--way <text>', 'the way to do it: part of its name, such as `main thread`', '')
   .option('--out <folder>', 'where the pictures go', 'profiles')
   .action((name: CaseName, options: ProfileOptions) => profile(name, options));

@@ -146,6 +146,20 @@ test.each(pages)('the links of %s to files of this repository lead somewhere', (
   expect(targets.filter((target) => !existsSync(join(ROOT, dirname(page), target)))).toEqual([]);
 });
 
+test('every picture of docs is in a document', () => {
+  const text = pages.map((page) => readFileSync(join(ROOT, page), 'utf8')).join('\n');
+  const names = readdirSync(join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' });
+  const pictures = names.filter((name) => /\.(webp|svg|png)$/.test(name));
+  expect(pictures.length).toBeGreaterThan(8);
+  expect(pictures.filter((name) => !text.includes(`docs/${name})`))).toEqual([]);
+});
+
+test.each(['README.md', 'CONTRIBUTING.md'])('%s says where each package is', (page) => {
+  const text = readFileSync(join(ROOT, page), 'utf8');
+  const packages = readdirSync(join(ROOT, 'packages')).map((name) => `packages/${name}`);
+  expect(packages.filter((name) => !text.includes(name))).toEqual([]);
+});
+
 /** The fenced blocks of a page, with the line at which the code of each starts. */
 function blocksOf(page: string): Block[] {
   const source = readFileSync(join(ROOT, page), 'utf8');

@@ -48,6 +48,64 @@ test('what @godwit/linux has kept is in @godwit/linux/unstable too', () => {
   expect(FROZEN.get('@godwit/linux/unstable')).toEqual(expect.arrayContaining([...kept.keys()]));
 });
 
+describe('the API reference', () => {
+  /** Entry points that are not pages of it. Their names are on pages of others, or may change in any version. */
+  const leftOut: Readonly<Record<string, string>> = {
+    '@godwit/core/pages': 'may change in any version',
+    '@godwit/linux/testing': 'compares structures with the kernel headers, for tests of this repository',
+    '@godwit/linux/unstable': 'may change in any version',
+    '@godwit/linux/unstable/libc': 'may change in any version',
+    '@godwit/linux/unstable/rearm': 'may change in any version',
+    '@godwit/observe/model': 'may change in any version',
+    '@godwit/transport/framing': 'what a thread needs of the frames; frameStream is in @godwit/transport',
+    '@godwit/transport/snapshot-pages': 'what a thread needs of snapshots, for @godwit/workers',
+    '@godwit/vfio/unstable': 'may change in any version',
+    '@godwit/workers/unstable': 'may change in any version',
+  };
+  const { entryPoints: files } = JSON.parse(
+    readFileSync(join(ROOT, 'tools', 'api-reference', 'typedoc.json'), 'utf8'),
+  ) as { entryPoints: readonly string[] };
+  const pages = files.map((file) => join(ROOT, 'tools', 'api-reference', file).replace('/src/', '/dist/'));
+  const named = new Set(
+    entryPoints
+      .filter(({ module }) => pages.includes(`${module}.ts`))
+      .flatMap(({ name }) => [...(FROZEN.get(name) ?? []), `* ${name}`]),
+  );
+
+  test.each(entryPoints.filter(({ name }) => leftOut[name] === undefined))('has every name of $name', ({ name }) => {
+    // The options of the constructor of `GodwitError` are in the signature that the reference shows.
+    const missing = (FROZEN.get(name) ?? []).filter((one) => !named.has(one) && one !== 'GodwitErrorOptions');
+    expect(missing).toEqual([]);
+  });
+
+  test.each(entryPoints.filter(({ name }) => leftOut[name] === undefined))(
+    'has an example of each function and class of $name',
+    ({ name }) => {
+      const examples = examplesIn(name.startsWith('@') ? (name.split('/')[1] as string) : name.replace(/\/.*/, ''));
+      expect((FROZEN.get(name) ?? []).filter((one) => examples.get(one) === false)).toEqual([]);
+    },
+  );
+
+  test('leaves out entry points that there are, and no others', () => {
+    const names = entryPoints.map(({ name }) => name);
+    expect(Object.keys(leftOut).filter((name) => !names.includes(name))).toEqual([]);
+    expect(pages.length).toBe(entryPoints.filter(({ module }) => pages.includes(`${module}.ts`)).length);
+  });
+});
+
+/** The functions and classes of a package, and whether the doc comment of each has an example. */
+function examplesIn(folder: string): Map<string, boolean> {
+  const dist = join(ROOT, 'packages', folder, 'dist');
+  const found = new Map<string, boolean>();
+  for (const path of readdirSync(dist, { recursive: true, encoding: 'utf8' }).filter((one) => one.endsWith('.d.ts'))) {
+    const declared = /(\/\*\*(?:(?!\*\/).)*\*\/\n)?^export declare (?:abstract )?(?:class|function) (\w+)/gms;
+    for (const [, doc = '', name = ''] of readFileSync(join(dist, path), 'utf8').matchAll(declared)) {
+      found.set(name, found.get(name) === true || /@example|```/.test(doc));
+    }
+  }
+  return found;
+}
+
 function entryPointsOf(folder: string): EntryPoint[] {
   const { name, exports } = JSON.parse(readFileSync(join(ROOT, 'packages', folder, 'package.json'), 'utf8')) as {
     name: string;

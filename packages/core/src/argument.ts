@@ -1,6 +1,11 @@
 import { GodwitError, quoted } from './errors.js';
 
-/** Throws `GODWIT_INVALID_ARGUMENT` unless `value` is a finite number of at least 0. */
+/**
+ * Throws `GODWIT_INVALID_ARGUMENT` unless `value` is a finite number of at least 0.
+ *
+ * @example
+ * const limit = nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0);
+ */
 export function nonNegative(name: string, value: number): number {
   if (Number.isFinite(value) && value >= 0) return value;
   throw invalid(`${name} must be a number of at least 0, got ${quoted(value)}`);
@@ -75,7 +80,12 @@ export function chosen(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : quoted(value);
 }
 
-/** `; did you mean "host"?`, or nothing where no name is near. */
+/**
+ * `; did you mean "host"?`, or nothing where no name is near.
+ *
+ * @example
+ * suggestion('hots', ['host', 'port']); // '; did you mean "host"?'
+ */
 export function suggestion(given: string, names: readonly string[]): string {
   const ranked = names
     .map((name) => ({ name, distance: editDistance(given.toLowerCase(), name.toLowerCase()) }))

@@ -13,9 +13,11 @@ import {
   roundCap,
   stalled,
   suggestion,
+  throttleExhausted,
   throttleToConverge,
   vep248Rule,
 } from '@godwit/core';
+import { FaultyDevice, FaultyTracker, memoryLink, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 
 /** Everything of an engine that is asked for options before anything else is touched. */
@@ -73,6 +75,20 @@ describe('an option that does not exist is refused:', () => {
     'migrate, the terms of an earlier migration': {
       call: () => migrate(nothing, nothing, { prior: { ramMS: 5 } } as object),
       message: 'prior has no option "ramMS"; did you mean "ramMs"?',
+    },
+    throttleExhausted: {
+      call: () => throttleExhausted(0.5, { rounds: 3, leastMS: 5 } as never, 'abort'),
+      message: 'throttleExhausted has no option "leastMS"; did you mean "leastMs"?',
+    },
+    memoryLink: { call: () => memoryLink({ latency: 5 } as object), message: 'did you mean "latencyMs"?' },
+    ToyVm: { call: () => new ToyVm([], { runing: true } as object), message: 'did you mean "running"?' },
+    FaultyDevice: {
+      call: () => new FaultyDevice('nic', undefined, { failLoads: 1 } as object),
+      message: 'FaultyDevice has no option "failLoads"; did you mean "failLoad"?',
+    },
+    FaultyTracker: {
+      call: () => new FaultyTracker(nothing, nothing, { loseHarvests: 1 } as object),
+      message: 'did you mean "loseHarvest"?',
     },
     'something far from all others, with all that there are': {
       call: () => delta({ speed: 'high' } as object),

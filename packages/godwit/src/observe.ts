@@ -1,3 +1,3 @@
 /** `@godwit/observe`, and reports of recordings. */
 export * from '@godwit/observe';
-export { type RecordingReport, reportRecording } from './report/report-recording.js';
+export { type RecordingReport, type ReportOptions, reportRecording } from './report/report-recording.js';

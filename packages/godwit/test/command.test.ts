@@ -137,6 +137,8 @@ describe('godwit inspect', () => {
     ['a folder', ['inspect', tmpdir()], 'cannot be read: EISDIR'],
     ['no command', [], 'a command is missing'],
     ['another command', ['dissect', 'x'], 'there is no command "dissect"\n'],
+    ['a command by a name that every object has', ['constructor'], 'there is no command "constructor"\n'],
+    ['an option by such a name', ['inspect', '--constructor', 'a'], 'godwit inspect has no option --constructor\n'],
     ['a misspelt command', ['inpsect', 'x'], 'there is no command "inpsect"; did you mean godwit inspect?'],
     ['half a command', ['sim'], 'did you mean godwit simulate?'],
     ['a misspelt option', ['inspect', '--jsn', 'a'], 'godwit inspect has no option --jsn; did you mean --json?'],

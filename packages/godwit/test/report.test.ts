@@ -5,8 +5,9 @@ import type { MigrationModel } from '@godwit/observe';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { reportRecording } from 'godwit/observe';
 import { godwit } from './godwit-command.js';
-import { once, RecordingFolder } from './recording-folder.js';
-import { FAULTLESS, GOES_BACK, PAGE, type Step } from './scripted-recording.js';
+import { once, RESUMED, RecordingFolder } from './recording-folder.js';
+import { POSTCOPY, RECONNECTED, UP_TO_RUNNING } from './scripted-postcopy.js';
+import { FAULTLESS, GOES_BACK, hello, PAGE, type Step } from './scripted-recording.js';
 
 jest.setTimeout(60_000);
 
@@ -21,6 +22,11 @@ afterAll(() => rmSync(own, { recursive: true, force: true }));
 function modelIn(html: string): MigrationModel {
   const [, data = ''] = /<script type="application\/json" id="model">(.*?)<\/script>/s.exec(html) ?? [];
   return JSON.parse(data) as MigrationModel;
+}
+
+/** The states of the source, in their order. */
+function statesOf({ source }: MigrationModel): string[] {
+  return (source?.states.path ?? []).map(({ state }) => state);
 }
 
 async function modelOf(steps: readonly Step[]): Promise<MigrationModel> {
@@ -78,11 +84,59 @@ describe('the report of a recording', () => {
     });
   });
 
+  test('of one whose answer to go came over another connection has its end', async () => {
+    const asked: Step = ['S', 0, hello({ stage: 'handedOver', connection: 2 })];
+    const answered: Step = ['D', 0, { ...RESUMED, state: 'running', round: 0 }];
+    const model = await modelOf([...FAULTLESS.slice(0, -1), asked, answered, ['S', 0, { type: 'released' }]]);
+    expect(model).toMatchObject({ guest: 'destination', destination: { ownership: 'settled' } });
+    expect(statesOf(model)).toEqual(['none', 'setup', 'active', 'device', 'completed']);
+  });
+
+  test('of one whose link was lost in the pause has the attempt that was given up', async () => {
+    const again: Step = ['S', 0, hello({ connection: 2, attempt: 2 })];
+    const model = await modelOf([...FAULTLESS.slice(0, 14), again]);
+    expect(model).toMatchObject({ guest: 'source', source: { ownership: 'running' } });
+    expect(statesOf(model)).toEqual(['none', 'setup', 'active', 'device', 'active']);
+  });
+
+  test('by post-copy has the guest at the destination while pages are missing, and its end when all have come', async () => {
+    const model = await modelOf(POSTCOPY);
+    expect(model).toMatchObject({ guest: 'destination', source: { ownership: 'released' } });
+    expect(statesOf(model)).toEqual(['none', 'setup', 'active', 'postcopy-device', 'postcopy-active', 'completed']);
+    // Of 26 pages in rounds, 3 were zero, and 5 more came because the guest waited for them or for their neighbours.
+    expect(model.source?.progress.pages).toMatchObject({ raw: 23 + 5, zero: 3 });
+    expect(model.rounds.kept.map(({ round, phase }) => [round, phase])).toEqual([
+      [1, 'pre-copy'],
+      [2, 'post-copy'],
+    ]);
+    const log = model.log.entries.map(({ text }) => text);
+    expect(log).toContain('the guest has waited for 3 pages, in 3 requests');
+    expect(log).toContain('whole');
+
+    const broken = await modelOf(UP_TO_RUNNING);
+    expect(broken).toMatchObject({ guest: 'destination', source: { ownership: 'handedOver' } });
+    expect(statesOf(broken).at(-1)).toBe('postcopy-active');
+  });
+
+  test('by post-copy over two connections has the way back to the destination', async () => {
+    expect(statesOf(await modelOf(RECONNECTED))).toEqual([
+      ...['none', 'setup', 'active', 'postcopy-device', 'postcopy-active', 'postcopy-recover'],
+      ...['postcopy-active', 'completed'],
+    ]);
+  });
+
   test('of one that breaks off after go says that nobody knows', async () => {
     expect(await modelOf(FAULTLESS.slice(0, -1))).toMatchObject({
       guest: 'between',
       source: { ownership: 'handedOver' },
     });
+  });
+});
+
+test('an option that does not exist is refused, before anything is read', async () => {
+  await expect(reportRecording(once(new Uint8Array()), { titel: 'x' } as never)).rejects.toMatchObject({
+    code: 'GODWIT_INVALID_ARGUMENT',
+    message: 'reportRecording has no option "titel"; did you mean "title"?',
   });
 });
 

@@ -1,5 +1,6 @@
 import { type Channel, channel } from 'node:diagnostics_channel';
 
+/** The side of a migration that an event is of. */
 export type TappedRole = 'source' | 'destination';
 
 /** The message on a channel. */
@@ -23,7 +24,10 @@ export interface TappedEvent<E = unknown> {
 export function publishEvents<E extends { readonly type: string }>(
   role: TappedRole,
   events: { readonly id?: string; subscribe(next: (event: E) => void): { unsubscribe(): void }; status?(): unknown },
-): { unsubscribe(): void } {
+): {
+  /** Ends the publishing. */
+  unsubscribe(): void;
+} {
   return events.subscribe((event) => {
     const tapped = keptChannel(`godwit:${role}:${event.type}`);
     if (!tapped.hasSubscribers) return;

@@ -30,6 +30,7 @@ export type {
   TrackerReport,
 } from './model/migration-model.js';
 export {
+  type LimitsInForce,
   type Observation,
   type ObserveOptions,
   observe,

@@ -8,26 +8,42 @@ import { PageServer, type ServeOptions } from './serve/page-server.js';
 /** What can be observed: a `Migration`, an `IncomingMigration`, or an object that passes on their events from another process. */
 export interface Watched<E, S> {
   readonly id?: string;
-  subscribe(next: (event: E) => void): { unsubscribe(): void };
+  /** Calls `next` for each event from now on, until `unsubscribe`. */
+  subscribe(next: (event: E) => void): {
+    /** Ends the calls. */
+    unsubscribe(): void;
+  };
   /** The current status; without it a viewer sees only what the events say. */
   status?(): S;
 }
 
+/** A migration at its source, in this process or another one. */
 export type WatchedMigration = Watched<MigrationEvent, MigrationStatus>;
+/** A migration at its destination, in this process or another one. */
 export type WatchedIncoming = Watched<IncomingEvent, IncomingStatus>;
 
+/** How a migration is observed. */
 export interface ObserveOptions {
   /** The destination's side of the same migration, if it is in this process too. */
   readonly incoming?: WatchedIncoming;
   /** The heading of the page. Default: the migration's id. */
   readonly title?: string;
-  /** Limits that are in force, for a migration without `status()`. */
-  readonly limits?: { readonly downtimeLimitMs?: number; readonly bandwidthLimit?: number };
+  /**
+   * Limits that are in force, for a migration without `status()`: milliseconds, and bytes per second (0: no limit). A function is called
+   * whenever the model is made, since `adjust` changes the limits without an event.
+   */
+  readonly limits?: LimitsInForce | (() => LimitsInForce);
   /** Milliseconds of a monotonic clock. Default: `performance.now`. */
   readonly now?: () => number;
 }
 
-type Limits = NonNullable<ObserveOptions['limits']>;
+/** The limits of a migration, as far as they are known. */
+export interface LimitsInForce {
+  /** Milliseconds. */
+  readonly downtimeLimitMs?: number;
+  /** Bytes per second; 0: no limit. */
+  readonly bandwidthLimit?: number;
+}
 
 const OBSERVE_OPTIONS: Readonly<Record<keyof ObserveOptions, true>> = {
   incoming: true,
@@ -36,7 +52,7 @@ const OBSERVE_OPTIONS: Readonly<Record<keyof ObserveOptions, true>> = {
   now: true,
 };
 
-const LIMITS: Readonly<Record<keyof Limits, true>> = { downtimeLimitMs: true, bandwidthLimit: true };
+const LIMITS: Readonly<Record<keyof LimitsInForce, true>> = { downtimeLimitMs: true, bandwidthLimit: true };
 
 /**
  * Observes a migration until `close`. It keeps no handle open until `serve`, which shows the migration, and never controls the migration.
@@ -54,14 +70,18 @@ export class Observation {
   readonly #source: WatchedMigration | undefined;
   readonly #incoming: WatchedIncoming | undefined;
   readonly #subscriptions: { unsubscribe(): void }[] = [];
+  readonly #limits: (() => LimitsInForce) | undefined;
   readonly #servers = new Set<PageServer>();
   #closed = false;
 
   /** @internal Use `observe` or `observeIncoming`. */
   constructor(source: WatchedMigration | undefined, options: ObserveOptions) {
     checkOptions<ObserveOptions>('observe', options, OBSERVE_OPTIONS);
-    if (options.limits !== undefined) checkOptions<Limits>('observe: limits', options.limits, LIMITS);
-    const { now = () => performance.now(), incoming } = options;
+    const { now = () => performance.now(), incoming, limits } = options;
+    if (limits !== undefined && typeof limits !== 'function') {
+      checkOptions<LimitsInForce>('observe: limits', limits, LIMITS);
+    }
+    this.#limits = typeof limits === 'function' ? limits : undefined;
     this.#now = now;
     this.#source = source;
     this.#incoming = incoming;
@@ -71,7 +91,7 @@ export class Observation {
     if (elapsedMs !== undefined) this.#began(elapsedMs);
     if (source !== undefined) {
       this.#builder.watchSource(source.id);
-      if (options.limits !== undefined) this.#builder.limits(options.limits);
+      if (limits !== undefined && typeof limits !== 'function') this.#builder.limits(limits);
       this.#subscriptions.push(source.subscribe((event) => this.#builder.source(event, this.#elapsedMs)));
       this.#subscriptions.push(publishEvents('source', source));
     }
@@ -114,6 +134,7 @@ export class Observation {
     await Promise.all([...this.#servers].map((server) => server.close()));
   }
 
+  /** Closes the observation at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -133,6 +154,7 @@ export class Observation {
     if (this.#closed) return;
     // The status is asked after the end too, since `settle` and `recover` change who owns the guest.
     const [source, incoming] = [this.#source?.status?.(), this.#incoming?.status?.()];
+    if (source === undefined && this.#limits !== undefined) this.#builder.limits(this.#limits());
     if (source !== undefined || incoming !== undefined) this.#builder.status(source, incoming, this.#elapsedMs);
     else if (this.#origin !== undefined) this.#builder.passed(this.#elapsedMs);
   }
@@ -153,7 +175,13 @@ export function observe(migration: WatchedMigration, options: ObserveOptions = {
   return new Observation(migration, options);
 }
 
-/** Observes a migration at its destination, where the source is in another process. */
+/**
+ * Observes a migration at its destination, where the source is in another process.
+ *
+ * @example
+ * const observation = observeIncoming(receive(links, { prepare }));
+ * const page = await observation.serve();
+ */
 export function observeIncoming(
   incoming: WatchedIncoming,
   options: Omit<ObserveOptions, 'incoming'> = {},

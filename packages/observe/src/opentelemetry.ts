@@ -18,6 +18,7 @@ export type { Watching, WatchOptions } from './metrics/watcher.js';
 
 const SCOPE = '@godwit/observe';
 
+/** The meter and the tracer that are used. */
 export interface TelemetryOptions {
   /** Default: `metrics.getMeter('@godwit/observe')`, from the SDK that the program has set up. */
   readonly meter?: Meter;

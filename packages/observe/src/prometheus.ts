@@ -15,6 +15,7 @@ import type { Watched } from './observe.js';
 export type { Labels } from './metrics/metric-list.js';
 export type { Watching, WatchOptions } from './metrics/watcher.js';
 
+/** The form of the metrics. */
 export interface PrometheusOptions {
   /** Names of the labels that `WatchOptions.labels` may have, beside `role`. Default: none. */
   readonly labelNames?: readonly string[];

@@ -10,7 +10,7 @@ import axe from 'axe-core';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { chromiumPath, launchBrowser } from './browser.js';
 import { closingAfterEach } from './close-later.js';
-import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
+import { BACKGROUND_EVENTS, DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
 
 // On a busy machine a browser is slow.
@@ -213,6 +213,21 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
     const rows = await page.$$eval('.latency tbody tr', (all) => all.map((row) => row.textContent));
     expect(rows).toEqual(['up to 8 µs3', 'up to 16 µs30', 'up to 32 µs7']);
     expect(await page.$eval('#destination progress', (bar) => (bar as HTMLProgressElement).value)).toBe(0.93);
+    expect(await axeErrors(page)).toEqual([]);
+    expect(complaints).toEqual([]);
+  });
+
+  test('says of a background snapshot that the guest stays, and how it was saved', async () => {
+    const observation = closeLater(observe(scripted(BACKGROUND_EVENTS)));
+    const server = await observation.serve();
+    const { page, complaints } = await opened(server.url, { bypassCSP: true });
+    await stateIs(page, 'completed: done; the guest stays at the source');
+    expect(await page.textContent('.place')).toBe('The source owns the guest');
+    expect(await figures(page)).toMatchObject({
+      downtime: ['21.0 ms', ''],
+      background: ['500 pages', 'in 700 ms, 12 waits of the guest, the longest 7 µs'],
+    });
+    expect(await page.$$eval('.terms .late', (rows) => rows.length)).toBe(0);
     expect(await axeErrors(page)).toEqual([]);
     expect(complaints).toEqual([]);
   });

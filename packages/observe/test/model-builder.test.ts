@@ -1,4 +1,4 @@
-import { GodwitError, type MigrationEvent } from '@godwit/core';
+import { type DryRunReport, GodwitError, type MigrationEvent } from '@godwit/core';
 import {
   type MigrationModel,
   MOST_LOG_ENTRIES,
@@ -11,7 +11,7 @@ import {
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { progressEvent, roundEvent } from './events.js';
-import { SOURCE_EVENTS } from './scripted.js';
+import { BACKGROUND_EVENTS, SOURCE_EVENTS } from './scripted.js';
 
 function builder(): ModelBuilder {
   const made = new ModelBuilder('a test');
@@ -71,6 +71,38 @@ describe('a model', () => {
     const postcopy = { pages: 5000, ms: 700, lostLinks: 1 };
     made.source({ type: 'completed', summary: { ...completed.summary, postcopy } }, 3);
     expect(made.model().source?.summary?.postcopy).toEqual(postcopy);
+  });
+
+  test('of a background snapshot has the guest at the source, no prediction, and no line for its progress', () => {
+    const made = builder();
+    for (const [n, event] of BACKGROUND_EVENTS.entries()) made.source(event, n);
+    const { guest, over, source, log } = made.model();
+    expect({ guest, over }).toEqual({ guest: 'source', over: true });
+    expect(source?.summary?.background).toEqual({
+      pages: 500,
+      copied: 60,
+      savingMs: 700,
+      faults: 12,
+      worstLatencyUs: 7,
+    });
+    expect(source?.downtime).toMatchObject({ predictedMs: null, predictedRangeMs: null, actualMs: 21 });
+    expect(source?.downtime?.terms).toContainEqual({ term: 'ramMs', predictedMs: null, rangeMs: null, actualMs: 3 });
+    expect(log.entries.map(({ text }) => text).filter((text) => text.includes('protection'))).toEqual([]);
+    expect(log.entries).toHaveLength(BACKGROUND_EVENTS.filter(({ type }) => type !== 'protection').length);
+  });
+
+  test('of a dry run does not speak of a downtime', () => {
+    const made = builder();
+    const completed = SOURCE_EVENTS.at(-1) as MigrationEvent & { readonly type: 'completed' };
+    const dryRun: DryRunReport = {
+      ...{ peer: 'memory', software: 'godwit/0', version: 2, features: [], ramBytes: 4096, devices: [] },
+      ...{ maximumDeviceState: 1, blockers: [] },
+    };
+    made.source({ type: 'completed', summary: { ...completed.summary, dryRun } }, 3);
+    const { guest, source, log } = made.model();
+    expect(guest).toBe('source');
+    expect(source).toMatchObject({ downtime: null, summary: { downtimeMs: null, background: null } });
+    expect(log.entries.map(({ text }) => text)).toEqual(['dry run completed in 4.00 s']);
   });
 
   test('names states, ownerships and events that it does not know', () => {

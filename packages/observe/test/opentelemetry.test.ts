@@ -11,7 +11,7 @@ import {
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base';
 import { closingAfterEach } from './close-later.js';
 import { listedMetrics } from './metrics-page.js';
-import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
+import { BACKGROUND_EVENTS, DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
 
 const closeLater = closingAfterEach();
@@ -132,6 +132,13 @@ describe('spans', () => {
     }
     const trace = migration?.spanContext().traceId;
     for (const span of spans) expect([span.spanContext().traceId, span.ended]).toEqual([trace, true]);
+  });
+
+  test('of a background snapshot have no downtime that was predicted', () => {
+    backend.telemetry.watch(scripted(BACKGROUND_EVENTS));
+    const migration = backend.spans.find(({ name }) => name === 'godwit.migration');
+    expect(migration?.attributes).toMatchObject({ 'godwit.downtime_ms': 21 });
+    expect(Object.keys(migration?.attributes ?? {})).not.toContain('godwit.predicted_downtime_ms');
   });
 
   test('of a migration that fails have its error, and the events on the way', () => {

@@ -7,7 +7,7 @@ import { Registry } from 'prom-client';
 import { closingAfterEach } from './close-later.js';
 import { ask } from './http.js';
 import { listedMetrics } from './metrics-page.js';
-import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
+import { BACKGROUND_EVENTS, DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
 
 const closeLater = closingAfterEach();
@@ -112,6 +112,15 @@ describe('metrics in a registry of prom-client', () => {
     expect(sumOf(scraped.get('godwit_rounds_total') as Scraped)).toBe(2 * summary.rounds.length);
     expect(scraped.get('godwit_downtime_seconds')?.values.get('_sum{role="source"}')).toBe(summary.downtimeMs / 1000);
     expect(value('godwit_migrations_ended_total', 'role="source",outcome="completed",code=""')).toBe(1);
+  });
+
+  test('of a background snapshot have its pause, which was not predicted', async () => {
+    const registry = new Registry();
+    new PrometheusMetrics(registry).watch(scripted(BACKGROUND_EVENTS));
+    const scraped = parse(await registry.metrics());
+    const count = (name: string) => scraped.get(name)?.values.get('_count{role="source"}');
+    expect(count('godwit_downtime_seconds')).toBe(1);
+    expect(count('godwit_downtime_predicted_seconds') ?? 0).toBe(0);
   });
 
   test('of a migration that is not watched any more no longer count it as active', async () => {

@@ -1,4 +1,10 @@
-import { GodwitError, type IncomingEvent, type MigrationEvent, type MigrationSummary } from '@godwit/core';
+import {
+  GodwitError,
+  type IncomingEvent,
+  type MigrationEvent,
+  type MigrationSummary,
+  type ProtectionStatus,
+} from '@godwit/core';
 import { progressEvent, roundEvent } from './events.js';
 
 const FAULTS = {
@@ -32,6 +38,31 @@ export const SOURCE_EVENTS: readonly MigrationEvent[] = [
   { type: 'completed', summary: summary() },
 ];
 
+/** A background snapshot: the guest is paused for 21 ms, then saved while it runs, and stays at the source. */
+export const BACKGROUND_EVENTS: readonly MigrationEvent[] = [
+  { type: 'state', state: 'setup', previous: 'none' },
+  { type: 'state', state: 'active', previous: 'setup' },
+  { type: 'state', state: 'device', previous: 'active' },
+  { type: 'ownership', ownership: 'paused', previous: 'running' },
+  { type: 'ownership', ownership: 'running', previous: 'paused' },
+  { type: 'state', state: 'active', previous: 'device' },
+  { type: 'protection', protection: protection(400) },
+  { type: 'protection', protection: protection(0) },
+  { type: 'ownership', ownership: 'kept', previous: 'running' },
+  { type: 'state', state: 'completed', previous: 'active' },
+  {
+    type: 'completed',
+    summary: {
+      ...summary(),
+      ...{ predictedDowntimeMs: 0, predictedDowntimeRangeMs: [0, 0] },
+      background: {
+        ...{ pausedMs: 21, stopMs: 1, devicesMs: 2, freezeMs: 8, resumeMs: 10 },
+        ...{ protectMs: 50, savingMs: 700, pagesFrozen: 30, protection: protection(0) },
+      },
+    },
+  },
+];
+
 /** Events of a destination that change every metric. */
 export const DESTINATION_EVENTS: readonly IncomingEvent[] = [
   {
@@ -54,6 +85,14 @@ export function scripted<E>(events: readonly E[]) {
       for (const event of events) next(event);
       return { unsubscribe() {} };
     },
+  };
+}
+
+function protection(pagesLeft: number): ProtectionStatus {
+  return {
+    ...{ pagesLeft, pagesTotal: 500, pagesCopied: 60, writtenBytes: 4096 * (500 - pagesLeft) },
+    ...{ faults: 12, faultsPerSecond: 3, faultsWithoutRoom: 0, latencyDistribution: [0, 4, 8], worstLatencyUs: 7 },
+    ...{ blocked: [], bufferBytes: 2 ** 20, bufferedBytes: 0, bufferHighBytes: 8192 },
   };
 }
 

@@ -55,7 +55,14 @@ export function memory(options: MemoryOptions = {}): Transport {
   };
 }
 
-/** Two ends of one stream. */
+/**
+ * Two ends of one stream.
+ *
+ * @example
+ * const [near, far] = memoryPair();
+ * await near.write([Uint8Array.of(1, 2)]);
+ * await far.read(new Uint8Array(16)); // 2
+ */
 export function memoryPair(peer = 'memory', bufferBytes = 64 * 1024): [ByteStream, ByteStream] {
   const there = new MemoryPipe(peer, bufferBytes);
   const back = new MemoryPipe(peer, bufferBytes);

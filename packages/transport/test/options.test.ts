@@ -14,6 +14,7 @@ import {
   unix,
   webSocket,
 } from '@godwit/transport';
+import { testCertificate } from '@godwit/transport/testing';
 import { describe, expect, test } from '@jest/globals';
 
 const psk = { identity: 'migration-7', key: new Uint8Array(32).fill(5) };
@@ -53,6 +54,7 @@ describe('an option that does not exist is refused, before anything is opened:',
     ['listenOn', () => listenOn(memory(), { onRefuse: () => {} } as never), 'did you mean "onRefused"?'],
     ['recordTo', () => recordTo('/no/such/folder', { onfailure: () => {} } as never), 'did you mean "onFailure"?'],
     ['tcp', () => transportFromUri('tcp:h:1', { tcp: { keepalivems: 5 } as never }), 'did you mean "keepAliveMs"?'],
+    ['testCertificate', () => testCertificate('x', { host: ['127.0.0.1'] } as never), 'did you mean "hosts"?'],
     ['transportFromUri', () => transportFromUri('tcp:h:1', { tpc: {} }), 'did you mean "tcp"?'],
     ['webSocket: tls', () => transportFromUri('wss://h:1/', { tls: { psk, minversion: 1 } as never }), '"minVersion"?'],
   ])('%s', async (what, call, message) => {

@@ -1,5 +1,8 @@
-import { GodwitError } from '@godwit/core';
-import { tcp, webSocket } from '@godwit/transport';
+import { once } from 'node:events';
+import net, { type AddressInfo } from 'node:net';
+import { GodwitError, migrate } from '@godwit/core';
+import { ToyVm } from '@godwit/core/testing';
+import { connectTo, tcp, webSocket } from '@godwit/transport';
 import { testCertificate as certificate, transportSuite } from '@godwit/transport/testing';
 import { describe, expect, jest, test } from '@jest/globals';
 
@@ -178,6 +181,63 @@ describe('a source is told', () => {
     ]);
     plain.abort(over);
     await listener.close();
+  });
+
+  test.each([
+    [
+      'closes the connection without a word',
+      '',
+      /instead of answering \(ECONNRESET\); usually it wants TLS: connect with wss:/,
+    ],
+    [
+      'answers with an alert',
+      '\x15\x03\x03\x00\x02\x02\x46',
+      /speaks TLS, and answers with an alert \(HPE_\w+\); .* wss:/,
+    ],
+    [
+      'answers as web servers do',
+      'HTTP/1.1 400 Bad Request\r\n\r\n',
+      /response: 400; a port of HTTPS answers so too: .* wss:/,
+    ],
+  ])('that a foreign port of TLS, which %s, wants wss:', async (_name, answer, told) => {
+    const foreign = net.createServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => socket.end(answer, 'latin1'));
+    });
+    foreign.listen(0, '127.0.0.1');
+    await once(foreign, 'listening');
+    const { port } = foreign.address() as AddressInfo;
+    await expect(webSocket({ port }).connect()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringMatching(told),
+      retry: answer === '',
+    });
+    foreign.close();
+    await once(foreign, 'close');
+  });
+
+  test('at the end of all attempts what that usually means', async () => {
+    const foreign = net.createServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => socket.destroy());
+    });
+    foreign.listen(0, '127.0.0.1');
+    await once(foreign, 'listening');
+    const { port } = foreign.address() as AddressInfo;
+    const vm = new ToyVm([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4096 }], { running: true });
+    const migration = migrate(vm, connectTo(webSocket({ port })), { connectTimeoutMs: 400 });
+    let attempts = 0;
+    migration.subscribe(({ type }) => {
+      if (type === 'connect-failed') attempts++;
+    });
+    await expect(migration.result).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('usually it wants TLS: connect with wss: in place of ws:'),
+    });
+    expect(attempts).toBeGreaterThan(1);
+    expect(vm.running).toBe(true);
+    foreign.close();
+    await once(foreign, 'close');
   });
 
   test('that what answers is no HTTP at all', async () => {

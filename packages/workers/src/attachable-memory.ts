@@ -16,6 +16,8 @@ export function isAttachable(memory: GuestMemory): boolean {
  * The parts with which a worker thread maps `memory`.
  *
  * @throws GodwitError GODWIT_UNSUPPORTED when the memory has no `attachment`, or describes other blocks than it has
+ * @example
+ * worker.postMessage(attachmentOf(vm.memory)); // there: attachGuestMemory(...)
  */
 export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
   const { attachment } = memory as Partial<AttachableMemory>;

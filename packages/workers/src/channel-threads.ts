@@ -19,6 +19,11 @@ export interface ChannelThread {
  * do not keep the process alive; each has about 12 MiB of memory.
  *
  * Made by `channelThreads`, and given to `onWorkers`.
+ *
+ * @example
+ * const threads = channelThreads(2);
+ * await threads.ready();
+ * const migration = migrate(vm, onWorkers(connectTo(transport), { threads }));
  */
 export class ChannelThreads {
   readonly #count: number;

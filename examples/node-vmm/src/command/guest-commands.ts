@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { oneOfNames } from '../demo/named-values.js';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
@@ -12,7 +11,7 @@ import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, disk, integer, milliseconds, socket } from './values.js';
+import { bytes, disk, integer, milliseconds, pagePort, readNamed, socket } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
@@ -42,6 +41,7 @@ interface ReceiveOptions extends CommonOptions, TlsOptionValues {
   readonly once: boolean;
   readonly paused: boolean;
   readonly reconnectTimeout?: number;
+  readonly page?: number | true;
 }
 
 const MIB = 2 ** 20;
@@ -89,9 +89,13 @@ function runCommand(ended: Ended): Command {
     .option('--initrd <file>', 'its first file system')
     .option('--append <text>', 'its command line, such as "console=ttyS0"')
     .addOption(
-      new Option('--console <name>', 'of a Linux, which gets what is typed: its serial port, or a virtio console')
-        .choices(['ttyS0', 'hvc0'])
-        .default(undefined, 'ttyS0'),
+      oneOfNames(
+        new Option(
+          '--console <name>',
+          'of a Linux, which gets what is typed: its serial port, or a virtio console',
+        ).default(undefined, 'ttyS0'),
+        ['ttyS0', 'hvc0'],
+      ),
     )
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
   return command.action(async (options: RunOptions) => {
@@ -101,11 +105,13 @@ function runCommand(ended: Ended): Command {
     if (kernel === undefined && forLinux.some((option) => option !== undefined)) {
       command.error('error: --initrd, --append, --disk, --net and --console are for --kernel');
     }
+    if (image !== undefined) refuseUnused(command, '--image', { ...OF_THE_BUNDLED_GUEST, vcpus: '--vcpus' });
+    if (kernel !== undefined) refuseUnused(command, '--kernel', OF_THE_BUNDLED_GUEST);
     const bundled = image === undefined && kernel === undefined;
     const { kind, note } = bundled ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
     refuseDirtyRing(command, options, kind);
     if (image !== undefined) {
-      const file = await readFile(image);
+      const file = await readNamed('--image', image);
       ended(
         await vmm(options, (run) =>
           run.vmm.boot({ kind: 'image', memoryBytes: memory ?? DEFAULT_IMAGE_MEMORY, image: file }),
@@ -150,8 +156,8 @@ function runCommand(ended: Ended): Command {
 async function linuxSpec(kernel: string, options: RunOptions): Promise<LinuxSpec> {
   const { memory, vcpus, initrd, append } = options;
   const linux: LinuxBoot = {
-    kernel: await readFile(kernel),
-    ...(initrd !== undefined && { initrd: await readFile(initrd) }),
+    kernel: await readNamed('--kernel', kernel),
+    ...(initrd !== undefined && { initrd: await readNamed('--initrd', initrd) }),
     ...(append !== undefined && { commandLine: append }),
   };
   const virtio = { rng: true, console: options.console === 'hvc0', ...virtioHost(options) };
@@ -175,7 +181,8 @@ function receiveCommand(ended: Ended): Command {
       '--reconnect-timeout <ms>',
       'how long a source whose link was lost may take to come back (default: 30000)',
       milliseconds,
-    );
+    )
+    .option('--page [port]', 'a live page of the arrival, on this host: at this port, or one that is free', pagePort);
   return command.action(async (uri: string, options: ReceiveOptions) => {
     refuseDirtyRing(command, options, 'kvm');
     ended(await receive(absoluteUri(uri, process.cwd()), tlsFiles(options), options, {}));
@@ -189,7 +196,8 @@ function restoreCommand(ended: Ended): Command {
       .argument('<file>', 'the snapshot'),
   )
     .option('--at-once', 'let the guest run before its memory is loaded: pages come when it needs them', false)
-    .option('--paused', 'leave the guest paused', false);
+    .option('--paused', 'leave the guest paused', false)
+    .option('--page [port]', 'a live page of it, on this host: at this port, or one that is free', pagePort);
   return command.action(
     async (file: string, { atOnce, ...options }: Omit<ReceiveOptions, 'once'> & { readonly atOnce: boolean }) => {
       refuseDirtyRing(command, options, 'kvm');
@@ -218,6 +226,23 @@ function common(command: Command): Command {
       "log what the guest writes in KVM's dirty rings, whose cost is by what it writes, not by its memory (default: KVM's dirty log)",
       false,
     );
+}
+
+/** Options that only the bundled guest has, by their names in commander. */
+const OF_THE_BUNDLED_GUEST: Readonly<Record<string, string>> = {
+  dirtyRate: '--dirty-rate',
+  workingSet: '--working-set',
+  order: '--order',
+  heartbeat: '--heartbeat',
+  kvm: '--no-kvm',
+};
+
+/** Refuses options that the guest of `other` has no use for. */
+function refuseUnused(command: Command, other: string, unused: Readonly<Record<string, string>>): void {
+  const given = Object.entries(unused).filter(([name]) => command.getOptionValueSource(name) === 'cli');
+  if (given.length === 0) return;
+  const flags = given.map(([, flag]) => flag).join(', ');
+  command.error(`error: ${flags}: the guest of ${other} has no use for ${given.length === 1 ? 'it' : 'them'}`);
 }
 
 /** Refuses dirty rings where there are none, before a machine is built. */
@@ -252,8 +277,9 @@ async function receive(
             ...(atOnce && { run: 'at once' }),
             faults,
           },
+          page: options.page === true ? 0 : options.page,
         };
-        run.receive(arrival);
+        await run.receive(arrival);
       },
       stdio,
     );

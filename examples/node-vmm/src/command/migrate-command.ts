@@ -1,25 +1,22 @@
-import { constants } from 'node:os';
 import type { PresetName } from '@godwit/core';
 import { Command, Option } from 'commander';
-import type { ControlClient } from '../control/control-client.js';
-import type { MigrateRequest, MoveSummary, SnapshotRequest } from '../control/control-protocol.js';
+import type { MigrateRequest, SnapshotRequest } from '../control/control-protocol.js';
 import { encodings, oneOfNames } from '../demo/named-values.js';
-import { formatBytes, formatCount, formatMs, formatRange } from '../demo/quantity.js';
 import type { EncodingName } from '../vmm/encodings.js';
 import { POLICY_NAMES } from '../vmm/policies.js';
 import { absoluteUri } from '../vmm/transport-of.js';
-import { askVmm, type ClientOptions, clientOptions, WITH_GUEST } from './client-command.js';
+import { clientOptions } from './client-command.js';
+import { type FollowOptions, followMigration } from './follow-migration.js';
 import type { Ended } from './guest-commands.js';
-import { onInterruption } from './interruptions.js';
-import { jsonProgress, type ProgressOutput, textProgress } from './progress-output.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, milliseconds, pageChannels } from './values.js';
+import { bytes, milliseconds, pageChannels, pagePort } from './values.js';
 
-interface MigrateOptions extends ClientOptions, TlsOptionValues {
+const PAGE = 'a live page of it, on this host: at this port, or one that is free';
+
+interface MigrateOptions extends FollowOptions, TlsOptionValues {
   readonly live?: boolean;
   readonly verify: boolean;
   readonly checksum: boolean;
-  readonly quiet: boolean;
   readonly downtimeLimit?: number;
   readonly pauseLimit?: number;
   readonly bandwidth?: number;
@@ -34,9 +31,8 @@ interface MigrateOptions extends ClientOptions, TlsOptionValues {
   readonly settleTimeout?: number;
 }
 
-interface SnapshotOptions extends ClientOptions {
+interface SnapshotOptions extends FollowOptions {
   readonly live: boolean;
-  readonly quiet: boolean;
   readonly quit: boolean;
   readonly bandwidth?: number;
 }
@@ -109,13 +105,13 @@ export function migrateCommand(ended: Ended): Command {
       milliseconds,
     )
     .option('--quiet', 'no progress', false)
+    .option('--page [port]', PAGE, pagePort)
     .action(async (uri: string, options: MigrateOptions) => {
       const to = absoluteUri(uri, process.cwd());
       checkPostcopy(command, options);
-      const status = await move(options, (client, output) =>
-        client.ask('migrate', requestOf(to, options), output.event),
-      );
-      ended(status);
+      const request = requestOf(to, options);
+      const about = { title: `A guest, to ${to}`, word: 'moved' } as const;
+      ended(await followMigration(options, about, (client, onEvent) => client.ask('migrate', request, onEvent)));
     });
 }
 
@@ -129,6 +125,7 @@ export function snapshotCommand(ended: Ended): Command {
     .option('--live', 'let the guest run while it is saved, after a pause of milliseconds', false)
     .option('--quit', 'end the VMM once the file is whole: the guest is then only there', false)
     .option('--quiet', 'no progress', false)
+    .option('--page [port]', PAGE, pagePort)
     .action(async (file: string, options: SnapshotOptions) => {
       const { live, quit, bandwidth } = options;
       const path = absoluteUri(`file:${file}`, process.cwd()).slice('file:'.length);
@@ -138,51 +135,9 @@ export function snapshotCommand(ended: Ended): Command {
         ...{ live, quit },
         ...(bandwidth !== undefined && { bandwidthLimit: bandwidth }),
       };
-      ended(await move(options, (client, output) => client.ask('snapshot', request, output.event), 'saved'));
+      const about = { title: `A guest, into ${path}`, word: 'saved' } as const;
+      ended(await followMigration(options, about, (client, onEvent) => client.ask('snapshot', request, onEvent)));
     });
-}
-
-/**
- * Follows a migration to its end; the first signal cancels it, with the second one the command ends and the migration
- * goes on.
- */
-function move(
-  options: ClientOptions & { readonly quiet: boolean },
-  ask: (client: ControlClient, output: ProgressOutput) => Promise<MoveSummary>,
-  word: 'moved' | 'saved' = 'moved',
-): Promise<number> {
-  const { json, quiet } = options;
-  const shown = json ? jsonProgress(process.stdout) : textProgress(process.stdout);
-  const output = quiet ? { event: () => {}, end: () => {} } : shown;
-  return askVmm(options, WITH_GUEST, async (client) => {
-    const undo = onInterruption(
-      (signal) => {
-        output.end();
-        process.stderr.write('cancelling\n');
-        client.ask('cancel', { reason: `${signal} at the terminal` }).then(
-          ({ cancelled }) => {
-            if (!cancelled) process.stderr.write('too late: the destination is given the guest, or has it\n');
-          },
-          () => {},
-        );
-      },
-      (signal) => {
-        output.end();
-        process.stderr.write('the migration goes on without this command; "status" tells of it\n');
-        process.exit(128 + constants.signals[signal]);
-      },
-    );
-    try {
-      const summary = await ask(client, output);
-      output.end();
-      return { object: { result: word, ...summary }, lines: [summaryText(summary, word)] };
-    } catch (error) {
-      output.end();
-      throw error;
-    } finally {
-      undo();
-    }
-  });
 }
 
 /** Refuses options that cannot be combined. */
@@ -224,23 +179,4 @@ function requestOf(to: string, options: MigrateOptions): MigrateRequest {
     checksum,
     ...(defined as Omit<MigrateRequest, 'to'>),
   };
-}
-
-function summaryText(summary: MoveSummary, word: 'moved' | 'saved'): string {
-  const { to, totalMs, downtimeMs, predictedDowntimeMs, predictedDowntimeRangeMs, rounds, wireBytes } = summary;
-  if (summary.background !== undefined) {
-    const { pausedMs, protection } = summary.background;
-    return (
-      `${word} to ${to}: ${formatMs(totalMs)}, paused for ${formatMs(pausedMs)}, ${formatBytes(wireBytes)}; the guest waited for ` +
-      `${formatCount(protection.faults)} pages, the longest ${formatMs(protection.worstLatencyUs / 1000)}`
-    );
-  }
-  const { postcopy } = summary;
-  const lost = postcopy?.lostLinks ? `, over ${formatCount(postcopy.lostLinks + 1)} links` : '';
-  const followed = postcopy && `; ${formatCount(postcopy.pages)} pages followed in ${formatMs(postcopy.ms)}${lost}`;
-  const compared = summary.verified ? `; all ${formatCount(summary.verifiedPages)} pages compared: equal` : '';
-  return (
-    `${word} to ${to}: ${formatMs(totalMs)}, down for ${formatMs(downtimeMs)} (predicted ` +
-    `${formatMs(predictedDowntimeMs)}, ${formatRange(predictedDowntimeRangeMs)}), ${rounds} rounds, ${formatBytes(wireBytes)}${compared}${followed ?? ''}`
-  );
 }

@@ -1,4 +1,5 @@
 import { writeFile } from 'node:fs/promises';
+import { GodwitError } from '@godwit/core';
 import { Command } from 'commander';
 import { formatBytes } from '../demo/quantity.js';
 import { DEFAULT_SWEEP, type Sweep, sweepImage } from '../guest/sweep-image.js';
@@ -24,6 +25,12 @@ export function sweepCommand(): Command {
         ...(to === undefined ? {} : { end: to }),
         ...(passes === undefined ? {} : { passes }),
       };
-      await writeFile(path, sweepImage(range));
+      const image = sweepImage(range);
+      try {
+        await writeFile(path, image);
+      } catch (error) {
+        const message = `the image cannot be written: ${(error as Error).message}`;
+        throw new GodwitError('GODWIT_INVALID_ARGUMENT', message, { cause: error });
+      }
     });
 }

@@ -1,4 +1,5 @@
-import { suggestion } from '@godwit/core';
+import { readFile } from 'node:fs/promises';
+import { GodwitError, suggestion } from '@godwit/core';
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
 import type { SocketChoice } from '../virtio/socket-link.js';
@@ -6,7 +7,7 @@ import type { DiskChoice } from '../virtio/virtio-devices.js';
 
 /**
  * Parsers of option values, for commander: each refuses a value that it cannot parse, with a message that says what is
- * expected.
+ * expected. Files are read later.
  */
 
 export function bytes(least = 0, most = 2 ** 42): (text: string) => number {
@@ -40,11 +41,28 @@ export function integer(least: number, most: number): (text: string) => number {
   };
 }
 
+/** A port for a live page. An option with an optional value takes the next word for it, whatever that is. */
+export function pagePort(text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= 65_535) return port;
+  throw new InvalidArgumentError('It is a port from 0 to 65535; without one, give --page last.');
+}
+
 export function pageChannels(text: string): number | 'auto' {
   if (text === 'auto') return text;
   const near = suggestion(text, ['auto']);
   if (near !== '') throw new InvalidArgumentError(`It is a number from 0 to 64, or auto${near}`);
   return integer(0, 64)(text);
+}
+
+/** Reads the file that an option names. @throws GodwitError GODWIT_INVALID_ARGUMENT when it cannot be read */
+export async function readNamed(option: string, path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    const message = `${option}: the file cannot be read: ${(error as Error).message}`;
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', message, { cause: error });
+  }
 }
 
 /** A file, and whether it is only read: `FILE` or `FILE,readonly`. */

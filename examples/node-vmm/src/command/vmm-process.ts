@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import type { Writable } from 'node:stream';
-import { GodwitError } from '@godwit/core';
+import { GodwitError, type IncomingMigration } from '@godwit/core';
 import { controlFolder, makeControlFolder, socketName } from '../control/control-folder.js';
 import { ControlServer } from '../control/control-server.js';
 import { handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
@@ -10,6 +10,7 @@ import type { Departure } from '../vmm/departure.js';
 import type { ListeningAt } from '../vmm/links.js';
 import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
 import { ArrivalOutput } from './arrival-output.js';
+import { ArrivalPage } from './arrival-page.js';
 import { EXIT, exitStatusOf } from './exit-status.js';
 import { onInterruption } from './interruptions.js';
 import { type Input, typeFrom } from './terminal-input.js';
@@ -41,6 +42,16 @@ export interface Arrival {
   readonly settings: ReceiveSettings;
   /** Whether the process ends when the first attempt fails. */
   readonly once: boolean;
+  /** The port of a live page of the arrival, 0 for a free one; undefined: no page. */
+  readonly page?: number | undefined;
+}
+
+/** An attempt to receive a guest. */
+interface Attempt {
+  readonly incoming: IncomingMigration;
+  readonly arrival: Promise<unknown>;
+  /** Whether a source has connected. */
+  readonly came: () => boolean;
 }
 
 /** The reason why the process ends. */
@@ -55,6 +66,7 @@ export class VmmRun implements VmmProcess {
   readonly #output: VmmOutput;
   readonly #input: Input | undefined;
   #giveBackInput: () => void = () => {};
+  #page: ArrivalPage | undefined;
   readonly #over: Promise<End>;
   #end: (end: End) => void = () => {};
   #ending = false;
@@ -107,6 +119,7 @@ export class VmmRun implements VmmProcess {
     const lastResort = setTimeout(() => process.kill(process.pid, 'SIGKILL'), LAST_RESORT_MS);
     await server?.close();
     await this.vmm.close('the VMM ends');
+    await this.#page?.close();
     clearTimeout(lastResort);
     this.#giveBackInput();
     undo();
@@ -130,33 +143,54 @@ export class VmmRun implements VmmProcess {
     this.#giveBackInput = typeFrom(this.#input, type, () => this.#finish(EXIT.done, 'ended by Ctrl-]'));
   }
 
-  /** Begins to receive a guest. Unless `once`, a failed attempt is followed by another. */
-  receive({ listening, settings, once }: Arrival): void {
+  /**
+   * Begins to receive a guest. Unless `once`, a failed attempt is followed by another.
+   *
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when the page cannot be served at its port
+   */
+  async receive({ listening, settings, once, page }: Arrival): Promise<void> {
     this.vmm.listen(listening);
     const { address } = listening;
-    this.tell(address.startsWith('file:') ? `restoring ${address}` : `a guest may come to ${address}`);
+    const restores = address.startsWith('file:');
     const output = new ArrivalOutput((text) => this.tell(text));
+    let attempt = this.#attempt(settings, output);
+    if (page !== undefined) {
+      this.#page = new ArrivalPage(page, restores ? `Restoring ${address}` : `A guest comes to ${address}`);
+      this.tell(`page: ${await this.#page.show(attempt.incoming)}`);
+    }
+    this.tell(restores ? `restoring ${address}` : `a guest may come to ${address}`);
     const receive = async (): Promise<void> => {
       for (;;) {
-        const incoming = this.vmm.receive(settings);
-        let came = false;
-        incoming.subscribe((event) => {
-          if (event.type === 'hello') came = true;
-          output.event(event);
-        });
         try {
-          await this.vmm.arrival();
+          await attempt.arrival;
           this.#attachInput();
           return;
         } catch (error) {
           // If no source has connected, the listener itself has failed.
-          const last = once || !came || this.#ending || this.vmm.guest !== undefined;
+          const last = once || !attempt.came() || this.#ending || this.vmm.guest !== undefined;
           if (last) throw error;
           this.tell(`${(error as Error).message}; another guest may come to ${address}`);
         }
+        attempt = this.#attempt(settings, output);
+        await this.#page
+          ?.show(attempt.incoming)
+          .catch(({ message }: Error) => this.tell(`no page any more: ${message}`));
       }
     };
     receive().catch((error: unknown) => this.#failed(error));
+  }
+
+  #attempt(settings: ReceiveSettings, output: ArrivalOutput): Attempt {
+    const incoming = this.vmm.receive(settings);
+    let came = false;
+    incoming.subscribe((event) => {
+      if (event.type === 'hello') came = true;
+      output.event(event);
+    });
+    const arrival = this.vmm.arrival();
+    // The loop of `receive` takes a failure, once the page is there.
+    arrival.catch(() => {});
+    return { incoming, arrival, came: () => came };
   }
 
   departs({ to, migration }: Departure): void {

@@ -2,21 +2,8 @@ import type { IncomingEvent, MigrationEvent } from '@godwit/core';
 import { type Observation, observe, type PageServer } from '@godwit/observe';
 import type { WatchedMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
+import { PassedOn } from './passed-on.js';
 import { formatBytes } from './quantity.js';
-
-/** A stream of events that another process has sent. */
-class PassedOn<E> {
-  readonly #listeners = new Set<(event: E) => void>();
-
-  subscribe(next: (event: E) => void): { unsubscribe(): void } {
-    this.#listeners.add(next);
-    return { unsubscribe: () => this.#listeners.delete(next) };
-  }
-
-  pass(event: E): void {
-    for (const listener of this.#listeners) listener(event);
-  }
-}
 
 /** The live page of the demo. It is served by the controller, which outlives both hosts. */
 export class DemoPage {

@@ -10,7 +10,7 @@ const BATCH_MS = 4;
 export class ConsoleOutput {
   readonly text = new Subject<string>();
   readonly #decoder: ConsoleDecoder;
-  /** Of what is printed on this thread; a character of several bytes may come in two pieces. */
+  /** The decoder of output that is printed on this thread; a character of several bytes may come in two pieces. */
   readonly #ownDecoder = new TextDecoder();
   #timer: NodeJS.Timeout | undefined;
 

@@ -23,17 +23,17 @@ const ID_BYTES = 20;
 const MOST_SEGMENT_BYTES = 2 ** 16;
 const MOST_SEGMENTS = QUEUE_SIZE - 2;
 const MOST_DATA_BYTES = MOST_SEGMENTS * MOST_SEGMENT_BYTES;
-/** Bytes that a request reads or writes at a time: more are never copied at once. */
+/** The most bytes that a request copies at a time. */
 const PIECE_BYTES = 2 ** 20;
 const MOST_IN_HAND = 16;
 const CONFIG_BYTES = 16;
 
 /**
  * A disk (5.2) whose sectors are those of a file. Requests are carried out side by side, and each is completed before the machine counts
- * as paused, so that none migrates: what the guest has asked for later waits in its queue.
+ * as paused, so that no request migrates half done: later requests wait in the guest's queue.
  *
- * Data goes through memory of the VMM, and not straight between the file and the guest: each write into the guest's memory is made, and
- * marked for the dirty tracker, on the main thread.
+ * Data passes through memory of the VMM instead of going straight between the file and the guest: each write into guest memory is made on
+ * the main thread, which marks it for the dirty tracker.
  */
 export class BlockDevice implements VirtioDevice {
   readonly id = 'virtio-block';
@@ -47,8 +47,8 @@ export class BlockDevice implements VirtioDevice {
   readonly #name: Uint8Array;
 
   /**
-   * @param disk which the device locks while the machine runs, and closes
-   * @param name what the guest gets as the disk's id, at most 20 bytes of ASCII: the same on every host
+   * @param disk the file; the device locks it while the machine runs, and closes it in the end
+   * @param name the disk's id for the guest, at most 20 bytes of ASCII: the same on every host
    */
   constructor(disk: DiskFile, name: string) {
     this.#disk = disk;
@@ -96,7 +96,7 @@ export class BlockDevice implements VirtioDevice {
     }
     const header = new DataView(chain.read(0, HEADER_BYTES).buffer);
     const status = await this.#carryOut(chain, header.getUint32(0, true), header.getBigUint64(8, true));
-    // The status is the last byte, behind the data; a driver looks for it there, whatever became of the data.
+    // The status is the last byte, behind the data: a driver reads it there even if the request has failed.
     chain.write(chain.writableBytes - STATUS_BYTES, Uint8Array.of(status));
     return chain.writableBytes;
   }
@@ -130,7 +130,7 @@ export class BlockDevice implements VirtioDevice {
           return BlockStatus.unsupported;
       }
     } catch {
-      // The file could not be read or written; the guest decides what becomes of it.
+      // The file could not be read or written: the guest gets an error, and handles it.
       return BlockStatus.ioError;
     }
   }

@@ -4,14 +4,14 @@ import type { DescriptorChain } from './descriptor-chain.js';
 import type { DeviceSurroundings, QueueService, VirtioDevice } from './virtio-device.js';
 import { DeviceType } from './virtio-numbers.js';
 
-/** Queues (5.3.2): what the guest receives, what it transmits. */
+/** The two queues (5.3.2): input of the guest, and its output. */
 const RECEIVE = 0;
-/** Input that waits for the guest, at most: a person's, not a file's. Bytes. */
+/** The most input that waits for the guest, in bytes: enough for a person's typing, and not for a file. */
 const MOST_INPUT_BYTES = 2 ** 20;
-/** Bytes of a chain, at most: a driver prints a page at a time. */
+/** The largest chain, in bytes: a driver prints at most a page at a time. */
 const LONGEST_CHAIN = 2 ** 20;
 
-/** A console with one port (5.3), which Linux has as `hvc0`. What is typed and was not read yet moves with the guest. */
+/** A console with one port (5.3), Linux's `hvc0`. Input that the guest has not read yet moves with the guest. */
 export class ConsoleDevice implements VirtioDevice {
   readonly id = 'virtio-console';
   readonly type = DeviceType.console;
@@ -39,7 +39,7 @@ export class ConsoleDevice implements VirtioDevice {
     this.#kick = () => kick(RECEIVE);
   }
 
-  /** Sets where the text goes that the guest prints; before the machine runs. */
+  /** Sets the receiver of the guest's output; called before the machine runs. */
   connect(print: (text: Uint8Array) => void): void {
     this.#print = print;
   }
@@ -47,7 +47,7 @@ export class ConsoleDevice implements VirtioDevice {
   /**
    * Types at the console.
    *
-   * @throws GodwitError GODWIT_INVALID_STATE when the guest reads so little that a mebibyte waits already: nothing of `bytes` was taken
+   * @throws GodwitError GODWIT_INVALID_STATE when a mebibyte of input waits already; nothing of `bytes` was taken
    */
   typeIn(bytes: Uint8Array): void {
     if (this.#waiting.byteLength + bytes.byteLength > MOST_INPUT_BYTES) {

@@ -1,8 +1,8 @@
 import type { DeviceMemory, GuestRange } from './device-memory.js';
 
 /**
- * The buffers of one chain, which were checked: a device reads the readable ones as one sequence of bytes, and writes the writable ones as
- * another. Where one buffer ends and the next begins means nothing (2.7.4).
+ * The buffers of one chain, already checked. A device reads the readable buffers as one sequence of bytes and writes the writable buffers
+ * as another; the boundaries between buffers have no meaning (2.7.4).
  */
 export class DescriptorChain {
   /** The index of the first descriptor, by which the driver knows the chain. */
@@ -33,7 +33,7 @@ export class DescriptorChain {
     this.#revoked = true;
   }
 
-  /** Copies readable bytes. @throws RangeError when the chain has not so many, or was revoked */
+  /** Copies readable bytes. @throws RangeError when the chain has fewer bytes, or was revoked */
   read(offset: number, byteLength: number): Uint8Array {
     this.#requireOwned();
     const bytes = new Uint8Array(byteLength);
@@ -65,7 +65,7 @@ function total(ranges: readonly GuestRange[]): number {
   return ranges.reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
 
-/** The part of a sequence of ranges from a byte on. */
+/** The ranges from the byte at `offset` on. */
 function part(ranges: readonly GuestRange[], offset: number, byteLength: number): readonly GuestRange[] {
   if (offset + byteLength > total(ranges)) {
     throw new RangeError(`bytes ${offset} to ${offset + byteLength} of a chain that has ${total(ranges)}`);

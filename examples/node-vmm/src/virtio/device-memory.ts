@@ -8,9 +8,8 @@ export interface GuestRange {
 }
 
 /**
- * Guest memory as a device on the main thread uses it: by guest-physical address, with every write marked for the dirty tracker, since
- * neither KVM's dirty log nor its dirty rings see what the VMM writes. No harvest comes between a write and its mark: both are on the
- * thread of the harvests.
+ * Guest memory for a device on the main thread, by guest-physical address. Every write is marked for the dirty tracker, since neither KVM's
+ * dirty log nor its dirty rings see the writes of the VMM. No harvest comes between a write and its mark: all three run on the main thread.
  *
  * A device checks a range by `contains`, and awaits `present`, before it uses any of it.
  */
@@ -30,7 +29,7 @@ export class DeviceMemory {
   }
 
   /**
-   * Resolves when all pages of the range are there: a guest that runs before its memory is whole lacks some.
+   * Resolves when all pages of the range are present: pages are missing while a guest runs before its memory is whole.
    *
    * @throws GodwitError GODWIT_PAGES_MISSING when they will never come
    */
@@ -72,7 +71,7 @@ export class DeviceMemory {
     this.#mark({ address, byteLength: 2 });
   }
 
-  /** A view of bytes that do not cross a gibibyte, only to be read. */
+  /** A read-only view of bytes that do not cross a gibibyte. */
   view(address: number, byteLength: number): DataView {
     return this.#view(address, byteLength);
   }
@@ -96,7 +95,7 @@ export class DeviceMemory {
     return new DataView(bytes.buffer, bytes.byteOffset, byteLength);
   }
 
-  /** The guest's own bytes of a range, cut where a window of RAM ends. */
+  /** Views of the guest's bytes in a range, one for each window of RAM. */
   *#pieces({ address, byteLength }: GuestRange): Iterable<Uint8Array> {
     for (let at = address; at < address + byteLength; ) {
       const end = Math.min(address + byteLength, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
@@ -108,7 +107,7 @@ export class DeviceMemory {
   }
 }
 
-/** Pieces end at its multiples. Blocks begin at multiples of a gibibyte, so that no piece crosses a window. */
+/** Views end at multiples of this. Blocks begin at multiples of a gibibyte, so that no view crosses a window. */
 const PIECE_BYTES = 2 ** 30;
 
 function outside({ address, byteLength }: GuestRange): RangeError {

@@ -5,10 +5,10 @@ import type { DeviceMemory } from './device-memory.js';
 import { QueueFault, type QueueRegisters, SplitQueue } from './split-queue.js';
 import type { QueueService } from './virtio-device.js';
 
-/** How many chains are taken before the event loop has a turn: a guest that never stops to offer some delays nothing else. */
+/** The most chains that are taken before the event loop has a turn, so that a guest that offers chains without end delays nothing else. */
 const CHAINS_A_TURN = 32;
 
-/** What a queue tells its transport. */
+/** The calls of a queue to its transport. */
 export interface QueueListener {
   /** A chain was given back to the driver. */
   onUsed(): void;
@@ -30,9 +30,9 @@ export class DeviceQueue {
   readonly #listener: QueueListener;
   #running = false;
   #faulty = false;
-  /** Changes with each reset: what was begun before it is not given back. */
+  /** Counts the resets: a chain that was taken before a reset is not returned to the driver. */
   #epoch = 0;
-  /** The epoch of which the areas of the queue were checked, and are present. */
+  /** The epoch in which the areas of the queue were checked and found present. */
   #presentEpoch = -1;
   readonly #inHand = new Set<DescriptorChain>();
   #takenThisTurn = 0;

@@ -9,8 +9,8 @@ export const SECTOR_BYTES = 512;
 /**
  * A raw file as a disk. Reads and writes are made on threads of libuv's pool.
  *
- * At most one VMM has it locked for writing: `lock` when its guest begins to run, `unlock` when that is paused. The locks are advisory:
- * programs that ask for none are not bound by them, and some network file systems keep them to one host.
+ * At most one VMM holds the lock for writing: it calls `lock` when its guest begins to run, and `unlock` when the guest is paused. The
+ * locks are advisory: a program that takes no lock is not stopped by them, and on some network file systems they apply to one host only.
  */
 export class DiskFile {
   readonly path: string;
@@ -33,9 +33,9 @@ export class DiskFile {
   }
 
   /**
-   * Opens a file, or a block device, that is there. Nothing is locked yet.
+   * Opens an existing file or block device. Nothing is locked yet.
    *
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is no such file, cannot be opened, or has no whole number of sectors
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when there is no such file, it cannot be opened, or its size is no multiple of a sector
    */
   static async open(path: string, readonly: boolean): Promise<DiskFile> {
     let file: FileHandle;
@@ -67,7 +67,7 @@ export class DiskFile {
   }
 
   /**
-   * Claims the disk for this VMM: alone if it writes, else with other readers. Does nothing when it has the lock.
+   * Locks the disk for this VMM: exclusively if the guest writes, otherwise shared with other readers. A second call does nothing.
    *
    * @throws GodwitError GODWIT_DEVICE_BUSY when another VMM has it
    */
@@ -83,7 +83,7 @@ export class DiskFile {
     if (!this.#locked && !mayLockFile(this.#file.fd, this.#lockType)) throw this.#busy();
   }
 
-  /** Puts all that was written on the disk itself, for another host, and gives the lock back. */
+  /** Flushes all writes to the storage, so that another host can read them, and releases the lock. */
   async unlock(): Promise<void> {
     this.#wanted = false;
     if (!this.#locked) return;
@@ -94,7 +94,7 @@ export class DiskFile {
     this.#locked = false;
   }
 
-  /** Reads exactly so many bytes. @throws Error of the system, or when the file has become shorter */
+  /** Reads as many bytes as `bytes` has. @throws Error of the system, or when the file has become shorter */
   async read(position: number, byteLength: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(byteLength);
     for (let at = 0; at < byteLength; ) {
@@ -116,7 +116,7 @@ export class DiskFile {
     }
   }
 
-  /** Resolves when all that was written before is on the disk itself. */
+  /** Resolves when all earlier writes are on the storage. */
   async flush(): Promise<void> {
     const written = this.#written;
     await this.#file.datasync();
@@ -139,7 +139,7 @@ export class DiskFile {
   }
 }
 
-/** The size of a block device, which `stat` does not have: the last byte that can be read is looked for. */
+/** The size of a block device, which `stat` does not report: it is found by a search for the last readable byte. */
 async function endOf(file: FileHandle): Promise<number> {
   const one = new Uint8Array(1);
   const has = async (position: number): Promise<boolean> => (await file.read(one, 0, 1, position)).bytesRead === 1;

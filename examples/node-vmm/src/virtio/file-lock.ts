@@ -6,7 +6,7 @@ const cFcntl = cFunction<[number, number, Uint8Array], number>('fcntl', 'int', [
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LOCK_TYPES = { shared: 0, exclusive: 1, none: 2 } as const;
-/** `struct flock` of x86-64: the type, 16 bits; from where, 16 bits; start and length, 64 bits each; a process. Zeros mean the whole file. */
+/** `struct flock` of x86-64: type and base, 16 bits each; start and length, 64 bits each; a process. Zeros mean the whole file. */
 const LOCK_BYTES = 32;
 const DESCRIPTOR = 'a file descriptor';
 

@@ -1,10 +1,10 @@
-/** Where a network card's frames go, and come from. */
+/** The connection of a network card: it sends the guest's frames, and delivers those of others. */
 export interface FrameLink {
-  /** Connects, or begins to; until `close`. @param arrives called for each frame that comes */
+  /** Connects, or begins to connect, until `close`. @param arrives called for each frame that arrives */
   open(arrives: (frame: Uint8Array) => void): void;
-  /** Sends a frame, or drops it: where nobody is connected, or the other side takes too long. */
+  /** Sends a frame; drops it when no peer is connected, or the peer reads too slowly. */
   send(frame: Uint8Array): void;
-  /** Disconnects. Resolves when no frame comes any more. Idempotent. */
+  /** Disconnects. Resolves when no further frame arrives. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -30,7 +30,7 @@ export class FrameCutter {
     this.#arrives = arrives;
   }
 
-  /** Takes the next bytes of the stream; returns false when they are no frames, and no more can be taken. */
+  /** Takes the next bytes of the stream; returns false for a frame that is too long: the stream must be closed then. */
   take(bytes: Uint8Array): boolean {
     let rest = this.#rest.byteLength === 0 ? bytes : Buffer.concat([this.#rest, bytes]);
     while (rest.byteLength >= LENGTH_BYTES) {

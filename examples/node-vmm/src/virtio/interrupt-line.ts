@@ -32,7 +32,7 @@ export class InterruptLine {
     this.#change((status) => status & ~bits);
   }
 
-  /** Sets the status, and the line whatever it was: for a reset, and for a state that was loaded into other interrupt controllers. */
+  /** Sets the status, and the level of the line even if that has not changed: after a reset, and when a state was loaded. */
   set(status: number): void {
     this.#lock.exclusively(() => {
       Atomics.store(this.#words, this.#at + VirtioWord.interruptStatus, status);

@@ -17,7 +17,7 @@ import {
 /** Descriptors of a queue, at most. A power of two. */
 export const QUEUE_SIZE = 128;
 
-/** The registers that keep something, beside those of the queues and the interrupt status: the state that migrates. */
+/** The registers with state that migrates, except those of the queues and the interrupt status. */
 export interface TransportRegisters {
   status: number;
   deviceFeaturesSelect: number;
@@ -31,7 +31,7 @@ export interface TransportRegisters {
 export interface TransportParts {
   readonly memory: DeviceMemory;
   readonly interrupt: Pick<InterruptLine, 'status' | 'raise' | 'acknowledge' | 'set'>;
-  /** Called when the guest has broken the device, with the reason: it does nothing more until the driver resets it. */
+  /** Called with the reason when the guest has broken the device, which then does nothing until the driver resets it. */
   onNeedsReset(device: string, reason: string): void;
 }
 
@@ -75,22 +75,22 @@ export class MmioTransport {
     return this.#registers;
   }
 
-  /** Lets the queues work, if the driver has come so far. @throws GodwitError of the device, which then does not run */
+  /** Starts the queues if the driver has set them up. @throws GodwitError the error of the device, which then does not run */
   start(): void {
     this.device.start?.();
     this.#running = true;
     this.#startQueues();
   }
 
-  /** Resolves when no chain is in hand, and the device writes nothing more. */
+  /** Resolves when the device works on no chain and writes nothing more. */
   async stop(): Promise<void> {
     this.#running = false;
     await Promise.all(this.queues.map((queue) => queue.stop()));
-    // A pause that is given up has started the device again.
+    // A pause that was given up has restarted the device.
     if (!this.#running) await this.device.stop?.();
   }
 
-  /** Sets everything as another transport had it; only while the machine is paused. */
+  /** Loads the state of another transport; only while the machine is paused. */
   restore(registers: TransportRegisters, queues: readonly QueueRegisters[], interruptStatus: number): void {
     this.#registers = { ...registers };
     this.queues.forEach((queue, i) => {
@@ -127,7 +127,7 @@ export class MmioTransport {
       case MmioRegister.configGeneration:
         return this.#registers.configGeneration;
       default:
-        // A shared memory region that is not there has all ones as its length and its address.
+        // The length and the address of a missing shared memory region are all ones.
         return offset >= MmioRegister.sharedMemoryLengthLow && offset <= MmioRegister.sharedMemoryBaseHigh
           ? 0xffff_ffff
           : 0;
@@ -152,7 +152,7 @@ export class MmioTransport {
         registers.driverFeaturesSelect = value;
         return;
       case MmioRegister.driverFeatures:
-        // Features are settled once they were accepted.
+        // Accepted features cannot be changed.
         if ((registers.status & DeviceStatus.featuresOk) === 0) this.#setDriverFeatures(value);
         return;
       case MmioRegister.queueSelect:
@@ -233,7 +233,7 @@ export class MmioTransport {
   #reset(): void {
     this.#registers = initialRegisters();
     for (const queue of this.queues) {
-      // The device finishes the chains that it has taken; they are not given back.
+      // The device finishes the chains that it has taken, and does not return them to the driver.
       void queue.stop();
       queue.reset();
       Object.assign(queue.registers, { size: QUEUE_SIZE, descriptors: 0n, driverArea: 0n, deviceArea: 0n });
@@ -260,7 +260,7 @@ function initialRegisters(): TransportRegisters {
   };
 }
 
-/** The word of a 64-bit number that a select register chooses; 0 beyond both. */
+/** The word of a 64-bit number that a select register chooses; 0 for any other value of that register. */
 function word(value: bigint, select: number): number {
   return select > 1 ? 0 : Number(BigInt.asUintN(32, value >> BigInt(32 * select)));
 }

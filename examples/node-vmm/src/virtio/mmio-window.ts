@@ -3,12 +3,12 @@ import { slotAddress, slotIrq, VIRTIO_ADDRESS, VIRTIO_SLOT_BYTES } from './mmio-
 import { MmioRegister } from './virtio-numbers.js';
 import { CallWord, VirtioWord, type VirtioWords } from './virtio-words.js';
 
-/** How long a vCPU's thread waits for an answer at a time before it asks `gaveUp` again. Milliseconds. */
+/** The time between two calls of `gaveUp` while a vCPU's thread waits for an answer. Milliseconds. */
 const ANSWER_WAIT_MS = 20;
-/** Queues that can be notified, one bit each. */
+/** The most queues of a device that can be notified: each has one bit of a word. */
 const MOST_QUEUES = 31;
 
-/** What the thread of a vCPU does for its access to a device. */
+/** The calls that the thread of a vCPU makes for an access to a device. */
 export interface MmioWindowParts {
   readonly words: VirtioWords;
   readonly vcpu: number;
@@ -17,7 +17,7 @@ export interface MmioWindowParts {
   setIrqLine(irq: number, high: boolean): void;
   /** Tells the main thread that a register access waits for its answer. */
   call(): void;
-  /** Tells the main thread that a device was notified, once until it looks. */
+  /** Tells the main thread that a device was notified; called once until the main thread has read the notifications. */
   notify(): void;
   /** Asked while an answer is awaited; true ends the wait, with zeros as the answer. */
   gaveUp(): boolean;
@@ -44,7 +44,7 @@ export class MmioWindow {
   /**
    * Handles an access.
    *
-   * @param data what the guest writes, or room for what it reads. No register has 3 bytes or crosses a word: reads of such are zeros
+   * @param data the bytes that the guest writes, or room for those it reads. Reads of 3 bytes or across a word give zeros
    * @returns false when no device is at the address
    */
   access(address: number, data: Uint8Array, isWrite: boolean): boolean {
@@ -76,7 +76,7 @@ export class MmioWindow {
     return this.#lines[device] as InterruptLine;
   }
 
-  /** Notes the queue. However often the guest notifies, the main thread has at most one message of each device. */
+  /** Notes the queue. The main thread has at most one waiting message of each device, however often the guest notifies it. */
   #notify(device: number, queue: number): void {
     if (queue >= MOST_QUEUES) return;
     const { words } = this.#parts.words;

@@ -1,6 +1,6 @@
-/** When announcements are sent, in milliseconds after the guest runs: QEMU's defaults (announce-initial, announce-step). */
+/** The times of the announcements, in milliseconds after the guest runs: QEMU's defaults (announce-initial, announce-step). */
 const ANNOUNCED_AT_MS = [0, 50, 200, 450, 800];
-/** An Ethernet frame without its checksum has at least so many bytes. */
+/** The shortest Ethernet frame, in bytes without its checksum. */
 const SHORTEST_FRAME = 60;
 const MAC_BYTES = 6;
 const REVERSE_ARP = 0x8035;
@@ -9,8 +9,8 @@ const IPV4 = 0x0800;
 const REQUEST_REVERSE = 3;
 
 /**
- * Tells a network where a guest is that has arrived: frames of reverse ARP (RFC 903), which switches learn from and nobody answers, several
- * times, since a network may still be about to notice.
+ * Announces the new place of a guest to its network, by frames of reverse ARP (RFC 903), from which switches learn the place and which no
+ * host answers. They are sent several times, since the network may not be ready for the first ones.
  */
 export class Announcer {
   readonly #frame: Uint8Array;
@@ -31,7 +31,7 @@ export class Announcer {
   }
 }
 
-/** To all, from `mac`: who has the address `mac`? */
+/** The frame: a broadcast from `mac` that asks for the protocol address of `mac`. */
 export function announcement(mac: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(SHORTEST_FRAME);
   const view = new DataView(bytes.buffer);

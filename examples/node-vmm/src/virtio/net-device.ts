@@ -9,14 +9,14 @@ import { DeviceType } from './virtio-numbers.js';
 const FEATURE_MAC = 1n << 5n;
 /** Queues (5.1.2). */
 const RECEIVE = 0;
-/** The header of each packet, with the number of buffers that it is in (5.1.6): all zeros but that number, which is 1. */
+/** The header of each packet (5.1.6): zeros except for the number of its buffers, which is 1. */
 const HEADER_BYTES = 12;
 const BUFFERS_AT = 10;
-/** The longest frame of an Ethernet, and what a driver's buffer has to have for one (5.1.6.3.1). */
+/** The longest Ethernet frame, and the smallest buffer of a driver that takes one (5.1.6.3.1). */
 export const LONGEST_FRAME = 1514;
 const LEAST_BUFFER = HEADER_BYTES + LONGEST_FRAME;
 const LONGEST_CHAIN = 2 ** 17;
-/** Frames that wait for the guest, at most; more are dropped, as by any network. */
+/** The most frames that wait for the guest; further ones are dropped, which any network may do. */
 const MOST_WAITING = 256;
 const MAC_BYTES = 6;
 
@@ -40,7 +40,7 @@ export class NetDevice implements VirtioDevice {
 
   /**
    * @param mac the address, 6 bytes
-   * @param link which is open while the machine runs
+   * @param link the connection, which is open while the machine runs
    */
   constructor(mac: Uint8Array, link: FrameLink) {
     if (mac.byteLength !== MAC_BYTES) throw new RangeError(`an address has ${MAC_BYTES} bytes, got ${mac.byteLength}`);
@@ -77,7 +77,7 @@ export class NetDevice implements VirtioDevice {
     this.#waiting = [];
   }
 
-  /** There is no state; a guest that has arrived is announced when it runs. */
+  /** There is no state to load; the guest's address is announced when it runs. */
   load(): void {
     this.#arrived = true;
   }
@@ -93,7 +93,7 @@ export class NetDevice implements VirtioDevice {
       throw new QueueFault(`a buffer for a packet has ${LEAST_BUFFER} bytes or more, got ${chain.writableBytes}`);
     }
     const frame = this.#waiting.shift();
-    // What waited was dropped in a reset.
+    // A reset has dropped the waiting frames.
     if (frame === undefined) return 0;
     const packet = new Uint8Array(HEADER_BYTES + frame.byteLength);
     packet[BUFFERS_AT] = 1;
@@ -104,7 +104,7 @@ export class NetDevice implements VirtioDevice {
 
   #transmit(chain: DescriptorChain): number {
     const byteLength = chain.readableBytes - HEADER_BYTES;
-    // Without a header it is no packet; one that is too long fits into no Ethernet.
+    // A chain without a whole header is no packet, and a frame that is too long cannot be sent.
     if (byteLength > 0 && byteLength <= LONGEST_FRAME) this.#link.send(chain.read(HEADER_BYTES, byteLength));
     return 0;
   }

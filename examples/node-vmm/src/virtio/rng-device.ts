@@ -3,12 +3,12 @@ import type { DescriptorChain } from './descriptor-chain.js';
 import type { QueueService, VirtioDevice } from './virtio-device.js';
 import { DeviceType } from './virtio-numbers.js';
 
-/** Bytes of a chain, at most: a driver asks for some dozens. */
+/** The largest chain, in bytes: a driver asks for some dozens. */
 const LONGEST_CHAIN = 2 ** 20;
-/** Bytes that are given at a time, so that the event loop is not held up. A driver asks again. */
+/** The most bytes of one answer, so that the event loop is not held up. A driver asks again for the rest. */
 const MOST_AT_ONCE = 4096;
 
-/** A source of random bytes (5.4): those of the host's kernel. It has no state of its own. */
+/** A source of random bytes (5.4), which come from the host's kernel. It has no state of its own. */
 export class RngDevice implements VirtioDevice {
   readonly id = 'virtio-rng';
   readonly type = DeviceType.rng;
@@ -30,6 +30,6 @@ export class RngDevice implements VirtioDevice {
   }
 
   attach(): void {
-    // It waits for nothing but its driver.
+    // The device waits only for its driver.
   }
 }

@@ -1,14 +1,14 @@
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { FrameCutter, type FrameLink, withLength } from './frame-link.js';
 
-/** The longest frame that a peer may send; a card drops what is too long for it. */
+/** The longest frame that a peer may send; the card drops a frame that is too long for its guest. */
 const LONGEST_FRAME = 2 ** 16;
-/** Bytes that wait for a peer, at most: then frames are dropped. */
+/** The most bytes that wait for a peer; further frames are dropped. */
 const MOST_WAITING_BYTES = 2 ** 20;
-/** After how long a connection that failed or ended is made again. Milliseconds. */
+/** The time before a failed or ended connection is made again. Milliseconds. */
 const AGAIN_MS = 1000;
 
-/** A UNIX socket that a network card's frames go over. */
+/** A UNIX socket that carries the frames of a network card. */
 export interface SocketChoice {
   readonly path: string;
   /** Whether this side listens; the other one connects. Default: this one connects. */
@@ -17,7 +17,7 @@ export interface SocketChoice {
 
 /**
  * A link over a UNIX stream socket, each frame behind its length, which needs no root: to passt, to QEMU's `-netdev stream`, or to another
- * node-vmm. A connection that ends is made again; whoever listens has one peer, and the newest counts.
+ * node-vmm. A connection that ends is made again; a listening side has one peer, and a newer connection replaces the older one.
  */
 export class SocketLink implements FrameLink {
   readonly #choice: SocketChoice;
@@ -77,7 +77,7 @@ export class SocketLink implements FrameLink {
       if (this.#peer === peer) this.#arrives(frame);
     });
     this.#peer = peer;
-    // What went wrong is followed by the end of the connection.
+    // The end of the connection follows, and is handled there.
     peer.on('error', () => {});
     peer.on('data', (bytes) => {
       if (!cutter.take(bytes)) peer.destroy();

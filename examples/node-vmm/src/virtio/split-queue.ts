@@ -3,7 +3,7 @@ import type { DeviceMemory, GuestRange } from './device-memory.js';
 import { DescriptorFlag } from './virtio-numbers.js';
 
 const DESCRIPTOR_BYTES = 16;
-/** Flags and index, which the entries of both rings follow. */
+/** The size of the flags and the index, which precede the entries of both rings. */
 const RING_HEADER_BYTES = 4;
 const INDEX_AT = 2;
 const AVAILABLE_ENTRY_BYTES = 2;
@@ -12,12 +12,12 @@ const USED_ENTRY_BYTES = 8;
 /** A queue that the guest has laid out or filled against the specification: the device needs a reset. */
 export class QueueFault extends Error {}
 
-/** What the driver tells of a queue through registers, and how far the device is: the state that migrates. */
+/** The layout of a queue, as the driver has set it in registers, and the device's position in it: the state that migrates. */
 export interface QueueRegisters {
   /** Number of descriptors. */
   size: number;
   ready: boolean;
-  /** Guest-physical addresses, of 64 bits, as the driver has written them. */
+  /** Guest-physical addresses of 64 bits, unchecked, from the driver. */
   descriptors: bigint;
   driverArea: bigint;
   deviceArea: bigint;
@@ -33,7 +33,8 @@ export function emptyQueue(size: number): QueueRegisters {
 
 /**
  * A split virtqueue in guest memory (2.7). The guest is not trusted: every index, address and length is checked before it is used, and a
- * chain is read once, so that a guest that changes it meanwhile changes nothing. Interrupts are not suppressed, nor asked not to be.
+ * chain is read once, so that a change by the guest in the meantime has no effect. The device sends an interrupt for every chain, whatever
+ * the driver's flags are.
  */
 export class SplitQueue {
   readonly registers: QueueRegisters;
@@ -43,7 +44,7 @@ export class SplitQueue {
   /** An entry of the used ring. */
   readonly #used = new DataView(new ArrayBuffer(USED_ENTRY_BYTES));
 
-  /** @param maximumChainBytes the most bytes that the buffers of one chain have together */
+  /** @param maximumChainBytes the largest sum of the sizes of one chain's buffers */
   constructor(memory: DeviceMemory, maximumSize: number, maximumChainBytes: number) {
     this.#memory = memory;
     this.#maximumSize = maximumSize;
@@ -69,7 +70,7 @@ export class SplitQueue {
   }
 
   /**
-   * The next chain that the driver has made available, which stays so until `take`; undefined when there is none. Only after `areas`.
+   * The next chain that the driver has made available; `take` removes it. Undefined when there is none. Only after `areas`.
    *
    * @throws QueueFault for a ring index or a chain against the specification
    */
@@ -90,7 +91,7 @@ export class SplitQueue {
     this.registers.nextAvailable = (this.registers.nextAvailable + 1) & 0xffff;
   }
 
-  /** Gives a chain back to the driver. @param written bytes that the device has written into it */
+  /** Returns a chain to the driver. @param written the number of bytes that the device has written into it */
   use(head: number, written: number): void {
     const { size, nextUsed } = this.registers;
     const used = Number(this.registers.deviceArea);

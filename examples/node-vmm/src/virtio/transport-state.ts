@@ -10,8 +10,8 @@ const REGISTERS_BYTES = 32;
 const QUEUE_BYTES = 40;
 
 /**
- * The state of a virtio device and its transport, for a migration. It is saved and loaded only while the machine is paused: no chain is
- * in hand then, so that what the driver has made available and not got back is still in its queue, which moves with the memory.
+ * The state of a virtio device and its transport, for a migration. It is saved and loaded only while the machine is paused: the device then
+ * works on no chain, so that all unanswered requests of the driver are in the queue, which moves with the memory.
  */
 export class TransportState implements MigratableDevice {
   readonly id: string;
@@ -38,7 +38,7 @@ export class TransportState implements MigratableDevice {
   }
 
   /**
-   * @throws GodwitError GODWIT_DEVICE_FAILED for bytes that are no such state, GODWIT_UNSUPPORTED when the driver has accepted a feature
+   * @throws GodwitError GODWIT_DEVICE_FAILED for bytes that are not such a state, GODWIT_UNSUPPORTED when the driver has accepted a feature
    * that the device does not offer here
    */
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {

@@ -17,7 +17,7 @@ export interface VirtioBusParts {
   onNeedsReset(device: string, reason: string): void;
 }
 
-/** The virtio devices of a machine, each in its slot, as the main thread has them: it answers what `MmioWindow` asks. */
+/** The main thread's side of a machine's virtio devices, each in its slot: it answers the requests of `MmioWindow`. */
 export class VirtioBus {
   /** The devices' states, in the order of their slots. */
   readonly states: readonly MigratableDevice[];
@@ -38,7 +38,7 @@ export class VirtioBus {
     this.states = this.#transports.map((transport) => new TransportState(transport));
   }
 
-  /** Lets the devices work. @throws GodwitError of a device that must not run: none works then */
+  /** Starts all devices. @throws GodwitError the error of a device that must not run; no device is started then */
   start(): void {
     const started: MmioTransport[] = [];
     try {
@@ -58,8 +58,8 @@ export class VirtioBus {
   }
 
   /**
-   * Frees what the devices hold. Idempotent. A device that fails does not keep the others: what a disk could not write to its storage, it
-   * has told the guest, or whoever paused the machine.
+   * Frees the resources of all devices. Idempotent. The failure of one device does not keep the others from being freed: a disk has already
+   * reported a failed write to the guest, or to the caller that paused the machine.
    */
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -81,10 +81,10 @@ export class VirtioBus {
     Atomics.notify(words, at + CallWord.pending);
   }
 
-  /** Looks which queues of any device were notified. */
+  /** Serves the queues of all devices that were notified. */
   notified(): void {
     this.#transports.forEach((transport, slot) => {
-      // Cleared first, so that what comes after is told again.
+      // The bit is cleared first, so that a later notification sends another message.
       const bits = Atomics.exchange(this.#words.words, this.#words.device(slot) + VirtioWord.notified, 0);
       transport.queues.forEach((queue, i) => {
         if ((bits & (1 << i)) !== 0) queue.kick();

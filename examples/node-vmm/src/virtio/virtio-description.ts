@@ -1,6 +1,6 @@
 import { GodwitError } from '@godwit/core';
 
-/** A virtio device as the machine's description names it, in the order of the slots: plain data, equal on every host. */
+/** A virtio device in the machine's description, which lists the devices in the order of their slots: plain data, equal on every host. */
 export type VirtioDescription =
   | { readonly type: 'rng' }
   | { readonly type: 'block'; readonly byteLength: number; readonly readonly: boolean }
@@ -9,9 +9,9 @@ export type VirtioDescription =
   | { readonly type: 'net'; readonly mac: string };
 
 /**
- * Checks the virtio devices of a description that came from a peer; none are the same as an empty list.
+ * Checks the virtio devices of a peer's description; a missing list is the same as an empty one.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT when they are none that a machine here can have, or one is there twice
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for a device that a machine here cannot have, or that is listed twice
  */
 export function parseVirtio(given: unknown): readonly VirtioDescription[] {
   if (given === undefined) return [];

@@ -1,9 +1,9 @@
 import type { StateReader, StateWriter } from '../state/state-sections.js';
 import type { DescriptorChain } from './descriptor-chain.js';
 
-/** What a device finds around it; the transport gives it before the first call. */
+/** The surroundings of a device, which it gets from the transport before the first call. */
 export interface DeviceSurroundings {
-  /** Looks for chains in a queue again: what the device waited for has come. */
+  /** Serves a queue again, because the resource that the device waited for is available. */
   kick(queue: number): void;
 }
 

@@ -12,7 +12,7 @@ import type { VirtioDevice } from './virtio-device.js';
 /** A file of this host that is the guest's disk. */
 export interface DiskChoice {
   readonly path: string;
-  /** Whether the guest only reads it. Default: it writes too. */
+  /** Whether the guest may only read it. Default: it may write too. */
   readonly readonly?: boolean;
 }
 
@@ -23,11 +23,11 @@ export interface VirtioHost {
   readonly net?: SocketChoice;
 }
 
-/** The virtio devices that a new machine is to have. */
+/** The choice of virtio devices for a new machine. */
 export interface VirtioChoice extends VirtioHost {
   /** A source of random bytes. Default: none. */
   readonly rng?: boolean;
-  /** A console, `hvc0`, which gets what is typed. Default: none, and the serial port gets it. */
+  /** A console, `hvc0`, which then gets the input in place of the serial port. Default: none. */
   readonly console?: boolean;
 }
 
@@ -37,9 +37,9 @@ export interface VirtioParts {
   readonly devices: readonly VirtioDevice[];
 }
 
-/** What a guest sees as its disk's id. */
+/** The disk's id for the guest. */
 const DISK_NAME = 'godwit-disk';
-/** The first three bytes of a card's address, which nobody has been assigned: the same as QEMU's. */
+/** The first three bytes of a card's address: QEMU's, which are assigned to no manufacturer. */
 const MAC_PREFIX = '525400';
 
 /** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk cannot be used */
@@ -81,7 +81,7 @@ export async function arrivingVirtio(
   }
 }
 
-/** Frees devices of which no machine was made. */
+/** Frees devices whose machine could not be made. */
 export async function closeDevices(devices: readonly VirtioDevice[]): Promise<void> {
   await Promise.all(devices.map((device) => device.close?.()));
 }
@@ -97,7 +97,7 @@ async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): P
   return device.type === 'console' ? new ConsoleDevice() : new RngDevice();
 }
 
-/** The disk of a guest that is about to arrive: the same one, or a copy, which has the same size. */
+/** The disk for a guest that is about to arrive: the source's own disk, or a copy of the same size. */
 async function arrivingDisk(
   { byteLength, readonly }: Extract<VirtioDescription, { readonly type: 'block' }>,
   disk: DiskChoice | undefined,
@@ -130,7 +130,7 @@ function blockParts(file: DiskFile): { description: VirtioDescription; device: V
   return { description: { type: 'block', byteLength, readonly }, device: new BlockDevice(file, DISK_NAME) };
 }
 
-/** This host cannot take the guest. */
+/** The error of a host that cannot take the guest. */
 function refused(message: string, cause?: unknown): GodwitError {
   return new GodwitError('GODWIT_UNSUPPORTED', message, { cause });
 }

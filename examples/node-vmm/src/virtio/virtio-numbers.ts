@@ -24,7 +24,7 @@ export const MmioRegister = {
   queueDriverHigh: 0x094,
   queueDeviceLow: 0x0a0,
   queueDeviceHigh: 0x0a4,
-  /** The shared memory regions, of which no device here has any. */
+  /** The shared memory regions; no device here has one. */
   sharedMemoryLengthLow: 0x0b0,
   sharedMemoryBaseHigh: 0x0bc,
   configGeneration: 0x0fc,

@@ -6,7 +6,7 @@ export const VirtioWord = {
   /** 1 while a thread changes the interrupt status. */
   lock: 0,
   interruptStatus: 1,
-  /** A bit for each queue whose driver has notified the device since the main thread looked. */
+  /** A bit for each queue that was notified since the main thread last read the word. */
   notified: 2,
 } as const;
 const DEVICE_WORDS = 4;
@@ -20,7 +20,7 @@ export const CallWord = {
   /** Bytes: 1, 2 or 4. */
   size: 3,
   isWrite: 4,
-  /** What is written, then what was read. */
+  /** The value that is written, then the one that was read. */
   value: 5,
 } as const;
 const CALL_WORDS = 8;

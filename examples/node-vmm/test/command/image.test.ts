@@ -38,7 +38,12 @@ test.each([
   [['sweep', 'unused.img', '--to', 'much'], 2, 'It is a size such as'],
   [['--image', 'x', '--memory', '1K'], 2, 'It is from 16 MiB'],
   [['--imgae', 'x'], 2, 'Did you mean --image?'],
-  [['--image', '/nonexistent/image'], 1, 'ENOENT'],
+  [['--image', '/nonexistent/image'], 2, '--image: the file cannot be read: ENOENT'],
+  [['run', '--kernel', '/nonexistent/vmlinuz'], 2, '--kernel: the file cannot be read: ENOENT'],
+  [['sweep', '/nonexistent/sweep.img'], 2, 'the image cannot be written: ENOENT'],
+  [['--image', 'x', '--vcpus', '2', '--no-kvm'], 2, '--no-kvm, --vcpus: the guest of --image has no use for them'],
+  [['--image', 'x', '--order', 'random'], 2, '--order: the guest of --image has no use for it'],
+  [['run', '--kernel', 'x', '--dirty-rate', '0'], 2, '--dirty-rate: the guest of --kernel has no use for it'],
 ])('says what is wrong with %p', (args, code, told) => {
   const { status, stderr } = vmm(...args);
   expect(status).toBe(code);

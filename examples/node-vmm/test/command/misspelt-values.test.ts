@@ -20,6 +20,7 @@ describe('a misspelt value on the command line is refused with the one that was 
     ['adjust --policy', ['adjust', '--policy', 'gentel'], 'vep291; did you mean "gentle"?'],
     ['migrate --encodings', ['migrate', 'tcp:x:1', '--encodings', 'lz4,zsdt'], 'them; did you mean "zstd"?'],
     ['migrate --page-channels', ['migrate', 'tcp:x:1', '--page-channels', 'autp'], '64, or auto; did you mean "auto"?'],
+    ['run --console', ['run', '--kernel', 'x', '--console', 'hcv0'], 'ttyS0, hvc0; did you mean "hvc0"?'],
     ['run --order', ['run', '--order', 'sequental'], 'random; did you mean "sequential"?'],
   ])('%s', async (_name, argv, told) => {
     expect(await refusal(...argv)).toMatch(/^error: option '--.*' argument '.*' is invalid\. /);

@@ -326,7 +326,12 @@ export class DowntimeModel {
   }
 }
 
-/** The sum of all terms, in milliseconds. */
+/**
+ * The sum of all terms, in milliseconds.
+ *
+ * @example
+ * console.log(`${totalDowntime(round.prediction)} ms`); // round.predictedDowntimeMs
+ */
 export function totalDowntime(terms: DowntimeTerms): number {
   return (
     terms.pauseMs + terms.harvestMs + terms.ramMs + terms.deviceMs + terms.loadMs + terms.roundTripMs + terms.resumeMs

@@ -2,7 +2,14 @@ import { GodwitError } from '../errors.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import { type GuestMemory, pagesOf } from './guest-memory.js';
 
-/** One dirty bitmap for each RAM block of a guest, in the order of `GuestMemory.blocks`. */
+/**
+ * One dirty bitmap for each RAM block of a guest, in the order of `GuestMemory.blocks`.
+ *
+ * @example
+ * const dirty = new DirtyBitmaps(vm.memory);
+ * await tracker.harvest(dirty);
+ * console.log(dirty.at(0).has(7)); // whether page 7 of the first block was written
+ */
 export class DirtyBitmaps {
   readonly blocks: readonly DirtyBitmap[];
 

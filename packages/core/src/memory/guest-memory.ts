@@ -102,12 +102,22 @@ export function hasSharedBlocks({ blocks }: GuestMemory): boolean {
   return blocks.some(({ shared }) => shared === true);
 }
 
-/** Number of pages in a block. */
+/**
+ * Number of pages in a block.
+ *
+ * @example
+ * const pages = memory.blocks.reduce((sum, block) => sum + pagesOf(memory, block), 0);
+ */
 export function pagesOf(memory: GuestMemory, block: RamBlock): number {
   return block.byteLength / memory.pageSize;
 }
 
-/** The populated runs of a range, or the whole range for a block without `populated`. */
+/**
+ * The populated runs of a range, or the whole range for a block without `populated`.
+ *
+ * @example
+ * for (const { firstPage, pageCount } of populatedRuns(block, { firstPage: 0, pageCount: 1024 })) read(firstPage, pageCount);
+ */
 export function populatedRuns(block: RamBlock, range: PageRun): Iterable<PageRun> {
   return block.populated?.(range) ?? [range];
 }

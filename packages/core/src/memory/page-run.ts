@@ -14,6 +14,11 @@ export interface PageRun {
  * numbers are exact to 2^53.
  *
  * `clear()` keeps the storage, so that a list can be reused. Appending a run that touches the last one extends it.
+ *
+ * @example
+ * const runs = new PageRunList();
+ * runs.push(0, 2);
+ * runs.push(2, 1); // extends the run: pages 0 to 2
  */
 export class PageRunList {
   #pairs: Float64Array;

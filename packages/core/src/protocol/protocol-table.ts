@@ -131,7 +131,12 @@ export const PROTOCOL: {
   },
 };
 
-/** Whether `role` may receive a frame of this type on the control stream while it is in `phase`. */
+/**
+ * Whether `role` may receive a frame of this type on the control stream while it is in `phase`.
+ *
+ * @example
+ * isLegal('destination', 'receiving', 'pages'); // true
+ */
 export function isLegal<R extends Role>(role: R, phase: PhaseName<R>, type: FrameName): boolean {
   const phases = PROTOCOL[role] as Readonly<Record<string, readonly FrameName[]>>;
   return ALWAYS.includes(type) || (phases[phase]?.includes(type) ?? false);

@@ -2,6 +2,10 @@
  * Pseudo-random numbers that are the same for the same seed, on every machine: xoshiro128** (D. Blackman, S. Vigna, "Scrambled linear
  * pseudorandom number generators", 2021), whose state is filled by SplitMix32 from the seed. The generator uses 32-bit integers only,
  * so that no JavaScript engine rounds differently.
+ *
+ * @example
+ * const random = new Random(7);
+ * const coin = random.fraction() < 0.5; // the same on every machine
  */
 export class Random {
   #a: number;

@@ -378,5 +378,8 @@ export function unanswered(handshakeTimeoutMs: number): GodwitError {
 }
 
 function noLink({ connectTimeoutMs }: ResolvedOptions): GodwitError {
-  return new GodwitError('GODWIT_TIMEOUT', `no connection within connectTimeoutMs (${connectTimeoutMs} ms)`);
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `no connection within connectTimeoutMs (${connectTimeoutMs} ms): the destination does not answer; start it, compare the address, or raise the limit`,
+  );
 }

@@ -12,6 +12,10 @@ export interface BufferBlock {
 /**
  * Guest memory in ordinary array buffers, with holes: a page is populated once it was written with `write`, or has a byte that is not
  * zero.
+ *
+ * @example
+ * const memory = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 }]);
+ * memory.write(0, 4096, Uint8Array.of(1, 2, 3));
  */
 export class BufferMemory implements GuestMemory {
   readonly pageSize: number;

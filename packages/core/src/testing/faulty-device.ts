@@ -1,3 +1,4 @@
+import { checkOptions } from '../argument.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 
 /** When a `FaultyDevice` fails. */
@@ -14,7 +15,12 @@ export interface DeviceFaults {
   readonly onSave?: () => void;
 }
 
-/** A device whose `save` or `load` fails or hangs on purpose. */
+/**
+ * A device whose `save` or `load` fails or hangs on purpose.
+ *
+ * @example
+ * vm.devices = [new FaultyDevice('nic', Uint8Array.of(1, 2), { failLoad: 1 })]; // the migration fails, and the guest stays
+ */
 export class FaultyDevice implements MigratableDevice {
   readonly id: string;
   readonly version: number;
@@ -24,6 +30,13 @@ export class FaultyDevice implements MigratableDevice {
   readonly #faults: DeviceFaults;
 
   constructor(id: string, state: Uint8Array = Uint8Array.of(1), faults: DeviceFaults = {}, version = 1) {
+    checkOptions<DeviceFaults>('FaultyDevice', faults, {
+      failSave: true,
+      failLoad: true,
+      hangSave: true,
+      hangLoad: true,
+      onSave: true,
+    });
     this.id = id;
     this.state = state;
     this.version = version;

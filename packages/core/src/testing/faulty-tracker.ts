@@ -1,3 +1,4 @@
+import { checkOptions } from '../argument.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
@@ -24,7 +25,12 @@ export interface TrackerFaults {
   readonly onHarvest?: (harvest: number) => void;
 }
 
-/** A tracker that loses writes or fails on purpose, with which embedders can test that their verification notices. */
+/**
+ * A tracker that loses writes or fails on purpose, with which embedders can test that their verification notices.
+ *
+ * @example
+ * vm.trackers = [new FaultyTracker(vm.software, vm.memory, { loseHarvest: 2 })]; // `verify` has to notice
+ */
 export class FaultyTracker implements DirtyTracker {
   readonly name: string;
   readonly blindSpots?: string;
@@ -41,6 +47,17 @@ export class FaultyTracker implements DirtyTracker {
   readonly rearm?: (blockIndex: number, firstPage: number, pageCount: number) => void;
 
   constructor(inner: DirtyTracker, memory: GuestMemory, faults: TrackerFaults) {
+    checkOptions<TrackerFaults>('FaultyTracker', faults, {
+      blindTo: true,
+      nothingFrom: true,
+      loseHarvest: true,
+      failHarvest: true,
+      failStart: true,
+      failRearm: true,
+      failStop: true,
+      rearmLate: true,
+      onHarvest: true,
+    });
     this.name = `faulty ${inner.name}`;
     if (inner.blindSpots !== undefined) this.blindSpots = inner.blindSpots;
     if (inner.exact !== undefined) this.exact = inner.exact;

@@ -7,6 +7,11 @@ import type { WriteLog } from './toy-vm.js';
  * A tracker with deferred re-arm, like KVM's dirty log with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: a harvest reads the log and does not
  * clear it; `rearm` clears the bits of its range that a harvest has reported, and no others. A page that is written between a harvest
  * and its `rearm` is not reported again: if the engine read the page before it was re-armed, the write is lost.
+ *
+ * @example
+ * const tracker = new ManualTracker(vm.memory);
+ * vm.trackers = [tracker];
+ * tracker.mark(0, 4096, 1); // page 1 was written
  */
 export class ManualTracker implements DirtyTracker, WriteLog {
   readonly name = 'manual';

@@ -1,3 +1,4 @@
+import { checkOptions } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
@@ -170,6 +171,15 @@ class MemoryFrameStream implements FrameStream {
  * await migrate(sourceVm, connector).result;
  */
 export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
+  checkOptions<MemoryLinkOptions>('memoryLink', options, {
+    capacity: true,
+    fromSource: true,
+    fromDestination: true,
+    copies: true,
+    bytesPerSecond: true,
+    latencyMs: true,
+    clock: true,
+  });
   const { capacity = 4, clock = systemClock, bytesPerSecond = 0, latencyMs = 0 } = options;
   const waiting: IncomingLink[] = [];
   const queues: FrameQueue[] = [];

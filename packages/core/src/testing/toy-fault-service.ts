@@ -21,6 +21,11 @@ interface Wait {
 /**
  * Serves missing pages of any memory on the thread of the test: a test touches a page by `ToyMissing.touch`, as a vCPU does. There
  * are no page faults, so that no other access waits for a page.
+ *
+ * @example
+ * const faults = new ToyFaultService();
+ * const incoming = receive(link.listener, { prepare: () => vm, faults });
+ * await faults.served.at(-1)?.touch(0, 10); // waits for page 10, as a vCPU does
  */
 export class ToyFaultService implements FaultService {
   /** The reasons that `blockers` returns. */
@@ -44,7 +49,13 @@ export class ToyFaultService implements FaultService {
   }
 }
 
-/** Memory of a `ToyFaultService`. */
+/**
+ * Memory of a `ToyFaultService`.
+ *
+ * @example
+ * const [missing] = faults.served;
+ * await missing?.touch(0, 10);
+ */
 export class ToyMissing implements MissingMemory {
   readonly whole: Promise<void>;
   readonly sinkRecipe = { module: undefined, make: 'none', options: undefined };

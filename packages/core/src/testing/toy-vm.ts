@@ -1,3 +1,4 @@
+import { checkOptions } from '../argument.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import type { MigratableVm, RunState } from '../device/migratable-vm.js';
 import type { PageRun } from '../memory/page-run.js';
@@ -20,7 +21,14 @@ export interface ToyVmOptions {
   readonly pageSize?: number;
 }
 
-/** A VM without a CPU, for tests of the engine: a test writes its memory, and the VM keeps track of whether it runs. */
+/**
+ * A VM without a CPU, for tests of the engine: a test writes its memory, and the VM keeps track of whether it runs.
+ *
+ * @example
+ * const vm = new ToyVm([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 }]);
+ * vm.write(0, 0, Uint8Array.of(1)); // as a vCPU writes: the tracker sees it
+ * await migrate(vm, link.connector).result;
+ */
 export class ToyVm implements MigratableVm {
   readonly memory: BufferMemory;
   readonly software: SoftwareTracker;
@@ -39,6 +47,7 @@ export class ToyVm implements MigratableVm {
   readonly #logs: WriteLog[];
 
   constructor(blocks: readonly BufferBlock[], options: ToyVmOptions = {}) {
+    checkOptions<ToyVmOptions>('ToyVm', options, { running: true, devices: true, pageSize: true });
     this.memory = new BufferMemory(blocks, options.pageSize);
     this.software = new SoftwareTracker(this.memory);
     this.#logs = [this.software];

@@ -25,6 +25,9 @@ export interface WatchedMemory {
  *
  * When a tracker fails, the writes are not known: the next harvest reports **every** page, and `onFailure` is called. Nothing is retried
  * silently, and no page is assumed clean.
+ *
+ * @example
+ * const all = new TrackerUnion(vm.trackers, (tracker, error) => console.error(tracker.name, error));
  */
 export class TrackerUnion implements DirtyTracker {
   readonly name: string;

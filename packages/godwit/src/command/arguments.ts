@@ -112,5 +112,5 @@ function completion(argv: readonly string[]): Command {
 }
 
 function isCommand(name: string): name is CommandName {
-  return name in COMMANDS;
+  return Object.hasOwn(COMMANDS, name);
 }

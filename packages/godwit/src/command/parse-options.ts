@@ -18,7 +18,7 @@ export function parseOptions<T extends OptionTable>(command: string, argv: reado
   } catch (error) {
     const { tokens } = parseArgs({ args, options, allowPositionals: true, strict: false, tokens: true });
     for (const token of tokens) {
-      if (token.kind !== 'option' || token.name in options) continue;
+      if (token.kind !== 'option' || Object.hasOwn(options, token.name)) continue;
       const meant = nearest(token.name, Object.keys(options));
       const suggestion = meant === undefined ? '' : `; did you mean --${meant}?`;
       const of = command === '' ? 'godwit' : `godwit ${command}`;

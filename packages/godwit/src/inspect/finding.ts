@@ -146,6 +146,7 @@ export type Finding =
   | { readonly event: 'broken'; readonly offset: number; readonly code: ErrorCode; readonly message: string }
   | InspectionSummary;
 
+/** The last finding of an inspection: what the whole file has. */
 export interface InspectionSummary {
   readonly event: 'summary';
   /**

@@ -5,6 +5,7 @@ import { LinkAudit } from './link-audit.js';
 import { MigrationAudit } from './migration-audit.js';
 import { noPages } from './round-tally.js';
 
+/** How much of a recording is reported. */
 export interface InspectOptions {
   /** Whether to report every frame. Default: false. */
   readonly frames?: boolean;

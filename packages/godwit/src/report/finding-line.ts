@@ -7,6 +7,7 @@ type Line = Pick<LogEntry, 'side' | 'level' | 'text'>;
 /** Frames that get a line of their own in the log. */
 const TOLD: ReadonlySet<string> = new Set([
   ...['hello', 'welcome', 'resumed', 'switchover', 'ready', 'verified', 'back', 'backAck', 'go', 'running', 'released'],
+  'whole',
 ]);
 
 const ENDS = { go: 'go', back: 'given up', connection: 'given up with its connection', none: 'not told' } as const;
@@ -30,6 +31,12 @@ export function logLine(finding: Finding): Line | undefined {
       const pages = countText(raw + zero + delta + compressed);
       return line('source', 'info', `round ${finding.round}: ${pages} pages, ${bytesText(finding.bytes)} on the wire`);
     }
+    case 'urgent':
+      return line(
+        'destination',
+        'info',
+        `the guest has waited for ${countText(finding.requestedPages)} pages, in ${countText(finding.requests)} requests`,
+      );
     case 'device':
       return line('source', 'info', `device ${finding.id}: ${bytesText(finding.bytes)} in ${finding.pieces} pieces`);
     case 'attempt': {

@@ -16,6 +16,7 @@ import {
   shortened,
   ThinnedList,
 } from '@godwit/observe/model';
+import type { Sender } from '@godwit/transport';
 import type { Finding } from '../inspect/finding.js';
 import { logLine } from './finding-line.js';
 
@@ -46,8 +47,10 @@ export class RecordedMigration {
   #round = 0;
   #wireBytes = 0;
   #deviceBytes = 0;
-  /** The round that was sent during the pause; the frame `switchover` names this round. */
+  /** The round that the frame `switchover` names: the one that was sent during the pause, or by post-copy the last one before it. */
   #lastRound = 0;
+  /** Whether the source has named pages that are missing when the guest starts: the switchover is then one by post-copy. */
+  #byPostcopy = false;
   #newest: { -readonly [Field in keyof RoundModel]: RoundModel[Field] } | undefined;
   #resumeMs: number | null = null;
   #error: PlainError | null = null;
@@ -81,8 +84,11 @@ export class RecordedMigration {
       case 'attempt':
         this.#attempts = Math.max(this.#attempts, finding.attempt);
         break;
+      case 'urgent':
+        this.#pages.raw += finding.pages;
+        break;
       case 'lost':
-        if (this.#source.state === 'active') this.#source.enter('reconnecting', this.#nowMs);
+        this.#lost();
         break;
       default:
     }
@@ -99,7 +105,7 @@ export class RecordedMigration {
       startedAt: this.#startedAt,
       elapsedMs: this.#nowMs,
       over: true,
-      guest: guestPlace(this.#sourceOwns, this.#destinationOwns),
+      guest: guestPlace(this.#sourceOwns, this.#destinationOwns, this.#source.state),
       source: {
         id: this.#id,
         states: this.#source.model(),
@@ -142,11 +148,11 @@ export class RecordedMigration {
     // A captured stream does not tell who sent it; pages in it can only be the source's.
     if (track === undefined || track.sender === 'source') this.#sent(byteLength);
     if (frame.type === 'device') this.#deviceBytes += payloadBytes;
-    this.#enter(frame);
+    this.#enter(frame, track?.sender);
   }
 
   /** Takes from a frame what it tells about the states of the two sides. */
-  #enter(frame: Frame): void {
+  #enter(frame: Frame, sender: Sender | undefined): void {
     const now = this.#nowMs;
     switch (frame.type) {
       case 'hello':
@@ -155,17 +161,29 @@ export class RecordedMigration {
         this.#error = null;
         if (this.#source.state === 'none') this.#source.enter('setup', now);
         if (this.#destination.state === 'none') this.#destination.enter('setup', now);
+        if (frame.stage === 'running') {
+          // A source whose guest runs again has given up the attempt that its last connection was in, and pages that it has named.
+          if (this.#sourceOwns === 'paused') this.#wentBack();
+          this.#byPostcopy = false;
+        }
+        if (frame.stage === 'handedOver' && this.#source.state.startsWith('postcopy-')) this.#both('postcopy-recover');
+        break;
+      case 'missing':
+        if (sender === 'source') this.#byPostcopy = true;
         break;
       case 'welcome':
+        this.#agreed();
+        break;
       case 'resumed':
-        if (this.#source.state !== 'device') this.#source.enter('active', now);
-        if (this.#destination.state === 'setup') this.#destination.enter('active', now);
+        if (frame.state === 'running') this.#arrived();
+        else if (frame.state === 'incomplete') this.#both('postcopy-active');
+        else this.#agreed();
         break;
       case 'switchover':
         this.#attempts = Math.max(this.#attempts, frame.attempt);
         this.#lastRound = frame.round;
-        if (this.#newest?.round === frame.round) this.#newest.phase = 'stop-and-copy';
-        this.#source.enter('device', now);
+        if (this.#newest?.round === frame.round && !this.#byPostcopy) this.#newest.phase = 'stop-and-copy';
+        this.#source.enter(this.#byPostcopy ? 'postcopy-device' : 'device', now);
         this.#destination.enter('device', now);
         this.#sourceOwns = 'paused';
         break;
@@ -173,10 +191,7 @@ export class RecordedMigration {
         this.#destinationOwns = 'ready';
         break;
       case 'back':
-        this.#source.enter('active', now);
-        this.#destination.enter('active', now);
-        this.#sourceOwns = 'running';
-        this.#destinationOwns = 'receiving';
+        this.#wentBack();
         break;
       case 'go':
         this.#sourceOwns = 'handedOver';
@@ -184,10 +199,12 @@ export class RecordedMigration {
         break;
       case 'running':
         this.#resumeMs = frame.resumeMs;
-        this.#source.enter('completed', now);
-        this.#destination.enter('completed', now);
-        this.#sourceOwns = 'released';
         this.#destinationOwns = 'running';
+        if (this.#byPostcopy) this.#both('postcopy-active');
+        else this.#arrived();
+        break;
+      case 'whole':
+        this.#arrived();
         break;
       case 'released':
         this.#destinationOwns = 'settled';
@@ -197,6 +214,37 @@ export class RecordedMigration {
         break;
       default:
     }
+  }
+
+  /** Both sides agree on what moves, and pages follow. */
+  #agreed(): void {
+    if (!this.#source.state.endsWith('device')) this.#source.enter('active', this.#nowMs);
+    if (this.#destination.state === 'setup') this.#destination.enter('active', this.#nowMs);
+  }
+
+  /** The attempt is given up: the guest runs at the source again. */
+  #wentBack(): void {
+    this.#both('active');
+    this.#sourceOwns = 'running';
+    this.#destinationOwns = 'receiving';
+    this.#byPostcopy = false;
+  }
+
+  /** The destination runs the guest, with all its pages. */
+  #arrived(): void {
+    this.#both('completed');
+    this.#sourceOwns = 'released';
+    if (this.#destinationOwns !== 'settled') this.#destinationOwns = 'running';
+  }
+
+  #lost(): void {
+    if (this.#source.state === 'active') this.#source.enter('reconnecting', this.#nowMs);
+    if (this.#source.state === 'postcopy-active') this.#both('postcopy-paused');
+  }
+
+  #both(state: string): void {
+    this.#source.enter(state, this.#nowMs);
+    this.#destination.enter(state, this.#nowMs);
   }
 
   /** An error with `retry` ends the connection, and not the migration. */
@@ -222,7 +270,7 @@ export class RecordedMigration {
     this.#newest = {
       ...{
         round,
-        phase: round === this.#lastRound ? 'stop-and-copy' : 'pre-copy',
+        phase: this.#phaseOf(round),
         atMs: this.#nowMs,
         dirtyPages,
       },
@@ -241,6 +289,11 @@ export class RecordedMigration {
       ...{ action: null, reason: null },
     };
     this.#rounds.add(this.#newest);
+  }
+
+  #phaseOf(round: number): string {
+    if (this.#byPostcopy) return round > this.#lastRound && this.#lastRound > 0 ? 'post-copy' : 'pre-copy';
+    return round === this.#lastRound ? 'stop-and-copy' : 'pre-copy';
   }
 
   #sent(bytes: number): void {

@@ -45,7 +45,13 @@ const LIVE_BITS: Readonly<Record<number, Readonly<Partial<Record<Register, numbe
   7: { ecx: 1 << 4 },
 };
 
-/** The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries. */
+/**
+ * The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries.
+ *
+ * @example
+ * const missing = vcpu.cpuid().missingOn(kvm.supportedCpuid());
+ * if (missing.length > 0) throw new Error(`this host lacks ${missing.join(', ')}`);
+ */
 export class Cpuid {
   readonly entries: readonly CpuidEntry[];
 

@@ -27,7 +27,12 @@ export function dirtyRingBytes(entries: number): number {
   return entries * KVM_DIRTY_GFN.size;
 }
 
-/** The entries that a ring of this VM may have at most; 0 when its KVM has no dirty ring with acquire and release (Linux 6.1). */
+/**
+ * The entries that a ring of this VM may have at most; 0 when its KVM has no dirty ring with acquire and release (Linux 6.1).
+ *
+ * @example
+ * if (mostDirtyRingEntries(vm.fd) > 0) vm.enableDirtyRings();
+ */
 export function mostDirtyRingEntries(vmFd: number): number {
   return (
     Math.max(0, tryIoctl(vmFd, KvmDirtyLog.KVM_CHECK_EXTENSION, Ring.KVM_CAP_DIRTY_LOG_RING_ACQ_REL)) /
@@ -45,6 +50,8 @@ export function mostDirtyRingEntries(vmFd: number): number {
  * @param entries of each ring: a power of two, from 4,096 to `mostDirtyRingEntries`. Default: the most
  * @throws GodwitError GODWIT_UNSUPPORTED when this KVM has no such rings, GODWIT_INVALID_ARGUMENT for another number of entries,
  * GODWIT_INVALID_STATE when KVM refuses, since there are vCPUs already
+ * @example
+ * const rings = enableDirtyRings(vm.fd, 65_536);
  */
 export function enableDirtyRings(vmFd: number, entries?: number): DirtyRings {
   const most = mostDirtyRingEntries(vmFd);

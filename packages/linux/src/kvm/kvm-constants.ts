@@ -123,7 +123,12 @@ export const KvmValue = {
   KVM_CLOCK_HOST_TSC: 8,
 } as const;
 
-/** `KVM_EXIT_SHUTDOWN` for 8. */
+/**
+ * `KVM_EXIT_SHUTDOWN` for 8.
+ *
+ * @example
+ * console.error(`the vCPU has left the guest: ${kvmExitName(run.exitReason)}`);
+ */
 export function kvmExitName(reason: number): string {
   return Object.entries(KvmExit).find(([, value]) => value === reason)?.[0] ?? `KVM exit ${reason}`;
 }

@@ -6,6 +6,10 @@ const { fields } = kvmRun;
 /**
  * `struct kvm_run`, the page that a vCPU's thread and KVM share. Made for the exit path: reading an exit allocates
  * nothing. Any thread may make its own view of the same address.
+ *
+ * @example
+ * const run = new KvmRun(vcpu.runAddress, vcpu.runBytes); // in the vCPU's thread
+ * if (run.exitReason === KvmExit.KVM_EXIT_MMIO) handleMmio(run.mmioAddress, run.mmioData);
  */
 export class KvmRun {
   /** The whole mapping: the structure, and after it the data of port I/O. */

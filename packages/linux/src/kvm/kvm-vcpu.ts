@@ -20,6 +20,12 @@ interface NewVcpu {
  *
  * KVM_RUN belongs to one thread, which gets `fd`, `runAddress` and `runBytes` and uses `runVcpu`. All other calls block while that
  * thread is inside KVM_RUN: make them when that thread is stopped.
+ *
+ * @example
+ * const vcpu = vm.createVcpu(0);
+ * const registers = vcpu.generalRegisters();
+ * registers.set('rip', 0x1000);
+ * vcpu.setGeneralRegisters(registers);
  */
 export class KvmVcpu {
   readonly id: number;
@@ -158,6 +164,9 @@ export class KvmVcpu {
  *
  * @returns 0 when there is an exit to handle, else minus errno: -EINTR after a signal or with `immediateExit` set,
  * -EAGAIN when the vCPU waits for a start-up interrupt
+ * @example
+ * const result = runVcpu(vcpu.fd);
+ * if (result === 0 && vcpu.run.exitReason === KvmExit.KVM_EXIT_IO) handlePort(vcpu.run);
  */
 export function runVcpu(vcpuFd: number): number {
   return tryIoctlOnce(vcpuFd, KvmVcpuRequest.KVM_RUN, 0);

@@ -31,7 +31,14 @@ export const InterruptChip = {
   ioapic: KvmValue.KVM_IRQCHIP_IOAPIC,
 } as const;
 
-/** A virtual machine: memory, interrupt chips, timer, clock, and vCPUs. */
+/**
+ * A virtual machine: memory, interrupt chips, timer, clock, and vCPUs.
+ *
+ * @example
+ * const vm = Kvm.open().createVm();
+ * vm.createIrqchip();
+ * const vcpu = vm.createVcpu(0);
+ */
 export class KvmVm {
   readonly fd: number;
   readonly #vcpuMapBytes: number;
@@ -170,6 +177,9 @@ const irqLevelBytes = new Uint8Array(irqLevel.buffer);
  *
  * @param vmFd the VM's descriptor
  * @param irq 0 to 15 on both PICs and the IOAPIC, 16 to 23 on the IOAPIC alone
+ * @example
+ * setIrqLine(vmFd, 4, true);
+ * setIrqLine(vmFd, 4, false); // one interrupt of the first serial port
  */
 export function setIrqLine(vmFd: number, irq: number, high: boolean): void {
   irqLevel[0] = irq;

@@ -101,7 +101,13 @@ export class Kvm {
   }
 }
 
-/** Whether a KVM guest can be made here, and if not, why, in words for a person. */
+/**
+ * Whether a KVM guest can be made here, and if not, why, in words for a person.
+ *
+ * @example
+ * const kvm = probeKvm();
+ * if (!kvm.usable) console.error(kvm.reason);
+ */
 export function probeKvm(path = '/dev/kvm'): { usable: true } | { usable: false; reason: string } {
   if (!existsSync(path)) return { usable: false, reason: `${path} does not exist` };
   try {

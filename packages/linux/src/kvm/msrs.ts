@@ -23,6 +23,9 @@ export const Msr = {
  * Reads many MSRs. KVM_GET_MSRS stops at the first MSR that it cannot read, and returns the number that it has read;
  * such an MSR is left out, and reading goes on after it. Most KVMs list an MSR or two that this vCPU's CPUID does not
  * have.
+ *
+ * @example
+ * const values = readMsrs(vcpu.fd, kvm.msrIndices());
  */
 export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[] {
   const values: MsrValue[] = [];
@@ -43,6 +46,8 @@ export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[]
  * is skipped (some can be read but not written), any other is an error.
  *
  * @throws GodwitError GODWIT_UNSUPPORTED naming the MSR and both values
+ * @example
+ * writeMsrs(vcpu.fd, readMsrs(other.fd, indices));
  */
 export function writeMsrs(vcpuFd: number, values: readonly MsrValue[]): void {
   let at = 0;

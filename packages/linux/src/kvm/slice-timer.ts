@@ -13,6 +13,11 @@ const SIGEVENT_WORDS = 16;
  * the main thread is the busiest of the process during a migration.
  *
  * A tick that comes while the thread is not in a system call does nothing; the next one does.
+ *
+ * @example
+ * const timer = new SliceTimer(); // in the vCPU's thread
+ * timer.tickEvery(10); // KVM_RUN returns EINTR at least every 10 ms
+ * timer.close();
  */
 export class SliceTimer {
   readonly #setTime: (id: bigint, flags: number, value: Uint8Array, old: null) => number;

@@ -8,7 +8,13 @@ export type SegmentRegister = 'cs' | 'ds' | 'es' | 'fs' | 'gs' | 'ss' | 'tr' | '
 export type ControlRegister = 'cr0' | 'cr2' | 'cr3' | 'cr4' | 'cr8' | 'efer' | 'apic_base';
 type SegmentField = keyof (typeof kvmSegment)['fields'];
 
-/** `struct kvm_regs` by name. */
+/**
+ * `struct kvm_regs` by name.
+ *
+ * @example
+ * const registers = vcpu.generalRegisters();
+ * console.log(registers.get('rip').toString(16));
+ */
 export class GeneralRegisters {
   readonly bytes: Uint8Array;
   readonly #view: DataView;
@@ -38,7 +44,13 @@ export class GeneralRegisters {
   }
 }
 
-/** `struct kvm_sregs` by name. */
+/**
+ * `struct kvm_sregs` by name.
+ *
+ * @example
+ * const registers = vcpu.specialRegisters();
+ * vcpu.setSpecialRegisters(registers);
+ */
 export class SpecialRegisters {
   readonly bytes: Uint8Array;
   readonly #view: DataView;

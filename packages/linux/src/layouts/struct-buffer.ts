@@ -3,7 +3,13 @@ import type { StructLayout } from './kernel-layout.js';
 
 const TWO_32 = 2 ** 32;
 
-/** The bytes of one C struct, written and read by field name; `bytes` goes to the kernel as it is. Little-endian. */
+/**
+ * The bytes of one C struct, written and read by field name; `bytes` goes to the kernel as it is. Little-endian.
+ *
+ * @example
+ * const request = new StructBuffer(layout).set('size', 16).set('flags', 1);
+ * tryIoctl(fd, number, request.bytes);
+ */
 export class StructBuffer<Field extends string> {
   readonly layout: StructLayout<Field>;
   readonly bytes: Uint8Array;

@@ -24,7 +24,12 @@ export const EventfdFlags = { EFD_SEMAPHORE: 1, EFD_NONBLOCK: 0o4000, EFD_CLOEXE
 const F_DUPFD_CLOEXEC = 1030;
 const DESCRIPTOR = 'a file descriptor';
 
-/** Opens an existing file; the descriptor does not survive an exec. */
+/**
+ * Opens an existing file; the descriptor does not survive an exec.
+ *
+ * @example
+ * const fd = openFile('/dev/vfio/vfio');
+ */
 export function openFile(path: string, flags: number = OpenFlags.O_RDWR): number {
   const result = tryOpenFile(path, flags);
   if (result >= 0) return result;
@@ -40,6 +45,9 @@ export function tryOpenFile(path: string, flags: number = OpenFlags.O_RDWR): num
  * `close(2)`. A call that a signal interrupts has closed the descriptor (Linux; close(2), "Dealing with error returns").
  *
  * @throws SyscallError EBADF when it is not open: some code has closed a descriptor that it does not own
+ * @example
+ * const fd = openFile('/dev/kvm');
+ * closeFd(fd);
  */
 export function closeFd(fd: number): void {
   closed(resultOrNegativeErrno(cClose(intArgument(DESCRIPTOR, fd))), fd);
@@ -65,6 +73,10 @@ export function duplicateFd(fd: number): number {
 /**
  * `read(2)` into `buffer`: bytes read (0 at the end of the file), or minus errno (EAGAIN on an empty non-blocking fd, EINTR when a
  * signal ends the wait: `signalThread`).
+ *
+ * @example
+ * const count = readFd(fd, buffer);
+ * if (count < 0) console.error(`errno ${-count}`);
  */
 export function readFd(fd: number, buffer: Uint8Array): number {
   return resultOrNegativeErrno(cRead(intArgument(DESCRIPTOR, fd), buffer, buffer.byteLength));
@@ -91,7 +103,13 @@ export async function writeFdAsync(fd: number, buffer: Uint8Array): Promise<numb
   return uninterruptedAsync(() => callAsync(cWrite, fd, buffer, buffer.byteLength));
 }
 
-/** Makes an event counter, close-on-exec and, unless `flags` is given, non-blocking. */
+/**
+ * Makes an event counter, close-on-exec and, unless `flags` is given, non-blocking.
+ *
+ * @example
+ * const fd = eventfd();
+ * readFd(fd, new Uint8Array(8)); // minus EAGAIN until somebody writes
+ */
 export function eventfd(initial = 0, flags: number = EventfdFlags.EFD_NONBLOCK): number {
   return check(
     'eventfd',

@@ -30,7 +30,13 @@ export function ioctl(fd: number, request: number, argument: IoctlArgument = 0, 
   throw ioctlError(fd, request, -result, name);
 }
 
-/** `ioctl(2)` without exceptions: the result, or minus errno, which is never EINTR. */
+/**
+ * `ioctl(2)` without exceptions: the result, or minus errno, which is never EINTR.
+ *
+ * @example
+ * const version = tryIoctl(kvmFd, KVM_GET_API_VERSION);
+ * if (version < 0) console.error(`errno ${-version}`);
+ */
 export function tryIoctl(fd: number, request: number, argument: IoctlArgument = 0): number {
   const result = tryIoctlOnce(fd, request, argument);
   return result === -Errno.EINTR ? uninterrupted(() => tryIoctlOnce(fd, request, argument)) : result;
@@ -56,7 +62,12 @@ export async function ioctlAsync(
   throw ioctlError(fd, request, -result, name);
 }
 
-/** `tryIoctl` on a pool thread. */
+/**
+ * `tryIoctl` on a pool thread.
+ *
+ * @example
+ * const result = await tryIoctlAsync(fd, request, bytes); // the event loop goes on meanwhile
+ */
 export async function tryIoctlAsync(fd: number, request: number, argument: IoctlArgument = 0): Promise<number> {
   checkArguments(fd, argument);
   return uninterruptedAsync(() =>

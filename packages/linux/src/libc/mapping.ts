@@ -57,7 +57,12 @@ export interface MapRequest {
   readonly address?: bigint;
 }
 
-/** `mmap(2)`: the address of the new mapping. Throws `SyscallError`; ENOMEM has the code GODWIT_OUT_OF_MEMORY. */
+/**
+ * `mmap(2)`: the address of the new mapping. Throws `SyscallError`; ENOMEM has the code GODWIT_OUT_OF_MEMORY.
+ *
+ * @example
+ * const address = mmap({ byteLength: 4096, flags: MapFlags.MAP_SHARED, fd });
+ */
 export function mmap(request: MapRequest): bigint {
   const address = cMmap(
     request.address ?? null,
@@ -79,7 +84,12 @@ export function munmap(address: bigint, byteLength: number): void {
   check('munmap', cMunmap(address, sizeArgument(LENGTH, byteLength)), `of ${byteLength} bytes`);
 }
 
-/** madvise(2). Throws `SyscallError`. */
+/**
+ * madvise(2). Throws `SyscallError`.
+ *
+ * @example
+ * madvise(address, 2 ** 21, MemoryAdvice.MADV_HUGEPAGE);
+ */
 export function madvise(address: bigint, byteLength: number, advice: number): void {
   check('madvise', cMadvise(address, sizeArgument(LENGTH, byteLength), advice), `${advice} on ${byteLength} bytes`);
 }
@@ -114,6 +124,9 @@ const MAX_VIEW_BYTES = 2 ** 32;
  * Memory at an address as bytes, without a copy and without an owner: the memory must stay mapped for as long as the
  * view is used. Make one view per mapping and use its `subarray`: V8 counts each view as external memory of its full
  * size.
+ *
+ * @example
+ * const bytes = viewOf(mmap({ byteLength: 4096, flags: MapFlags.MAP_SHARED, fd }), 4096);
  */
 export function viewOf(address: bigint, byteLength: number): Uint8Array {
   if (!Number.isSafeInteger(byteLength) || byteLength < 0 || byteLength > MAX_VIEW_BYTES) {
@@ -125,6 +138,10 @@ export function viewOf(address: bigint, byteLength: number): Uint8Array {
 /**
  * The address of a buffer's first byte. Valid while the buffer is alive: keep a reference until the kernel has
  * finished.
+ *
+ * @example
+ * const bytes = new Uint8Array(64);
+ * tryIoctl(fd, request, addressOf(bytes));
  */
 export function addressOf(buffer: Uint8Array | Uint32Array | BigUint64Array): bigint {
   return koffi.address(buffer);

@@ -29,12 +29,23 @@ export const FallocateMode = { FALLOC_FL_KEEP_SIZE: 0x1, FALLOC_FL_PUNCH_HOLE: 0
 /** linux/fs.h */
 export const SeekWhence = { SEEK_DATA: 3, SEEK_HOLE: 4 } as const;
 
-/** A file that lives in memory only; close-on-exec. `name` shows up in /proc/self/maps. */
+/**
+ * A file that lives in memory only; close-on-exec. `name` shows up in /proc/self/maps.
+ *
+ * @example
+ * const fd = memfdCreate('guest-ram', MemfdFlags.MFD_CLOEXEC);
+ */
 export function memfdCreate(name: string, flags = 0): number {
   return check('memfd_create', cMemfdCreate(name, flags | MemfdFlags.MFD_CLOEXEC), name);
 }
 
-/** Sets a file's length; new bytes are a hole. */
+/**
+ * Sets a file's length; new bytes are a hole.
+ *
+ * @example
+ * const fd = memfdCreate('guest-ram');
+ * ftruncate(fd, 2 ** 30);
+ */
 export function ftruncate(fd: number, byteLength: number): void {
   const [file, bytes] = [intArgument('a file descriptor', fd), sizeArgument('the length of a file', byteLength)];
   const result = uninterrupted(() => resultOrNegativeErrno(cFtruncate(file, bytes)));

@@ -76,7 +76,12 @@ export function socketPair(): readonly [number, number] {
   return [fds[0] as number, fds[1] as number];
 }
 
-/** Whether calls on a descriptor wait; a property of the open file, and so of its duplicates too. */
+/**
+ * Whether calls on a descriptor wait; a property of the open file, and so of its duplicates too.
+ *
+ * @example
+ * setBlocking(fd, true); // for a thread that does nothing but read it
+ */
 export function setBlocking(fd: number, blocking: boolean): void {
   const flags = check('fcntl F_GETFL', cFcntl(fd, FileControl.F_GETFL, 0), `file descriptor ${fd}`);
   const wanted = blocking ? flags & ~OpenFlags.O_NONBLOCK : flags | OpenFlags.O_NONBLOCK;
@@ -105,6 +110,9 @@ export function resetOnClose(fd: number): void {
 /**
  * Limits the time for which calls wait for bytes: after it they return the bytes that have come, or EAGAIN without any
  * (`SO_RCVTIMEO`, on 64-bit machines a `struct timeval` of two longs, in microseconds). 0 waits for ever.
+ *
+ * @example
+ * setReceiveTimeout(fd, 30_000); // a silent peer ends the wait
  */
 export function setReceiveTimeout(fd: number, ms: number): void {
   const { SOL_SOCKET, SO_RCVTIMEO } = SocketNumbers;

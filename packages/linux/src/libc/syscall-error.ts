@@ -9,6 +9,13 @@ import { Errno, errnoName } from './errno.js';
  * - `GODWIT_OUT_OF_MEMORY` for ENOMEM,
  * - `GODWIT_UNSUPPORTED` for ENOSYS, and for a device node that does not exist or has no driver,
  * - `GODWIT_SYSCALL` for everything else.
+ *
+ * @example
+ * try {
+ *   openFile('/dev/kvm');
+ * } catch (error) {
+ *   if (error instanceof SyscallError && error.errnoName === 'EACCES') askForTheGroupKvm();
+ * }
  */
 export class SyscallError extends GodwitError {
   override readonly name: string = 'SyscallError';

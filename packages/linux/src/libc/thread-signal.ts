@@ -28,7 +28,12 @@ export const SIGACTION = {
   fields: { sa_handler: [0, 8], sa_mask: [8, 128], sa_flags: [136, 4] },
 } as const;
 
-/** The kernel's id of the calling thread, for `signalThread`. */
+/**
+ * The kernel's id of the calling thread, for `signalThread`.
+ *
+ * @example
+ * parentPort.postMessage({ threadId: getThreadId() }); // for `signalThread` of another thread
+ */
 export function getThreadId(): number {
   return cSyscall(syscallNumbers().gettid, 0, 0, 0);
 }
@@ -42,6 +47,8 @@ export function getThreadId(): number {
  * nothing and returns.
  *
  * @throws RangeError when `signal` is not a real-time signal: Node may use all others
+ * @example
+ * installWakeSignal(); // once, before the first vCPU runs
  */
 export function installWakeSignal(signal: number = WAKE_SIGNAL): void {
   if (!Number.isInteger(signal) || signal < 34 || signal > 64) {
@@ -56,6 +63,8 @@ export function installWakeSignal(signal: number = WAKE_SIGNAL): void {
  * Sends `signal` to one thread of this process.
  *
  * @returns false when the thread no longer exists
+ * @example
+ * signalThread(threadId); // KVM_RUN of that thread returns EINTR
  */
 export function signalThread(threadId: number, signal: number = WAKE_SIGNAL): boolean {
   const result = resultOrNegativeErrno(cSyscall(syscallNumbers().tgkill, process.pid, threadId, signal));

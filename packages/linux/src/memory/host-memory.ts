@@ -10,7 +10,13 @@ export interface HostMemory {
   readonly availableBytes: number;
 }
 
-/** Reads /proc/meminfo and the control group's limit. */
+/**
+ * Reads /proc/meminfo and the control group's limit.
+ *
+ * @example
+ * const { availableBytes } = hostMemory();
+ * if (byteLength > availableBytes) console.warn('the guest may not fit');
+ */
 export function hostMemory(): HostMemory {
   const fields = new Map<string, number>();
   for (const line of readFileSync('/proc/meminfo', 'utf8').split('\n')) {

@@ -42,6 +42,10 @@ const SETTINGS = {
 /**
  * Why guest memory gets no transparent huge pages on this host, or null when it does (if it asks for them).
  * Source: Documentation/admin-guide/mm/transhuge.rst.
+ *
+ * @example
+ * const obstacle = transparentHugePagesObstacle('anonymous');
+ * if (obstacle !== null) console.warn(obstacle);
  */
 export function transparentHugePagesObstacle(
   backing: MemoryBacking = 'file',

@@ -82,7 +82,14 @@ export interface GuestMemoryAttachment {
   readonly blocks: readonly BlockAttachment[];
 }
 
-/** Guest memory on memory files, or anonymous, mapped into this process. Made by `createGuestMemory` or `attachGuestMemory`. */
+/**
+ * Guest memory on memory files, or anonymous, mapped into this process. Made by `createGuestMemory` or `attachGuestMemory`.
+ *
+ * @example
+ * const memory: MappedGuestMemory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30 }] });
+ * memory.blocks[0].view(0, 4096).fill(1);
+ * memory.close();
+ */
 export class MappedGuestMemory implements GuestMemory {
   readonly pageSize: number;
   readonly blocks: readonly MappedRamBlock[];

@@ -40,7 +40,13 @@ export interface BlockBacking {
  */
 const SPAN_BYTES = 4 * RAM_WINDOW_BYTES;
 
-/** A RAM block that is a shared mapping of a memory file, or anonymous memory of this process. */
+/**
+ * A RAM block that is a shared mapping of a memory file, or anonymous memory of this process.
+ *
+ * @example
+ * const [ram] = createGuestMemory({ blocks }).blocks;
+ * vm.setMemoryRegion({ slot: 0, guestPhysicalAddress: 0, byteLength: ram.byteLength, hostAddress: ram.hostAddress });
+ */
 export class MappedRamBlock implements RamBlock {
   readonly id: string;
   readonly guestPhysicalAddress: number;

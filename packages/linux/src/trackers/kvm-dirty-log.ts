@@ -33,6 +33,10 @@ export interface KvmDirtyLogOptions {
  *
  * In `manual` mode the bit of a page, and of no other page, is cleared in the kernel just before the page is read: the read includes a
  * write from before the clearing, and a later write faults and sets the bit again.
+ *
+ * @example
+ * const setLogging = (on: boolean) => vm.setMemoryRegion({ ...region, logDirty: on });
+ * const tracker = new KvmDirtyLogTracker({ vmFd: vm.fd, slots, setLogging });
  */
 export class KvmDirtyLogTracker implements DirtyTracker {
   readonly name = 'kvm';

@@ -140,6 +140,7 @@ export const METRICS = {
 } as const satisfies Readonly<Record<string, MetricDefinition>>;
 
 export type MetricName = keyof typeof METRICS;
+/** Labels of a measurement, by their names: attributes in OpenTelemetry. */
 export type Labels = Readonly<Record<string, string>>;
 
 /** Takes measurements: `add` for a counter, `set` for a gauge, `record` for a histogram. */

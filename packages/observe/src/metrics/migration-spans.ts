@@ -123,7 +123,8 @@ function summaryAttributes(summary: MigrationSummary): Attributes {
   ]);
   return {
     'godwit.downtime_ms': summary.downtimeMs,
-    'godwit.predicted_downtime_ms': summary.predictedDowntimeMs,
+    // The pause of a background snapshot is not predicted.
+    ...(summary.background === undefined && { 'godwit.predicted_downtime_ms': summary.predictedDowntimeMs }),
     'godwit.wire_bytes': summary.wireBytes,
     'godwit.rounds': summary.rounds.length,
     'godwit.attempts': summary.attempts.length + 1,

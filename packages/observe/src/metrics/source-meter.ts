@@ -129,7 +129,8 @@ export class SourceMeter {
     this.#countTotals(summary);
     if (summary.dryRun === undefined) {
       this.#sink.record('downtime', summary.downtimeMs / 1000, labels);
-      if (Number.isFinite(summary.predictedDowntimeMs)) {
+      // The pause of a background snapshot is not predicted.
+      if (summary.background === undefined && Number.isFinite(summary.predictedDowntimeMs)) {
         this.#sink.record('downtimePredicted', summary.predictedDowntimeMs / 1000, labels);
       }
       for (const [term, { actualMs }] of Object.entries(summary.downtime)) {

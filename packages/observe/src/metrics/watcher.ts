@@ -6,6 +6,7 @@ import { DestinationMeter } from './destination-meter.js';
 import type { Labels, MetricSink } from './metric-list.js';
 import { SourceMeter } from './source-meter.js';
 
+/** How one migration is measured. */
 export interface WatchOptions {
   /**
    * Further labels of this migration's measurements; their names are the same for all migrations of one registry: `{ vm: 'web-7' }`.
@@ -20,6 +21,7 @@ const WATCH_OPTIONS: Readonly<Record<keyof WatchOptions, true>> = { labels: true
 
 /** Ends the watching. The migration goes on, and the counts stay. */
 export interface Watching {
+  /** Ends the watching; a second call does nothing. */
   unsubscribe(): void;
 }
 

@@ -1,4 +1,4 @@
-import type { DowntimeTerms, IncomingEvent, MigrationEvent } from '@godwit/core';
+import type { DowntimeTerms, IncomingEvent, MigrationEvent, MigrationSummary } from '@godwit/core';
 import type { LogEntry } from './migration-model.js';
 import { shortened } from './plain.js';
 import { bytesText, countText, msText, rateText, shareText } from './quantity.js';
@@ -73,16 +73,15 @@ export function sourceLine(event: MigrationEvent): Line | undefined {
     case 'verified':
       return good(`${countText(event.pages)} pages of both sides compared in ${msText(event.verifyMs)}: equal`);
     case 'completed':
-      return good(
-        `completed in ${msText(event.summary.totalMs)}; the guest was down for ${msText(event.summary.downtimeMs)}`,
-      );
+      return good(completedText(event.summary));
     case 'failed':
       return bad(`failed: ${failure(event.error)}`);
     case 'progress':
+    case 'protection':
     case 'round-start':
       return undefined;
     default:
-      return unknown(event);
+      return unknown(event satisfies never);
   }
 }
 
@@ -121,8 +120,14 @@ export function destinationLine(event: IncomingEvent): Line | undefined {
     case 'faults':
       return undefined;
     default:
-      return unknown(event);
+      return unknown(event satisfies never);
   }
+}
+
+/** A dry run sends no page, so that there is no downtime. */
+function completedText({ totalMs, downtimeMs, dryRun }: MigrationSummary): string {
+  const after = `completed in ${msText(totalMs)}`;
+  return dryRun === undefined ? `${after}; the guest was down for ${msText(downtimeMs)}` : `dry run ${after}`;
 }
 
 function stateLine(state: string, previous: string): Line {

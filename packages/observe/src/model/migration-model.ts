@@ -27,6 +27,7 @@ export type GuestPlace =
   /** The two sides could not settle which of them owns the guest. */
   | 'unknown';
 
+/** A migration, from either side or both. Times are milliseconds since it began, sizes bytes. */
 export interface MigrationModel {
   /** The form of this object. */
   readonly format: 'godwit-migration/1';
@@ -70,6 +71,7 @@ export interface StateStep {
   readonly atMs: number;
 }
 
+/** The states of a role: the present one, those that it was in, and the way through them. */
 export interface RoleStates {
   readonly state: string;
   readonly machine: StateMachine;
@@ -77,6 +79,7 @@ export interface RoleStates {
   readonly path: readonly StateStep[];
 }
 
+/** A `GodwitError` as data: its code, and its message of at most 500 characters. */
 export interface PlainError {
   readonly code: string;
   readonly message: string;
@@ -85,6 +88,7 @@ export interface PlainError {
 /** Numbers of pages by how they were sent. */
 export type PageCounts = Readonly<Record<string, number>>;
 
+/** The source's side of a migration. */
 export interface SourceModel {
   readonly id: string | null;
   readonly states: RoleStates;
@@ -120,6 +124,7 @@ export interface ProgressModel {
   readonly throttle: number;
 }
 
+/** A dirty tracker of the guest's memory. */
 export interface TrackerModel {
   readonly name: string;
   /** False if the tracker may report pages that were not written. */
@@ -137,6 +142,7 @@ export interface DowntimeModel {
   readonly terms: readonly TermModel[];
 }
 
+/** One term of the downtime. Milliseconds. */
 export interface TermModel {
   /** The key in `DowntimeTerms` of `@godwit/core`. */
   readonly term: string;
@@ -162,8 +168,21 @@ export interface SummaryModel {
   readonly runState: string | null;
   /** By post-copy: the pages that followed the guest, how many milliseconds they took, and how often the link was lost meanwhile. */
   readonly postcopy: { readonly pages: number; readonly ms: number; readonly lostLinks: number } | null;
+  /**
+   * Of a background snapshot, whose guest stays at the source: the pages that were saved, those of them that were copied first because the
+   * guest was about to write them, how many milliseconds the saving took after the pause, how often a thread waited to write a page, and
+   * the longest such wait in microseconds.
+   */
+  readonly background: {
+    readonly pages: number;
+    readonly copied: number;
+    readonly savingMs: number;
+    readonly faults: number;
+    readonly worstLatencyUs: number;
+  } | null;
 }
 
+/** The destination's side of a migration. */
 export interface DestinationModel {
   readonly id: string | null;
   readonly peer: string | null;
@@ -211,6 +230,7 @@ export interface Samples {
   readonly throttle: readonly Known[];
 }
 
+/** The rounds of a migration, of which a long one keeps only some. */
 export interface Rounds {
   /** All rounds that have ended. */
   readonly count: number;
@@ -248,6 +268,7 @@ export interface RoundModel {
   readonly reason: string | null;
 }
 
+/** The report of one dirty tracker at one harvest. */
 export interface TrackerReport {
   readonly name: string;
   readonly dirtyPages: number;
@@ -255,12 +276,14 @@ export interface TrackerReport {
   readonly failed: boolean;
 }
 
+/** What has happened, as lines for people; of a long migration only the last ones. */
 export interface Log {
   /** The number of older entries that were dropped. */
   readonly dropped: number;
   readonly entries: readonly LogEntry[];
 }
 
+/** A line of the log. `atMs` is milliseconds since the migration began. */
 export interface LogEntry {
   readonly atMs: number;
   readonly side: 'source' | 'destination';

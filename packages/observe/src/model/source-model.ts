@@ -198,6 +198,19 @@ export class SourceSide {
     if (summary !== undefined) {
       if (summary.dryRun !== undefined) return null;
       const { predictedDowntimeMs, predictedDowntimeRangeMs, downtimeMs, downtime } = summary;
+      // The pause of a background snapshot is not predicted: its summary has zeros in the place of predictions.
+      if (summary.background !== undefined) {
+        return {
+          predictedMs: null,
+          predictedRangeMs: null,
+          actualMs: downtimeMs,
+          terms: termsOf(Object.keys(downtime), (term) => ({
+            predictedMs: null,
+            rangeMs: null,
+            actualMs: known(downtime[term].actualMs),
+          })),
+        };
+      }
       return {
         predictedMs: known(predictedDowntimeMs),
         predictedRangeMs: knownRange(predictedDowntimeRangeMs),
@@ -273,7 +286,15 @@ function summaryModel(summary: MigrationSummary): SummaryModel {
     attempts: summary.attempts.length + 1,
     runState: summary.runState,
     postcopy: summary.postcopy === undefined ? null : { ...summary.postcopy },
+    background: backgroundModel(summary.background),
   };
+}
+
+function backgroundModel(report: MigrationSummary['background']): SummaryModel['background'] {
+  if (report === undefined) return null;
+  const { savingMs, protection } = report;
+  const { pagesTotal, pagesCopied, faults, worstLatencyUs } = protection;
+  return { pages: pagesTotal, copied: pagesCopied, savingMs, faults, worstLatencyUs };
 }
 
 function roundModel(round: RoundRecord, atMs: number): RoundModel {

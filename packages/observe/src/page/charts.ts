@@ -75,10 +75,12 @@ export class ChartsView {
     const pageSize = source?.pageSize ?? 4096;
     // A logarithmic scale has no zero, so that zeros are not drawn.
     const bytes = (pages: Known) => (pages === null || pages === 0 ? null : pages * pageSize);
-    const sent = (phase: string) => kept.map((round) => (round.phase === phase ? bytes(round.dirtyPages) : null));
+    // By post-copy the guest runs too, at the destination.
+    const sent = (paused: boolean) =>
+      kept.map((round) => ((round.phase === 'stop-and-copy') === paused ? bytes(round.dirtyPages) : null));
     const curves: Curve[] = [
-      { name: 'Sent with the guest running', color: 'wire', kind: 'bars', values: sent('pre-copy') },
-      { name: 'Sent in the pause', color: 'guest', kind: 'bars', values: sent('stop-and-copy') },
+      { name: 'Sent with the guest running', color: 'wire', kind: 'bars', values: sent(false) },
+      { name: 'Sent in the pause', color: 'guest', kind: 'bars', values: sent(true) },
       { name: 'Dirtied meanwhile', color: 'dirty', values: kept.map(({ newlyDirtyPages }) => bytes(newlyDirtyPages)) },
     ];
     this.#rounds.show({

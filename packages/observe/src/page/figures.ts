@@ -1,5 +1,5 @@
-import type { Known, MigrationModel } from '../model/migration-model.js';
-import { bytesText, countText, msText, rangeText, rateText, shareText } from '../model/quantity.js';
+import type { Known, MigrationModel, SummaryModel } from '../model/migration-model.js';
+import { bytesText, countText, msText, rangeText, rateText, shareText, usText } from '../model/quantity.js';
 import { byId, element, setText } from './dom.js';
 
 interface Figure {
@@ -101,6 +101,16 @@ function figuresOf(model: MigrationModel): Figure[] {
             followedNote(summary.postcopy),
           ),
         ]),
+    ...(summary === null || summary.background === null
+      ? []
+      : [
+          figure(
+            'background',
+            'Saved while it ran',
+            `${countText(summary.background.pages)} pages`,
+            savedNote(summary.background),
+          ),
+        ]),
     ...(progress.throttle > 0 || (summary?.throttledMs ?? 0) > 0
       ? [
           figure(
@@ -150,6 +160,11 @@ function remainingNote({ source, over }: MigrationModel): string {
 function followedNote({ ms, lostLinks }: { readonly ms: number; readonly lostLinks: number }): string {
   const lost = lostLinks === 1 ? 'the link was lost once' : `the link was lost ${countText(lostLinks)} times`;
   return joinedNotes(`in ${msText(ms)}`, lostLinks > 0 ? lost : '');
+}
+
+function savedNote({ savingMs, faults, worstLatencyUs }: NonNullable<SummaryModel['background']>): string {
+  const waited = `${countText(faults)} waits of the guest, the longest ${usText(worstLatencyUs)}`;
+  return joinedNotes(`in ${msText(savingMs)}`, faults > 0 ? waited : 'the guest never waited');
 }
 
 function verifiedNote({

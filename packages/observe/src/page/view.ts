@@ -8,7 +8,7 @@ import { HostsView } from './hosts.js';
 import { LogView } from './log-view.js';
 import { RoundTable } from './round-table.js';
 import { StatesView } from './state-view.js';
-import { stateTone, stateWords, wholeState } from './words.js';
+import { stateTone, wholeState, wholeWords } from './words.js';
 
 /** Where the page's data come from, and whether they still arrive. */
 export type Feed = 'connecting' | 'live' | 'lost' | 'saved';
@@ -50,7 +50,7 @@ export class MigrationView {
     setText(byId('title'), model.title);
     document.title = `${state} · ${model.title} · Godwit`;
     const badge = byId('state');
-    const words = stateWords(state);
+    const words = wholeWords(state, model.guest);
     setText(badge, words === '' ? state : `${state}: ${words}`);
     badge.className = `badge ${stateTone(state)}`;
     const error = model.source?.error ?? model.destination?.error ?? null;

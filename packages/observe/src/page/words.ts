@@ -15,7 +15,7 @@ const STATE_WORDS: Readonly<Record<string, string>> = {
   'postcopy-recover': 'the link is made anew, and pages are missing',
   cancelling: 'giving up',
   cancelled: 'given up; the guest is where it was',
-  completed: 'the guest has moved',
+  completed: 'what was asked for is done',
   failed: 'ended with an error',
 };
 
@@ -103,6 +103,12 @@ export function stateTone(state: string): 'good' | 'bad' | 'busy' | 'held' | 'id
   if (state === 'failed' || state === 'cancelled' || state === 'cancelling') return 'bad';
   if (state === 'none') return 'idle';
   return state === 'active' || state === 'setup' ? 'busy' : 'held';
+}
+
+/** What the state of the migration as a whole means. After a dry run or a background snapshot the guest is still at the source. */
+export function wholeWords(state: string, guest: GuestPlace): string {
+  if (state !== 'completed') return stateWords(state);
+  return guest === 'source' ? 'done; the guest stays at the source' : 'the guest has moved';
 }
 
 /** The state of the migration as a whole: the source's, where it is watched. */

@@ -9,6 +9,7 @@ import { servedAssets } from './assets.js';
 import { EventStream } from './event-stream.js';
 import { mayAsk } from './host-check.js';
 
+/** Where a page is served, and to whom. */
 export interface ServeOptions {
   /** Default 0: any free port. */
   readonly port?: number;
@@ -17,7 +18,11 @@ export interface ServeOptions {
   /** Host names by which the page may be requested, beside `localhost` and IP addresses: that of a proxy, for example. Default: none. */
   readonly allowedHosts?: readonly string[];
   /** What is served as `/metrics`: a `Registry` of prom-client. Default: nothing. */
-  readonly metrics?: { readonly contentType: string; metrics(): Promise<string> };
+  readonly metrics?: {
+    readonly contentType: string;
+    /** Resolves with the text that is served. */
+    metrics(): Promise<string>;
+  };
 }
 
 /** The page may load only its own files, may not be framed, and its scripts may connect only to this server. */
@@ -40,6 +45,10 @@ const MOST_CONNECTIONS = 256;
  * - It is read-only: GET and HEAD, and no request changes anything.
  * - A `Host` with a name that is not allowed is refused (421), against DNS rebinding.
  * - `close` ends every connection and timer.
+ *
+ * @example
+ * await using page = await observation.serve({ port: 8080 });
+ * console.log(page.url, page.viewers);
  */
 export class PageServer {
   /** Where the page is: `http://127.0.0.1:8080/`. */
@@ -112,6 +121,7 @@ export class PageServer {
     return this.#closing;
   }
 
+  /** Closes the page at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

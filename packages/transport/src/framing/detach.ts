@@ -20,6 +20,10 @@ export interface Detachable {
 /**
  * Gives the connection of a frame stream away, as `ByteStream.detach` does: not one byte is lost, whatever was read
  * ahead. Returns `undefined`, and changes nothing, when the stream cannot be moved to another thread.
+ *
+ * @example
+ * const detached = detachStream(stream, duplicateFd);
+ * if (detached !== undefined) worker.postMessage(detached);
  */
 export function detachStream(
   stream: FrameStream & Partial<Detachable>,

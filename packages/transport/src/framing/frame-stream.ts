@@ -32,6 +32,11 @@ export interface FrameStreamOptions extends Partial<FrameLimits> {
  * `close` ends this side's direction and resolves when both directions have ended or the stream was dropped; it never rejects.
  * A loop that reads meanwhile goes on to the end of the peer's direction. When no `read` is pending any more, bytes that still
  * arrive are thrown away.
+ *
+ * @example
+ * const frames = frameStream(await tcp({ port: 4444 }).connect());
+ * await frames.write({ type: 'ping', id: 1 });
+ * console.log((await frames.read())?.frame.type);
  */
 export function frameStream(stream: ByteStream, options: FrameStreamOptions = {}): FrameStream {
   return new ByteFrameStream(stream, options);

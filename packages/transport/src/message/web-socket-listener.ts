@@ -24,7 +24,13 @@ export interface WebSocketListening {
 /** The most connections that have not become a WebSocket yet; further ones are dropped. */
 const MOST_REQUESTS = 128;
 
-/** Takes byte streams from an HTTP server whose requests become WebSockets. */
+/**
+ * Takes byte streams from an HTTP server whose requests become WebSockets.
+ *
+ * @example
+ * const listener = await webSocket({ port: 0, path: '/migration' }).listen();
+ * console.log(listener.address); // ws://127.0.0.1:41234/migration
+ */
 export class WebSocketListener implements Listener {
   /** The HTTP server; it serves nothing but WebSockets at one path. */
   readonly server: Server;

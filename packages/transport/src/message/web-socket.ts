@@ -164,11 +164,17 @@ function explainUpgrade(error: UpgradeError, secure: boolean): string {
     return `the listener speaks TLS, and ws: is plain HTTP (${error.message}); ${remedy}`;
   }
   if (!secure && error.code === 'ECONNRESET') {
-    return 'the listener closed the connection instead of answering (ECONNRESET); it may want wss: in place of ws:';
+    return 'the listener closed the connection instead of answering (ECONNRESET); usually it wants TLS: connect with wss: in place of ws:';
+  }
+  if (!secure && error.status === 400) {
+    return `${error.message}; a port of HTTPS answers so too: connect with wss: in place of ws:, if it is one`;
   }
   if (error.code?.startsWith('HPE_')) {
-    const answer =
-      error.rawPacket?.[0] === FRAME_START ? `; it speaks the frames of ${secure ? 'tls' : 'tcp'}(...)` : '';
+    const { rawPacket } = error;
+    if (!secure && rawPacket?.[0] === TLS_ALERT && rawPacket[1] === TLS_MAJOR_VERSION) {
+      return `the listener speaks TLS, and answers with an alert (${error.code}); connect with wss: in place of ws:`;
+    }
+    const answer = rawPacket?.[0] === FRAME_START ? `; it speaks the frames of ${secure ? 'tls' : 'tcp'}(...)` : '';
     return `what answers there does not speak HTTP (${error.code})${answer}; let it listen with webSocket(...), or compare the ports`;
   }
   // OpenSSL's own code is in the message only, when it fails in the middle of a write.
@@ -182,11 +188,16 @@ function explainUpgrade(error: UpgradeError, secure: boolean): string {
 
 const NO_TLS: ReadonlySet<string> = new Set(['ERR_SSL_WRONG_VERSION_NUMBER', 'ERR_SSL_PACKET_LENGTH_TOO_LONG']);
 
+/** The first two bytes of an alert (RFC 8446, sections 5.1 and 6), with which most programs refuse what is not TLS. */
+const TLS_ALERT = 0x15;
+const TLS_MAJOR_VERSION = 0x03;
+
 /** The first byte of every frame: `listenOn` answers what is no frame with an error frame. */
 const FRAME_START = 0xce;
 
 function noAnswer(url: URL, timeoutMs: number): GodwitError {
-  const message = `no answer from ${url.href} within connectTimeoutMs = ${timeoutMs}; does a webSocket(...) listen there?`;
+  const tls = url.protocol === 'ws:' ? ' A port that wants TLS may keep silent: connect with wss:, if it is one.' : '';
+  const message = `no answer from ${url.href} within connectTimeoutMs = ${timeoutMs}; does a webSocket(...) listen there?${tls}`;
   return new GodwitError('GODWIT_CONNECT_FAILED', message);
 }
 

@@ -31,7 +31,13 @@ export type SnapshotItem =
   /** A part does not match its checksum. `fatal`: nothing after this part can be trusted, and this is the last item. */
   | { readonly type: 'damage'; readonly offset: number; readonly error: GodwitError; readonly fatal: boolean };
 
-/** Whether a file that starts with these bytes (16 or more) is a snapshot, or a snapshot that was never finished. */
+/**
+ * Whether a file that starts with these bytes (16 or more) is a snapshot, or a snapshot that was never finished.
+ *
+ * @example
+ * const { buffer, bytesRead } = await file.read(new Uint8Array(16), 0, 16, 0);
+ * const isSnapshot = looksLikeSnapshot(buffer.subarray(0, bytesRead));
+ */
 export function looksLikeSnapshot(start: Uint8Array): boolean {
   if (start.length < MAGIC.length) return false;
   const head = start.subarray(0, MAGIC.length);
@@ -43,6 +49,11 @@ export function looksLikeSnapshot(start: Uint8Array): boolean {
  * file never makes it throw: each damage is an item, with the offset of the damaged part. Memory is bounded whatever the
  * size of the guest (a few MiB, or a page and the metadata, where those are larger). Errors of opening the file are
  * thrown with the system's message.
+ *
+ * @example
+ * for await (const item of checkSnapshot('vm.snapshot')) {
+ *   if (item.type === 'damage') console.error(item.offset, item.error.message);
+ * }
  */
 export async function* checkSnapshot(path: string): AsyncGenerator<SnapshotItem, void, undefined> {
   // Without O_NONBLOCK the open of a pipe would wait for its other end.

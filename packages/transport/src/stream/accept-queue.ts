@@ -13,6 +13,11 @@ interface Waiter {
 /**
  * Brings incoming streams and calls of `accept` together, whichever comes first; listeners are built on it. At most 128
  * streams wait; further ones are dropped.
+ *
+ * @example
+ * const queue = new AcceptQueue('room:a');
+ * server.on('connection', (socket) => queue.push(streamOf(socket)));
+ * const stream = await queue.shift(signal); // what `accept` of the listener returns
  */
 export class AcceptQueue {
   readonly #address: string;

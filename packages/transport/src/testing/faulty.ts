@@ -35,7 +35,12 @@ export function faulty<L extends Listener>(transport: Transport<L>, plan: FaultP
   };
 }
 
-/** One stream with planned faults; `index` is its number for `Fault.stream`. */
+/**
+ * One stream with planned faults; `index` is its number for `Fault.stream`.
+ *
+ * @example
+ * const stream = faultyStream(near, { faults: [{ kind: 'cut', direction: 'out', at: { frame: 7 } }] });
+ */
 export function faultyStream(stream: ByteStream, plan: FaultPlan, index = 0): ByteStream {
   const random = seeded((plan.seed ?? 1) + index * 7919);
   const arrived: Uint8Array[] = [];

@@ -2,7 +2,13 @@ const PREFIX = 5;
 const BIN32 = 0xc6;
 const INT32 = 0xd2;
 
-/** Finds where frames start in a sequence of bytes that comes in pieces; see `docs/wire-format.md`, "Frames". */
+/**
+ * Finds where frames start in a sequence of bytes that comes in pieces; see `docs/wire-format.md`, "Frames".
+ *
+ * @example
+ * const finder = new FrameFinder();
+ * const starts = finder.feed(bytes); // offsets at which frames start
+ */
 export class FrameFinder {
   /** The number of bytes of the current prefix that have come, and their value so far. */
   #prefix = 0;

@@ -4,7 +4,12 @@ import type { ByteStream, Transport } from '../stream/byte-stream.js';
 const PIECE_BYTES = 64 * 2 ** 10;
 const QUEUE_MS = 2;
 
-/** A transport whose streams send at most `bytesPerSecond` to the listener, and without a limit in the other direction. */
+/**
+ * A transport whose streams send at most `bytesPerSecond` to the listener, and without a limit in the other direction.
+ *
+ * @example
+ * const connector = connectTo(limited(tcp({ port }), 125_000_000)); // 1 Gbit/s
+ */
 export function limited(transport: Transport, bytesPerSecond: number): Transport {
   return {
     listen: (signal) => transport.listen(signal),

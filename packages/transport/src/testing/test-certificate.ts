@@ -1,4 +1,5 @@
 import { createSign, generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto';
+import { checkOptions } from '@godwit/core';
 
 /** A certificate made for a test, with its private key. */
 export interface TestCertificate {
@@ -21,8 +22,20 @@ export interface CertificateOptions {
 const DAY_MS = 86_400_000;
 const ECDSA_WITH_SHA256 = tlv(0x30, oid(1, 2, 840, 10_045, 4, 3, 2));
 
-/** Makes an X.509 v3 certificate (RFC 5280) with a P-256 key, so that the tests need no openssl command. */
+/**
+ * Makes an X.509 v3 certificate (RFC 5280) with a P-256 key, so that the tests need no openssl command.
+ *
+ * @example
+ * const authority = testCertificate('authority');
+ * const { cert, key } = testCertificate('vm-host', { signer: authority, hosts: ['127.0.0.1'] });
+ */
 export function testCertificate(name: string, options: CertificateOptions = {}): TestCertificate {
+  checkOptions<CertificateOptions>('testCertificate', options, {
+    signer: true,
+    hosts: true,
+    notBefore: true,
+    notAfter: true,
+  });
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const { signer, hosts = [] } = options;
   const notBefore = options.notBefore ?? new Date(Date.now() - DAY_MS);

@@ -14,7 +14,13 @@ import { tlsStream } from './tls-stream.js';
  */
 const MOST_HANDSHAKES = 128;
 
-/** Takes byte streams from a `tls.Server`: only peers that have proven who they are. */
+/**
+ * Takes byte streams from a `tls.Server`: only peers that have proven who they are.
+ *
+ * @example
+ * const listener = await tls({ port: 0, ca, cert, key }).listen();
+ * console.log(listener.address); // tls://127.0.0.1:41234
+ */
 export class TlsListener implements Listener {
   readonly #server: tls.Server;
   readonly #onRefused: (error: GodwitError) => void;

@@ -30,7 +30,14 @@ export interface VfioRegion {
   readonly mappable: boolean;
 }
 
-/** A device that is assigned to this process. */
+/**
+ * A device that is assigned to this process.
+ *
+ * @example
+ * const device = await VfioDevice.openAsync(group, '0000:01:00.0');
+ * await device.reset();
+ * await device.closeAsync();
+ */
 export class VfioDevice {
   /** The name as in sysfs. */
   readonly name: string;
@@ -140,6 +147,8 @@ export class VfioDevice {
  *
  * @param folder the device's folder in sysfs
  * @throws GodwitError GODWIT_UNSUPPORTED when sysfs does not have it
+ * @example
+ * deviceKind('/sys/bus/pci/devices/0000:01:00.0'); // 'pci:8086:1572'
  */
 export function deviceKind(folder: string): string {
   try {

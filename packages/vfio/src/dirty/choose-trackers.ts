@@ -101,7 +101,13 @@ export async function chooseTrackers(
   return choices;
 }
 
-/** The trackers of all choices, each once. */
+/**
+ * The trackers of all choices, each once.
+ *
+ * @example
+ * const choices = await chooseTrackers([{ device, space: container }], memory);
+ * const trackers = [kvmTracker, ...trackersOf(choices)];
+ */
 export function trackersOf(choices: readonly TrackerChoice[]): readonly DirtyTracker[] {
   return [...new Set(choices.map(({ tracker }) => tracker))];
 }

@@ -29,6 +29,9 @@ function newReport(): ReportCall {
  * Logging covers what is mapped when it starts. Memory that is mapped later at other addresses is reported as dirty at every
  * harvest. A device logs addresses, not mappings: the tracker reads a report at each unmap, before the addresses may be used
  * again.
+ *
+ * @example
+ * if (DmaLoggingTracker.supports(device)) trackers.push(new DmaLoggingTracker(device, container, memory));
  */
 export class DmaLoggingTracker implements DirtyTracker {
   readonly name: string;

@@ -9,6 +9,9 @@ import { SpaceLog } from './space-log.js';
  * entry of the table: where the kernel has mapped memory in pieces of 2 MiB, one write makes 512 pages dirty.
  *
  * All of a mapping that is unmapped counts as dirty, unless the caller said that its devices are stopped (`Ioas.unmap`).
+ *
+ * @example
+ * const tracker = new IommufdTracker(iommufd.allocateTracking(node.deviceId, ioas), memory);
  */
 export class IommufdTracker implements DirtyTracker {
   readonly name: string;

@@ -13,6 +13,9 @@ const STANDS: ReadonlySet<MigrationState> = new Set(['STOP', 'STOP_COPY', 'RESUM
  * The tracker of a device that is not tracked while it runs (QEMU: x-pre-copy-dirty-page-tracking=off): everything that the device
  * can reach is reported once, after it was stopped, and sent then. No page is reported before that, so that pre-copy converges on
  * the writes of the others; every prediction includes the downtime for all these pages.
+ *
+ * @example
+ * const trackers = [kvmTracker, new StoppedDeviceTracker(device, container, memory)];
  */
 export class StoppedDeviceTracker implements DirtyTracker {
   readonly name: string;

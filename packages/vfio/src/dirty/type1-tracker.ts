@@ -26,6 +26,10 @@ export interface Type1Harvest {
  * - Both in one container: as with the first kind.
  *
  * In every case all written pages are reported, and pages that were not written may be: `exact` is false.
+ *
+ * @example
+ * const tracker = new VfioType1Tracker(container, memory);
+ * migrate({ ...vm, trackers: [kvmTracker, tracker] }, connector);
  */
 export class VfioType1Tracker implements DirtyTracker {
   readonly name: string;

@@ -19,7 +19,13 @@ import type { Iommufd } from './iommufd.js';
 
 const TAKEN = { code: 'GODWIT_DEVICE_BUSY', advice: 'somebody has the device or its group open' } as const;
 
-/** A device by its own node, /dev/vfio/devices/vfioN (Linux 6.6), bound to an iommufd. */
+/**
+ * A device by its own node, /dev/vfio/devices/vfioN (Linux 6.6), bound to an iommufd.
+ *
+ * @example
+ * const node = VfioDeviceNode.open('/sys/bus/pci/devices/0000:01:00.0', '0000:01:00.0', iommufd);
+ * node.attach(iommufd.allocateIoas());
+ */
 export class VfioDeviceNode {
   readonly device: VfioDevice;
   /** Its number in the iommufd. */

@@ -17,6 +17,11 @@ import type { Ioas, IommufdOwner } from './ioas.js';
  * The kernel (6.12) returns 0 without having read the log with tracking off, for a range that is not wholly mapped, and when
  * the bitmap cannot be written, in which case the bits are lost. This class therefore makes the checks that the kernel omits,
  * and touches bitmaps, by zeroing them, right before the call.
+ *
+ * @example
+ * const table = iommufd.allocateTracking(node.deviceId, ioas);
+ * node.attach(table);
+ * const tracker = new IommufdTracker(table, memory);
  */
 export class HardwarePagetable {
   readonly id: number;

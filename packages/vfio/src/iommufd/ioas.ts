@@ -30,7 +30,13 @@ export interface UnmapOptions {
   readonly stopped?: boolean;
 }
 
-/** An I/O address space of an iommufd. */
+/**
+ * An I/O address space of an iommufd.
+ *
+ * @example
+ * const ioas = iommufd.allocateIoas();
+ * await ioas.map({ iova: 0, byteLength: ram.byteLength, hostAddress: ram.hostAddress });
+ */
 export class Ioas implements DmaSpace {
   readonly id: number;
   readonly #owner: IommufdOwner;

@@ -14,7 +14,14 @@ import { succeeded } from '../syscall-result.js';
 import { HardwarePagetable } from './hardware-pagetable.js';
 import { Ioas, type IommufdOwner } from './ioas.js';
 
-/** /dev/iommu, the successor of containers (Linux 6.2). Its objects have numbers, and end with it. */
+/**
+ * /dev/iommu, the successor of containers (Linux 6.2). Its objects have numbers, and end with it.
+ *
+ * @example
+ * const iommufd = Iommufd.open();
+ * const ioas = iommufd.allocateIoas();
+ * await iommufd.closeAsync();
+ */
 export class Iommufd implements IommufdOwner {
   readonly port: KernelPort;
   readonly #descriptor: Descriptor;

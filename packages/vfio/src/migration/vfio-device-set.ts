@@ -12,6 +12,10 @@ import { type DeviceReset, VfioMigratableDevice } from './vfio-migratable-device
  *              holdBack                 pause
  *   running ------------> held back ------------> stopped        resume, from everywhere: running
  * ```
+ *
+ * @example
+ * const set = new VfioDeviceSet([new VfioMigratableDevice({ device, id: 'nic0', kind: deviceKind(folder) })]);
+ * await migrate(set.attachTo(vm, trackersOf(choices)), connector).result;
  */
 export class VfioDeviceSet {
   readonly devices: readonly VfioMigratableDevice[];

@@ -59,6 +59,10 @@ const STREAMS_IN: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
  *
  * **PCI configuration space and the state of MSI and MSI-X are not part of it**: the VMM that emulates them for the guest migrates them
  * as a device of its own (see the package's README).
+ *
+ * @example
+ * const nic = new VfioMigratableDevice({ device, id: 'nic0', kind: deviceKind(folder) });
+ * const vm = new VfioDeviceSet([nic]).attachTo(bare, trackers);
  */
 export class VfioMigratableDevice implements MigratableDevice {
   readonly id: string;

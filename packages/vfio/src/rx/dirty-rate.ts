@@ -15,6 +15,10 @@ export interface DirtyRate {
  * equal intervals.
  *
  * @param weight of the newest sample in the average, 0 to 1; default 0.25
+ * @example
+ * dirtySamples(tracker, memory, { everyMs: 100 })
+ *   .pipe(dirtyRate())
+ *   .subscribe(({ pagesPerSecond }) => console.log(pagesPerSecond));
  */
 export function dirtyRate(weight = 0.25): OperatorFunction<DirtySample, DirtyRate> {
   return (samples) => {

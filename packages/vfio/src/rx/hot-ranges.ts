@@ -24,6 +24,11 @@ export interface HotRangesOptions {
 /**
  * Emits the ranges of memory that are written most, hottest first. Ranges that are not written any more lose heat and
  * drop out.
+ *
+ * @example
+ * dirtySamples(tracker, memory, { everyMs: 100 })
+ *   .pipe(hotRanges({ top: 3 }))
+ *   .subscribe((ranges) => console.log(ranges.map(({ firstPage }) => firstPage)));
  */
 export function hotRanges(options: HotRangesOptions = {}): OperatorFunction<DirtySample, readonly HotRange[]> {
   checkOptions<HotRangesOptions>('hotRanges', options, { rangePages: true, top: true, decay: true });

@@ -13,6 +13,7 @@ import { checkFeature } from './feature-checks.js';
 import { LoggingModel } from './logging-model.js';
 import { copyFromUser, copyToUser } from './user-memory.js';
 
+/** The features and the faults of a `DeviceModel`. */
 export interface DeviceModelOptions {
   /** Flags of VFIO_DEVICE_FEATURE_MIGRATION; with 0 the device cannot migrate. Default 7, all of them. */
   readonly migrationFlags?: number;
@@ -38,6 +39,11 @@ const HEADER_BYTES = 8;
 /**
  * A migratable device as the kernel shows it: the state machine, one data session at a time, and a state of some bytes,
  * which it accepts only as a whole.
+ *
+ * @example
+ * let sessions = 100;
+ * const model = new DeviceModel({ logging: true }, () => sessions++);
+ * expect(model.state).toBe('RUNNING');
  */
 export class DeviceModel {
   /** The state that is migrated. */
@@ -87,6 +93,7 @@ export class DeviceModel {
     this.#enter('RUNNING');
   }
 
+  /** Answers a call to the device: the result, or minus errno. */
   ioctl(request: number, argument: bigint): number {
     if (request === Vfio.VFIO_DEVICE_RESET) {
       if (this.#lockedResets > 0) {
@@ -118,6 +125,7 @@ export class DeviceModel {
     return copyToUser(argument, bytes) ? 0 : -Errno.EFAULT;
   }
 
+  /** Reads the state from a data session: the number of bytes, 0 at the end of the state, or minus errno. */
   read(fd: number, buffer: Uint8Array): number {
     const session = this.#session;
     if (session?.fd !== fd || !isSaving(this.state)) return -Errno.ENODEV;
@@ -131,6 +139,7 @@ export class DeviceModel {
     return piece.byteLength;
   }
 
+  /** Writes state to a data session: the number of bytes, or minus errno. */
   write(fd: number, bytes: Uint8Array): number {
     const session = this.#session;
     if (session?.fd !== fd || this.state !== 'RESUMING') return -Errno.ENODEV;

@@ -57,11 +57,16 @@ export interface IommufdModelDevice {
  * iommufd of Linux 6.12 with its mock IOMMU: the checks in their order, and what is dirty when. It returns 0 where the
  * kernel does so without having read the log: with tracking off, past the end of what is mapped, to a bitmap that cannot
  * be written.
+ *
+ * @example
+ * const model = kernel.iommufd(iommufd.fd);
+ * const device = model.device({ tracksDirtyPages: true });
  */
 export class IommufdModel {
   readonly #objects = new Map<number, Space | Pagetable | Device>();
   #next = 1;
 
+  /** Adds a device, which is not attached yet. */
   device(options: { readonly tracksDirtyPages?: boolean } = {}): IommufdModelDevice {
     const logs = options.tracksDirtyPages !== false;
     const deviceId = this.#add({ kind: 'device', logs });
@@ -76,6 +81,7 @@ export class IommufdModel {
     };
   }
 
+  /** Answers a call to /dev/iommu: the result, or minus errno. */
   ioctl(request: number, argument: bigint): number {
     switch (request) {
       case IommufdRequest.IOMMU_DESTROY:

@@ -18,7 +18,12 @@ interface Range {
   readonly end: bigint;
 }
 
-/** DMA logging of a device as in Linux 6.12: the checks of vfio_main.c, and a driver that logs every page exactly. */
+/**
+ * DMA logging of a device as in Linux 6.12: the checks of vfio_main.c, and a driver that logs every page exactly.
+ *
+ * @example
+ * device.logging?.deviceWrite(0x1000, 4096); // the next report has this page
+ */
 export class LoggingModel {
   /** The ranges that the device was told to log. */
   ranges: readonly Range[] = [];
@@ -38,6 +43,7 @@ export class LoggingModel {
     }
   }
 
+  /** Answers a VFIO_DEVICE_FEATURE call of DMA logging: the result, or minus errno. */
   feature(flags: number, room: number, data: bigint): number {
     const { VFIO_DEVICE_FEATURE_GET: GET, VFIO_DEVICE_FEATURE_SET: SET } = DeviceFeature;
     switch (flags & 0xffff) {

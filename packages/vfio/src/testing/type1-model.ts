@@ -24,6 +24,7 @@ const MAXIMUM_TRACKED_PAGES = 2 ** 31 - 1;
 /** The end of the addresses that access_ok accepts: TASK_SIZE_MAX of x86-64. */
 const USER_END = 1n << 47n;
 
+/** The settings of a `Type1Model`. */
 export interface Type1ModelOptions {
   /** Bytes; default 4096. */
   readonly pageSize?: number;
@@ -64,6 +65,10 @@ const IOVA_RANGES = [
  *
  * Not modelled: the false dirty bits that 6.12 leaves behind when one GET_BITMAP covers several mappings that are not
  * aligned to 64 pages.
+ *
+ * @example
+ * const model = kernel.type1(container.fd);
+ * model.deviceWrite(0x1000, 4096);
  */
 export class Type1Model {
   readonly pageSize: number;
@@ -100,6 +105,7 @@ export class Type1Model {
     });
   }
 
+  /** Ends the pinning of pages by a driver: the result, or minus errno. */
   unpin(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
       const left = (mapping.pins.get(page) ?? 0) - 1;
@@ -108,6 +114,7 @@ export class Type1Model {
     });
   }
 
+  /** Answers a call to the container: the result, or minus errno. */
   ioctl(request: number, argument: bigint): number {
     switch (request) {
       case Type1.VFIO_IOMMU_GET_INFO:

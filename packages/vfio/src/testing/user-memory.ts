@@ -21,13 +21,22 @@ const writev = cFunction<[number, Vector, number, Vector, number, number], numbe
 /**
  * `copy_from_user`: bytes of this process at an address, or null when they cannot all be read. A system call reads the
  * memory, so that a bad pointer in a struct gives EFAULT and does not end the process.
+ *
+ * @example
+ * const request = copyFromUser(argument, 16);
+ * if (request === null) return -EFAULT;
  */
 export function copyFromUser(address: bigint, byteLength: number): Uint8Array | null {
   const bytes = new Uint8Array(byteLength);
   return copied(readv, bytes, address) ? bytes : null;
 }
 
-/** `copy_to_user`: returns false when not every byte can be written. */
+/**
+ * `copy_to_user`: returns false when not every byte can be written.
+ *
+ * @example
+ * if (!copyToUser(argument, reply)) return -EFAULT;
+ */
 export function copyToUser(address: bigint, bytes: Uint8Array): boolean {
   return copied(writev, bytes, address);
 }

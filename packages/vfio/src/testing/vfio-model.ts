@@ -8,6 +8,7 @@ import { IommufdModel } from './iommufd-model.js';
 import { Type1Model, type Type1ModelOptions } from './type1-model.js';
 import { copyFromUser, copyToUser } from './user-memory.js';
 
+/** An IOMMU group of a `VfioModel`. */
 export interface ModelGroup {
   readonly number: number;
   /** The devices by name, as in sysfs. */
@@ -33,6 +34,10 @@ const FIRST_FD = 1_000_000;
 /**
  * The kernel's side of VFIO, in this process: containers, groups and devices as Linux 6.12 has them (drivers/vfio), for
  * tests where there is no IOMMU. Pointers are real addresses of this process.
+ *
+ * @example
+ * const kernel = new VfioModel([{ number: 7, devices: { nic: { logging: true } } }]);
+ * const container = Type1Container.open([VfioGroup.open(7, kernel)], kernel);
  */
 export class VfioModel implements KernelPort {
   readonly devices = new Map<string, DeviceModel>();
@@ -210,7 +215,7 @@ export class VfioModel implements KernelPort {
     }
     const options = group.devices?.[name];
     if (options === undefined) return -Errno.ENODEV;
-    const model = new DeviceModel(options, () => this.#add({ kind: 'session', model }));
+    const model: DeviceModel = new DeviceModel(options, () => this.#add({ kind: 'session', model }));
     this.devices.set(name, model);
     return this.#add({ kind: 'device', model, group });
   }

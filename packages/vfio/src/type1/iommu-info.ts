@@ -43,7 +43,12 @@ export interface Type1Info {
 /** The most bytes of information that are accepted from a kernel; 6.12 with an IOMMU needs about 150 bytes. */
 const MOST_INFO_BYTES = 2 ** 20;
 
-/** Asks the kernel, with a buffer as large as it requires. */
+/**
+ * Asks the kernel, with a buffer as large as it requires.
+ *
+ * @example
+ * const info = readType1Info(linuxKernel, container.fd);
+ */
 export function readType1Info(port: KernelPort, container: number): Type1Info {
   let size = VFIO_IOMMU_TYPE1_INFO.size;
   for (;;) {

@@ -46,6 +46,11 @@ export interface MapMemoryOptions {
  * Mappings come and go through this object, during a migration too: it ensures that no dirty bit is lost with its mapping, and that none is
  * taken for one of the next mapping at its address. Stock kernels have type1, which iommufd is to replace
  * (`Documentation/driver-api/vfio.rst`).
+ *
+ * @example
+ * const container = Type1Container.open([VfioGroup.open(iommuGroupOf(folder))]);
+ * await container.mapMemory(memory); // the device reaches all of it
+ * const tracker = new VfioType1Tracker(container, memory);
  */
 export class Type1Container implements DmaSpace {
   readonly info: Type1Info;

@@ -13,6 +13,8 @@ import { succeeded } from '../syscall-result.js';
  *
  * @param device its folder in sysfs: `/sys/bus/pci/devices/0000:01:00.0`, `/sys/bus/mdev/devices/UUID`
  * @throws GodwitError GODWIT_UNSUPPORTED when it is in no group: the host has no IOMMU, or it is turned off
+ * @example
+ * iommuGroupOf('/sys/bus/pci/devices/0000:01:00.0'); // 12
  */
 export function iommuGroupOf(device: string): number {
   let link: string;
@@ -28,7 +30,13 @@ export function iommuGroupOf(device: string): number {
   return Number(basename(link));
 }
 
-/** An IOMMU group: devices that the IOMMU cannot isolate from each other. It is the smallest unit that can be assigned. */
+/**
+ * An IOMMU group: devices that the IOMMU cannot isolate from each other. It is the smallest unit that can be assigned.
+ *
+ * @example
+ * const group = VfioGroup.open(iommuGroupOf('/sys/bus/pci/devices/0000:01:00.0'));
+ * console.log(group.status().viable);
+ */
 export class VfioGroup {
   readonly number: number;
   readonly #descriptor: Descriptor;

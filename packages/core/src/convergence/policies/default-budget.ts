@@ -16,6 +16,9 @@ export interface DefaultBudget {
  * first round (the rounds are a geometric series: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005), so that ten first
  * rounds suffice up to q = 0.9 and three up to 0.67. The history keeps 1,000 rounds: once the first round has left it, the budget is
  * `leastMs`.
+ *
+ * @example
+ * const policy = firstOpinion(withinTimeBudget('abort', defaultBudget({ leastMs: 60_000, firstRounds: 10 })), withinDowntimeLimit);
  */
 export function defaultBudget({ leastMs, firstRounds }: DefaultBudget): (input: PolicyInput) => Budget {
   return (input) => {

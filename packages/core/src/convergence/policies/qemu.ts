@@ -51,6 +51,9 @@ const HIGH_PERIODS = 2;
  * counted) in which the guest wrote more than half of what went out, first by 20 %, then by 10 points more, up to 99 %. It never lowers
  * the throttle, as QEMU does not, and a good period does not make up for a bad one. The throttle is computed from the history alone;
  * where the history has forgotten its oldest rounds, the computation begins with the throttle of the first round that is left.
+ *
+ * @example
+ * const policy = firstOpinion(withinDowntimeLimit, qemuAutoConverge({ initialPercent: 30 }));
  */
 export function qemuAutoConverge(options: AutoConvergeOptions = {}): ConvergencePolicy {
   checkOptions<AutoConvergeOptions>('qemuAutoConverge', options, {
@@ -92,7 +95,12 @@ function autoConvergePercent(input: PolicyInput, options: AutoConvergeOptions): 
   return Math.min(percent, 99);
 }
 
-/** QEMU's rule, with auto-converge on request (it is off in QEMU by default). */
+/**
+ * QEMU's rule, with auto-converge on request (it is off in QEMU by default).
+ *
+ * @example
+ * migrate(vm, connector, { policy: qemuPolicy({ autoConverge: true }) });
+ */
 export function qemuPolicy(options: { readonly autoConverge?: boolean | AutoConvergeOptions } = {}): ConvergencePolicy {
   checkOptions<typeof options>('qemuPolicy', options, { autoConverge: true });
   const { autoConverge = false } = options;

@@ -18,7 +18,8 @@ export interface StallOptions {
 /** The share by which the smallest number of owed pages has to fall to count as progress. */
 const GAIN = 0.02;
 
-const STALL_OPTIONS: Readonly<Record<keyof StallOptions, true>> = { rounds: true, leastMs: true, gain: true };
+/** All options of a stall. */
+export const STALL_OPTIONS: Readonly<Record<keyof StallOptions, true>> = { rounds: true, leastMs: true, gain: true };
 
 /** The rounds since the smallest number of owed pages at the end of a round: none of them made progress. */
 export interface Stall {

@@ -9,6 +9,8 @@ import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.j
  * `limit-unreachable`; within `ms` somebody may raise the limit with `adjust`, and the prediction may become better.
  *
  * @param ms milliseconds, or a function that returns them
+ * @example
+ * const policy = firstOpinion(withinDowntimeLimit, unreachableLimit(30_000, 'abort'));
  */
 export function unreachableLimit(ms: number | ((input: PolicyInput) => number), end: EndOfPatience): ConvergencePolicy {
   if (typeof ms === 'number') inRange('unreachableLimit: ms', ms, 0);

@@ -35,6 +35,9 @@ interface Sample {
  *
  * The rule uses this engine's predictions of owed pages and downtime, so that a comparison shows the effect of the rule and not of
  * QEMU's numbers.
+ *
+ * @example
+ * migrate(vm, connector, { policy: vep248Rule({ maxDowntimeMs: 500 }) });
  */
 export function vep248Rule(options: Vep248Options = {}): ConvergencePolicy {
   checkOptions<Vep248Options>('vep248Rule', options, {

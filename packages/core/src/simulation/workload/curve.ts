@@ -18,6 +18,8 @@ const STEPS = 2000;
  * Beyond the longest window, where there is no measurement, the curve continues like its last windows.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT unless the windows ascend and the bytes do not fall
+ * @example
+ * const parts = partsOfCurve([{ windowMs: 100, bytes: 8e6 }, { windowMs: 1000, bytes: 40e6 }]);
  */
 export function partsOfCurve(
   points: readonly { readonly windowMs: number; readonly bytes: number }[],

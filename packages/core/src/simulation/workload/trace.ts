@@ -104,6 +104,8 @@ function check(
  * Reads a recorded trace from JSON lines: `{"ms":12.5,"firstPage":4096,"count":8}`. Empty lines are skipped.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT, with the number of the line that is wrong
+ * @example
+ * const writes = [...traceFromJsonLines(readFileSync('trace.jsonl', 'utf8').split('\n'))];
  */
 export function* traceFromJsonLines(lines: Iterable<string>): Generator<TraceEntry> {
   let number = 0;
