@@ -57,7 +57,7 @@ export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/e
 export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';
 export type { GuestSample } from './estimate/sample-guest.js';
 export type { WorkingSetPoint } from './estimate/working-set.js';
-export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export type { BlockingFrames, FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
 export {
   type ComingPages,
   HANDSHAKE_TIMEOUT_MS,

@@ -28,8 +28,11 @@ export type PayloadTarget = Uint8Array | FileTarget;
 export interface BlockingFrames {
   /** Bytes that have been read from the carrier and not handed out: while there are some, the carrier may have none for the next frame. */
   readonly buffered: number;
+  /** Waits for the next frame; `null` when the peer has closed its direction between two frames. */
   read(): ReceivedFrame | null;
+  /** Fills the chunks with the payload of the last frame. Their lengths, in bytes, must add up to `payloadBytes`. */
   readPayload(into: readonly Uint8Array[]): void;
+  /** Returns when the carrier has taken the bytes of the frame, which are borrowed until then. */
   write(frame: Frame, payload?: readonly Uint8Array[]): void;
 }
 

@@ -115,6 +115,7 @@ export class MappedGuestMemory implements GuestMemory {
     return this.#missing;
   }
 
+  /** Set by what serves missing pages, when it begins and when it ends. */
   set missing(missing: Pick<MissingMemory, 'present'> | undefined) {
     this.#missing = missing;
   }
