@@ -129,6 +129,17 @@ describe.each([
     );
   });
 
+  test('are written by one call each, with payloads of many chunks', () => {
+    let calls = 0;
+    const blocking = { read: () => 0, write: () => void calls++ };
+    const stream = frameStream({ ...playing(new Uint8Array()), blocking }, { checksums });
+    const pages = Array.from({ length: 8 }, () => new Uint8Array(4096));
+    const runs = pages.flatMap((_, at) => [at * 2, 1]);
+    for (let round = 1; round <= 3; round++) stream.blocking?.write({ type: 'pages', round, block: 0, runs }, pages);
+    stream.blocking?.write({ type: 'ping', id: 1 });
+    expect(calls).toBe(4);
+  });
+
   test('end with the same error wherever the stream ends, and whichever bit is wrong', async () => {
     const all: Sent[] = [
       { frame: { type: 'ping', id: 7 }, payload: undefined },

@@ -96,7 +96,6 @@ async function obey(order: ChannelOrder): Promise<void> {
       await receive(order);
       break;
     case 'answer':
-      beFirst();
       await answer(order);
       break;
     case 'missing':
@@ -199,6 +198,8 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const totals = noTotals();
   bytes?.neverPoll();
   await warmUpAnswers(() => !hasBytes(socket));
+  // Not before: the warm-up never sleeps.
+  beFirst();
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });
   report({ type: 'received' });

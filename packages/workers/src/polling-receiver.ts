@@ -117,8 +117,9 @@ export class PollingReceiver {
   }
 
   #poll(into: Uint8Array, most: number): number {
+    if (this.pollMs === 0) return -Errno.EAGAIN;
     let count = receiveFrom(this.#fd, into, most, SocketNumbers.MSG_DONTWAIT);
-    if (count !== -Errno.EAGAIN || this.pollMs === 0) return count;
+    if (count !== -Errno.EAGAIN) return count;
     const until = performance.now() + this.pollMs;
     do {
       yieldProcessor();

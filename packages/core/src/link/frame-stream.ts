@@ -23,10 +23,13 @@ export type PayloadTarget = Uint8Array | FileTarget;
 
 /**
  * The calls of a frame stream whose carrier blocks the thread until they are done, without promises. They work as the calls of the same
- * names of `FrameStream`, throw what those reject with, and may take turns with them.
+ * names of `FrameStream`, throw what those reject with, and may take turns with them while no call is pending.
  */
 export interface BlockingFrames {
-  /** Bytes that have been read from the carrier and not handed out: while there are some, the carrier may have none for the next frame. */
+  /**
+   * Bytes that were read from the carrier and not handed out: while there are some, the carrier may have none for the next frame. Bytes that
+   * the carrier itself has read ahead do not count.
+   */
   readonly buffered: number;
   /** Waits for the next frame; `null` when the peer has closed its direction between two frames. */
   read(): ReceivedFrame | null;

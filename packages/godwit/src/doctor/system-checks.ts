@@ -50,7 +50,7 @@ function priorityCheck({ read }: HostFacts): Check {
   const capabilities = BigInt(`0x${/^CapEff:\s*([\da-f]+)/m.exec(read('/proc/self/status') ?? '')?.[1] ?? '0'}`);
   const found = 'threads that serve page faults';
   return limit !== '0' || (capabilities >> CAP_SYS_NICE) & 1n
-    ? { name: 'priority', verdict: 'ok', found: `${found} come before all others`, for: [] }
+    ? { name: 'priority', verdict: 'ok', found: `${found} may come before all others`, for: [] }
     : {
         name: 'priority',
         verdict: 'note',

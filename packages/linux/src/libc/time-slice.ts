@@ -30,8 +30,8 @@ export function setTimeSlice(nice: number, sliceNs: number): number {
 }
 
 /**
- * Lets the calling thread run before every thread of the usual policy, as soon as it wakes up (SCHED_FIFO of the lowest priority; the
- * kernel still leaves a twentieth of each second to the others). Threads that it starts are not affected. Returns 0, or minus errno:
+ * Lets the calling thread run before every thread of the usual policy, as soon as it wakes up (SCHED_FIFO of the lowest priority; by
+ * default the kernel leaves a twentieth of each second to the others). Threads that it starts are not affected. Returns 0, or minus errno:
  * EPERM where this process may not (CAP_SYS_NICE, RLIMIT_RTPRIO).
  */
 export function setRealTime(): number {

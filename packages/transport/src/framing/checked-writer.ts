@@ -30,6 +30,8 @@ export class CheckedWriter {
   #fresh: boolean;
   #stages: readonly [Stage, Stage] | undefined;
   #stage = 0;
+  /** The buffer of `writeNow`. */
+  #staging: Uint8Array | undefined;
   /** Frames that are not yet handed to the carrier as a whole. */
   #queued = 0;
   #last: Promise<unknown> = Promise.resolve();
@@ -75,21 +77,33 @@ export class CheckedWriter {
     if (this.#queued > 0) throw new GodwitError('GODWIT_INVALID_STATE', 'another frame is being written');
     const payloadBytes = payload === undefined ? undefined : byteLength(payload);
     try {
-      const head = this.#head(header, payloadBytes);
-      calls.write(head);
-      const bytes = byteLength(head);
-      if (payload === undefined || !payloadBytes) return bytes;
-      this.#stages ??= [emptyStage(), emptyStage()];
-      const staging = this.#stages[0].bytes;
+      let chunks = this.#head(header, payloadBytes);
+      const bytes = byteLength(chunks);
+      if (payload === undefined || !payloadBytes) {
+        calls.write(chunks);
+        return bytes;
+      }
+      this.#staging ??= new Uint8Array(STAGING_BYTES);
+      let left = payloadBytes;
+      let at = 0;
       for (const chunk of payload) {
-        for (let from = 0; from < chunk.length; from += STAGING_BYTES) {
-          const piece = staging.subarray(0, Math.min(chunk.length - from, STAGING_BYTES));
-          piece.set(chunk.subarray(from, from + piece.length));
+        for (let from = 0; from < chunk.length; ) {
+          const count = Math.min(chunk.length - from, STAGING_BYTES - at);
+          this.#staging.set(count === chunk.length ? chunk : chunk.subarray(from, from + count), at);
+          from += count;
+          at += count;
+          left -= count;
+          if (at < STAGING_BYTES && left > 0) continue;
+          const piece = this.#staging.subarray(0, at);
           this.#sum = crc32(piece, this.#sum);
-          calls.write([piece]);
+          chunks.push(piece);
+          if (left === 0) chunks.push(checksumObject(this.#sum));
+          // A short frame is written by one call: a peer that has read its head waits for the rest.
+          calls.write(chunks);
+          chunks = [];
+          at = 0;
         }
       }
-      calls.write([checksumObject(this.#sum)]);
       return bytes + payloadBytes + CHECKSUM_BYTES;
     } catch (error) {
       this.#broken = GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);

@@ -39,7 +39,7 @@ export interface LastFrame<F> extends ReceivedHead<F> {
   readonly sum: number | undefined;
 }
 
-type Readable = Pick<ByteStream, 'peer' | 'read' | 'readIntoFile' | 'blocking'>;
+type Readable = Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>;
 
 /**
  * Reads frames from a byte stream, payloads directly into their target memory. Where the peer sends checksums, a frame is handed out once

@@ -29,14 +29,14 @@ export interface AnsweredPages {
 }
 
 /**
- * Most bytes that are read beyond those that were asked for: several answers of a few pages, whose frames then take one call instead of
- * one for each of their parts.
+ * Most bytes that are read beyond those that were asked for, up to the reader's buffer: several answers of a few pages, whose frames then
+ * take one call instead of one for each of their parts.
  */
 const READ_AHEAD = 128 * 1024;
 
 /**
- * Asks the source for pages, by blocking calls on the thread that serves page faults. It makes next to no garbage, whose collection would
- * let a vCPU wait, and no promises, since that thread does not return to its event loop.
+ * Asks the source for pages, by blocking calls on the thread that serves page faults. It makes little garbage, whose collection lets a vCPU
+ * wait, and no promises, since that thread does not return to its event loop.
  */
 export class LinkPages {
   readonly descriptor: number;
@@ -76,7 +76,8 @@ export class LinkPages {
    * Reads one answer into `bytes`. Throws when the link is lost, or the source sends a frame that is no valid answer.
    */
   take(bytes: Uint8Array): AnsweredPages {
-    if (this.#failure !== undefined) throw this.#failure;
+    // Answers that came before a request failed are still taken.
+    if (this.#failure !== undefined && this.#frames.buffered === 0) throw this.#failure;
     const answer = checkAnswer(this.#frames.read(), this.#memory, bytes.length);
     this.#frames.readPayload([bytes.subarray(0, answer.payloadBytes)]);
     return answer;

@@ -4,10 +4,12 @@ import { Userfaultfd } from '@godwit/linux/userfaultfd';
 import { ControlWord, type ServedMemoryParts } from './missing-messages.js';
 import { MissingPages } from './missing-pages.js';
 
-/** The number of tries before the putter gives up on a mapping that is being changed all the time. */
-const MOST_TRIES = 10_000;
+/** The number of tries before the putter gives up on a mapping that is being changed all the time; the first ones follow at once. */
+const MOST_TRIES = 1000;
+const TRIES_AT_ONCE = 4;
 /**
- * The sleep between two tries, in milliseconds. This thread may come before all others, and must let the one run that changes the mapping.
+ * The sleep before a further try, in milliseconds. A thread that uses this class may have a real-time priority, and must let the one run
+ * that changes the mapping.
  */
 const RETRY_MS = 1;
 
@@ -87,10 +89,10 @@ export class PagePutter implements MissingSink {
 
   /** Fills guest memory with the bytes at the address `from`, or with zeros. Returns false when the service ends before all was filled. */
   #place(to: number, from: number | undefined, byteLength: number): boolean {
-    if (this.#stopped) return false;
     const uffd = this.#uffd;
     let tries = 0;
     for (let done = 0; done < byteLength; ) {
+      if (this.#stopped) return false;
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return true;
@@ -108,7 +110,7 @@ export class PagePutter implements MissingSink {
       }
       if (this.#stopped) return false;
       if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
-      Atomics.wait(this.#control, ControlWord.stop, 0, RETRY_MS);
+      if (tries > TRIES_AT_ONCE) Atomics.wait(this.#control, ControlWord.stop, 0, RETRY_MS);
     }
     return true;
   }
