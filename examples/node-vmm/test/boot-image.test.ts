@@ -43,13 +43,13 @@ testKvm('the sweep guest boots in real mode, sweeps, and its memory is right whe
   await machine.resume();
   await letter;
   const fronts = new Set<number>();
-  for (let i = 0; i < 20; i++) {
+  // A vCPU that gets no processor between two pauses is paused again at the same place.
+  for (let i = 0; i < 20 || fronts.size < 2; i++) {
     await machine.pause();
     expect(check(machine)).toMatch(/^2816 pages right/);
     fronts.add(checkSweep(sweptBytes(machine.ram, SWEEP)).front);
     await machine.resume();
   }
-  expect(fronts.size).toBeGreaterThan(1);
   await machine.pause();
   // The check finds one page that is an increment behind.
   const page = machine.ram.view(MIB + 100 * 4096, 1);
