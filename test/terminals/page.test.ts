@@ -1,40 +1,27 @@
 import { get } from 'node:http';
 import { createServer } from 'node:net';
 import type { MigrationModel } from '@godwit/observe';
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { type Terminal, Tmux } from './tmux.js';
-import { GUEST, VmmUser } from './vmm-command.js';
+import { expect, jest, test } from '@jest/globals';
+import { describeInTerminals, ownTerminals } from './own-terminals.js';
+import type { Terminal } from './tmux.js';
+import { GUEST } from './vmm-command.js';
 
 jest.setTimeout(240_000);
 
-let user: VmmUser;
-let tmux: Tmux;
-
-beforeEach(() => {
-  user = new VmmUser();
-  tmux = new Tmux();
-});
-
-afterEach(() => {
-  tmux.close();
-  user.remove();
-});
-
-const problem = Tmux.problem();
-const withTmux = problem === undefined ? describe : describe.skip;
+const own = ownTerminals();
 
 /** The control socket of the first VMM. */
-const source = (): readonly string[] => ['--control', user.path('godwit/vmm1.sock')];
+const source = (): readonly string[] => ['--control', own.user.path('godwit/vmm1.sock')];
 
 async function running(): Promise<Terminal> {
-  const terminal = tmux.open(user.line(['run', ...GUEST]));
+  const terminal = own.tmux.open(own.user.line(['run', ...GUEST]));
   await terminal.shows(/heartbeat 000001/);
   return terminal;
 }
 
 /** A VMM that waits for a guest, with a page of it. */
 async function receiving(): Promise<{ terminal: Terminal; at: string; page: string }> {
-  const terminal = tmux.open(user.line(['receive', 'tcp:127.0.0.1:0', '--page']));
+  const terminal = own.tmux.open(own.user.line(['receive', 'tcp:127.0.0.1:0', '--page']));
   const [, page = ''] = await terminal.shows(/page: (http:\S+)/);
   const [, at = ''] = await terminal.shows(/a guest may come to (\S+)/);
   return { terminal, at, page };
@@ -62,7 +49,7 @@ async function modelWith(url: string, wanted: (model: MigrationModel) => boolean
   }
 }
 
-withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, () => {
+describeInTerminals('a live page', () => {
   test('of `migrate` has the numbers of the VMM, and stays after the move; `receive` has one of its own', async () => {
     await running();
     const destination = await receiving();
@@ -72,7 +59,7 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
       source: null,
       destination: { states: { state: 'none' } },
     });
-    const mover = tmux.open(user.line(['migrate', destination.at, '--bandwidth', '1M', '--verify', '--page']));
+    const mover = own.tmux.open(own.user.line(['migrate', destination.at, '--bandwidth', '1M', '--verify', '--page']));
     const [, page = ''] = await mover.shows(/page: (http:\S+)/);
     await mover.shows(/round 1: \d+ %/);
     expect(await modelWith(page, ({ source: side }) => side?.bandwidthLimit === 2 ** 20)).toMatchObject({
@@ -88,7 +75,7 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
     });
 
     // What is adjusted from another terminal is on the page too.
-    await user.vmm('adjust', ...source(), '--bandwidth', '0', '--downtime-limit', '500');
+    await own.user.vmm('adjust', ...source(), '--bandwidth', '0', '--downtime-limit', '500');
     await modelWith(page, ({ source: side }) => side?.bandwidthLimit === 0 && side.downtimeLimitMs === 500);
     await mover.shows(/moved to .*pages compared: equal[\s\S]*the page stays at http/);
     const moved = await model(page);
@@ -107,7 +94,7 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
       destination: { states: { state: 'completed' }, ownership: 'settled' },
     });
 
-    expect(await user.vmm('quit')).toMatchObject({ status: 0 });
+    expect(await own.user.vmm('quit')).toMatchObject({ status: 0 });
     expect(await destination.terminal.exit()).toBe(0);
     await expect(model(destination.page)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
   });
@@ -115,10 +102,10 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
   test('shows the attempt that was given up, and at the same address the next one', async () => {
     await running();
     const destination = await receiving();
-    const mover = tmux.open(user.line(['migrate', destination.at, '--bandwidth', '1M', '--page']));
+    const mover = own.tmux.open(own.user.line(['migrate', destination.at, '--bandwidth', '1M', '--page']));
     const [, page = ''] = await mover.shows(/page: (http:\S+)/);
     await mover.shows(/round 1: \d+ %/);
-    await user.vmm('cancel', ...source());
+    await own.user.vmm('cancel', ...source());
     await mover.shows(/GODWIT_CANCELLED[\s\S]*the page stays at/);
     expect(await model(page)).toMatchObject({
       over: true,
@@ -131,7 +118,7 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
     await modelWith(destination.page, (now) => now.destination?.states.state === 'none');
 
     // Without a terminal the page ends with the command.
-    const saved = await user.json('snapshot', user.path('guest.snap'), '--live', '--page', ...source());
+    const saved = await own.user.json('snapshot', own.user.path('guest.snap'), '--live', '--page', ...source());
     const [first = ''] = saved.stdout.split('\n');
     const { page: at } = JSON.parse(first) as { page: string };
     expect(saved).toMatchObject({ status: 0, last: { result: 'saved' } });
@@ -145,12 +132,15 @@ withTmux(`a live page${problem === undefined ? '' : ` (skipped: ${problem})`}`, 
       taken.listen(0, '127.0.0.1', () => resolve(String((taken.address() as { port: number }).port)));
     });
     const told = expect.stringContaining(`--page: the page cannot be served at 127.0.0.1, port ${port}: `);
-    expect(await user.json('migrate', 'tcp:127.0.0.1:1', '--page', port)).toMatchObject({ status: 2, stderr: told });
-    expect(await user.vmm('receive', 'tcp:127.0.0.1:0', '--page', port)).toMatchObject({ status: 2, stderr: told });
+    expect(await own.user.json('migrate', 'tcp:127.0.0.1:1', '--page', port)).toMatchObject({
+      status: 2,
+      stderr: told,
+    });
+    expect(await own.user.vmm('receive', 'tcp:127.0.0.1:0', '--page', port)).toMatchObject({ status: 2, stderr: told });
     taken.close();
-    expect((await user.json('status')).last).toMatchObject({ guest: 'running' });
-    expect((await user.json('status')).last).not.toHaveProperty('migration');
-    expect(await user.vmm('migrate', '--page', 'tcp:127.0.0.1:1')).toMatchObject({
+    expect((await own.user.json('status')).last).toMatchObject({ guest: 'running' });
+    expect((await own.user.json('status')).last).not.toHaveProperty('migration');
+    expect(await own.user.vmm('migrate', '--page', 'tcp:127.0.0.1:1')).toMatchObject({
       status: 2,
       stderr: expect.stringContaining('It is a port from 0 to 65535; without one, give --page last.'),
     });
