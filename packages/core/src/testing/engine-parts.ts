@@ -27,6 +27,7 @@ export { MemoryWindows } from '../memory/memory-windows.js';
 export { addNamedBits, namedPages } from '../memory/named-pages.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';
+export { processorTime, processorTimeSince } from '../processor-time.js';
 export { MOST_PIECES } from '../protocol/negotiate.js';
 export { PageQueue } from '../queue/page-queue.js';
 export { PageTaker } from '../queue/page-taker.js';
