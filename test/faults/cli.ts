@@ -43,7 +43,8 @@ if (values.help || !Number.isSafeInteger(seed) || !(offsets >= 1) || !(parallel 
 }
 
 const report = new FaultReport(seed);
-if (values.sample) report.line(`a sample: ${offsets} byte offsets each way, one of ${SAMPLED_STEP.precopy} frames, seed ${seed}`);
+if (values.sample)
+  report.line(`a sample: ${offsets} byte offsets each way, one of ${SAMPLED_STEP.precopy} frames, seed ${seed}`);
 const first = await startWorker(report);
 if (first !== undefined) {
   const series = values.only === undefined ? planned(first.bytes) : [single(values.only)];

@@ -104,8 +104,7 @@ describe("CI's sample of the fault cases", () => {
   });
 
   test('takes other offsets with another seed, and the same ones with the same', () => {
-    const offsets = (seed: number) =>
-      casesOf(sampled(seed).find(isBytes) as CaseSeries);
+    const offsets = (seed: number) => casesOf(sampled(seed).find(isBytes) as CaseSeries);
     expect(offsets(7)).toEqual(offsets(7));
     expect(offsets(7)).not.toEqual(offsets(8));
   });
