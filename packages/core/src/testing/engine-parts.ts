@@ -59,4 +59,4 @@ export { spread, VcpuSpread } from '../source/vcpu-spread.js';
 export { WireRate } from '../source/wire-rate.js';
 export { TrackerUnion } from '../tracker/tracker-union.js';
 export { DigestComparison } from '../verify/compare-digests.js';
-export { digestPage } from '../verify/page-digest.js';
+export { digestPages, digestsBySimd } from '../verify/digest-pages.js';
