@@ -37,7 +37,14 @@ function migration(
     signal: new AbortController().signal,
     write: async (frame: { readonly attempt: number }) => void asked.push(frame.attempt),
   };
-  const vm = { slowerBySeconds: 0, alive: true, settled: true, rehearsed: true, blocker: undefined as string | undefined, sequences: [0] };
+  const vm = {
+    slowerBySeconds: 0,
+    alive: true,
+    settled: true,
+    rehearsed: true,
+    blocker: undefined as string | undefined,
+    sequences: [0],
+  };
   const session = { signal: end.signal, attempt: 1, current: connection as typeof connection | undefined };
   const context = {
     records: [] as RoundRecord[],
