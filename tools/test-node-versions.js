@@ -24,9 +24,7 @@ const turn = seed % (VERSIONS.length - 1);
 /** Which of every two test files it runs. */
 const half = Math.floor(seed / (VERSIONS.length - 1)) % 2;
 /** The test files of each version, for Jest; empty for all. */
-const chosen = values.others
-  ? ['--', '--runTestsByPath', ...differing().filter((_, index) => index % 2 === half)]
-  : [];
+const chosen = values.others ? ['--', '--runTestsByPath', ...differing().filter((_, index) => index % 2 === half)] : [];
 let others = 0;
 
 /** A link that changes, with jitter, on several channels, and a guest that never converges. */
