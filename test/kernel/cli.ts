@@ -2,7 +2,7 @@
  * `npm run test:kernel -- [--machine NAME] [--prepare] [--run COMMAND] [--timeout SECONDS] [PATTERN...]`
  *
  * Boots the kernels that the suites of this folder need, runs the suites inside, and counts their tests like any other
- * Jest run. A machine's suites are in the folder of its name. With patterns, only the test files whose path matches one;
+ * Jest run. A machine's suites are in the folder of its name; `newest` has those of `stock` too. With patterns, only the test files whose path matches one;
  * `--machine` keeps to one machine. `--prepare` downloads and builds what is not cached yet, and boots nothing; `--run`
  * runs a shell command inside instead of the suites, in the project's folder.
  */
@@ -10,25 +10,46 @@ import { appendFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE } from './guest/linux-files.js';
-import { type DebianTree, debianTree } from './harness/debian-packages.js';
+import { debianImage } from './harness/debian-image.js';
+import { type DebianKernel, type DebianTree, debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { iommufdImage } from './harness/iommufd-image.js';
 import { nestedImage } from './harness/nested-image.js';
-import { stockImage } from './harness/stock-image.js';
+import { newestKernel } from './harness/newest-kernel.js';
 import { type BootImage, type BootResult, bootAndRun } from './harness/test-machine.js';
 
 /** The repository; this file runs compiled, in test/dist/kernel. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 const MODULE_SOURCES = join(ROOT, 'test/kernel/module');
 
-const MACHINES: Readonly<Record<string, (tree: DebianTree) => Promise<BootImage>>> = {
+/** What is booted, and the kernel that its suites can boot again inside. */
+interface Machine {
+  readonly image: BootImage;
+  readonly kernel: DebianKernel;
+}
+
+const MACHINES: Readonly<Record<string, (tree: DebianTree) => Promise<Machine>>> = {
   /** Debian's kernel, with an IOMMU, PCI devices behind it, and KVM. */
-  stock: (tree) => stockImage(tree, MODULE_SOURCES),
+  stock: async (tree) => ({
+    kernel: tree,
+    image: await debianImage(tree, { kernel: tree, name: 'stock', sources: MODULE_SOURCES }),
+  }),
+  /** The newest kernel that Debian has, on the same machine. */
+  newest: async (tree) => {
+    const kernel = await newestKernel();
+    return { kernel, image: await debianImage(tree, { kernel, name: 'newest', sources: MODULE_SOURCES }) };
+  },
   /** Debian's kernel on one processor, with KVM for guests of its own. */
-  nested: (tree) => nestedImage(tree),
+  nested: async (tree) => ({ kernel: tree, image: await nestedImage(tree) }),
   /** A kernel of our configuration, for what Debian's does not have. */
-  iommufd: (tree) => iommufdImage(tree, MODULE_SOURCES, join(ROOT, 'test/kernel/harness/iommufd-kernel.config')),
+  iommufd: async (tree) => ({
+    kernel: tree,
+    image: await iommufdImage(tree, MODULE_SOURCES, join(ROOT, 'test/kernel/harness/iommufd-kernel.config')),
+  }),
 };
+
+/** The folders of the suites of a machine, where that is not the one of its name. */
+const FOLDERS: Readonly<Record<string, readonly string[]>> = { newest: ['stock', 'newest'] };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -44,11 +65,11 @@ try {
   const names = machines();
   const tree = await debianTree();
   for (const name of names) {
-    const image = await (MACHINES[name] as (tree: DebianTree) => Promise<BootImage>)(tree);
+    const { image, kernel } = await (MACHINES[name] as (tree: DebianTree) => Promise<Machine>)(tree);
     if (values.prepare) continue;
     const variables = {
-      [KERNEL_VARIABLE]: tree.vmlinuz,
-      [MODULES_VARIABLE]: tree.modules,
+      [KERNEL_VARIABLE]: kernel.vmlinuz,
+      [MODULES_VARIABLE]: kernel.modules,
       [BUSYBOX_VARIABLE]: tree.program('busybox'),
     };
     const script =
@@ -77,10 +98,10 @@ function machines(): string[] {
 
 /** The test files of a machine that match, as paths in the repository. */
 function suitesOf(machine: string): string[] {
-  const folder = join('test/dist/kernel', machine);
-  return readdirSync(join(ROOT, folder))
-    .filter((name) => name.endsWith('.test.js'))
-    .map((name) => join(folder, name))
+  return (FOLDERS[machine] ?? [machine])
+    .map((folder) => join('test/dist/kernel', folder))
+    .flatMap((folder) => readdirSync(join(ROOT, folder)).map((name) => join(folder, name)))
+    .filter((path) => path.endsWith('.test.js'))
     .filter((path) => positionals.length === 0 || positionals.some((pattern) => new RegExp(pattern).test(path)));
 }
 

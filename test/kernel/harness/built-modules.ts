@@ -5,12 +5,17 @@ import { announced, run } from './command.js';
 import type { DebianTree } from './debian-packages.js';
 import type { KernelModule } from './kernel-modules.js';
 
-/** The kernel's own sample of a device that can be migrated, from Debian's source. */
+/**
+ * The kernel's own sample of a device that can be migrated, from Debian's source of Linux 6.12; it is built for newer kernels too, whose
+ * source would be a download of its own.
+ */
 const MTTY = 'samples/vfio-mdev/mtty.c';
 
 /** What the modules are built against: a kernel's headers, or the tree in which the kernel was built. */
 export interface ModuleBuildTree {
   readonly folder: string;
+  /** Added to the command line of `make`. Default: nothing. */
+  readonly makeArguments?: readonly string[];
   /** Distinguishes kernels that cannot share modules. */
   readonly key: readonly string[];
 }
@@ -34,7 +39,9 @@ export async function builtModules(
     if (options.mtty) await announced('unpacking mtty from Debian’s kernel source', () => unpackMtty(tree, target));
     writeFileSync(join(target, 'Makefile'), `obj-m := ${names.map((name) => `${name}.o`).join(' ')}\n`);
     await announced(`building ${names.join(' and ')}`, () =>
-      run('make', ['-s', '-C', kernel.folder, `M=${target}`, 'modules'], { env: tree.environment }),
+      run('make', ['-s', '-C', kernel.folder, `M=${target}`, ...(kernel.makeArguments ?? []), 'modules'], {
+        env: tree.environment,
+      }),
     );
   });
   return names.map((name) => ({ name, content: readFileSync(join(folder, `${name}.ko`)) }));

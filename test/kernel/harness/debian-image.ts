@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { builtModules } from './built-modules.js';
 import { cached } from './cache.js';
 import { announced } from './command.js';
-import type { DebianTree } from './debian-packages.js';
+import type { DebianKernel, DebianTree } from './debian-packages.js';
 import { initScript } from './init-script.js';
 import { writeInitramfs } from './initramfs.js';
 import { debianModules } from './kernel-modules.js';
@@ -15,27 +15,33 @@ import type { BootImage } from './test-machine.js';
 const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev', 'i2c-i801'];
 
 /**
- * Debian's own kernel with the test device and mtty, on a machine with an emulated IOMMU and QEMU's `edu` devices behind
+ * A kernel of Debian's with the test device and mtty, on a machine with an emulated IOMMU and QEMU's `edu` devices behind
  * it, which can do DMA.
  *
+ * @param name the machine's, for the cache
  * @param sources the folder of the test device's source
  */
-export async function stockImage(tree: DebianTree, sources: string): Promise<BootImage> {
-  const own = await builtModules(tree, { folder: tree.headers, key: tree.key }, sources, { mtty: true });
+export async function debianImage(
+  tree: DebianTree,
+  { kernel, name, sources }: { readonly kernel: DebianKernel; readonly name: string; readonly sources: string },
+): Promise<BootImage> {
+  const { headers, makeArguments, vmlinuz } = kernel;
+  const own = await builtModules(tree, { folder: headers, makeArguments, key: kernel.key }, sources, { mtty: true });
   const key = [
-    ...tree.key,
+    ...kernel.key,
     ...MODULES,
     initScript([]),
     ...own.map(({ content }) => Buffer.from(content).toString('latin1')),
   ];
-  const folder = await cached('stock', key, async (target) => {
+  const folder = await cached(name, key, async (target) => {
     await announced('making the initramfs', async () => {
-      const modules = [...(await debianModules(tree, MODULES)), ...own];
-      writeInitramfs(join(target, 'initramfs'), tree, modules);
+      const { modules, release } = kernel;
+      const debians = await debianModules({ modules, release, program: tree.program }, MODULES);
+      writeInitramfs(join(target, 'initramfs'), tree, [...debians, ...own]);
     });
   });
   return {
-    kernel: tree.vmlinuz,
+    kernel: vmlinuz,
     initramfs: join(folder, 'initramfs'),
     devices: ['-device', 'intel-iommu', '-device', 'edu', '-device', 'edu'],
     parameters: 'intel_iommu=on',
