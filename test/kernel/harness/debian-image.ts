@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { PATIENT } from '../guest/linux-files.js';
 import { builtModules } from './built-modules.js';
 import { cached } from './cache.js';
 import { announced } from './command.js';
@@ -14,17 +15,19 @@ import type { BootImage } from './test-machine.js';
  */
 const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev', 'i2c-i801'];
 
+export interface DebianImageOptions {
+  readonly kernel: DebianKernel;
+  /** The machine's, for the cache. */
+  readonly name: string;
+  /** The folder of the test device's source. */
+  readonly sources: string;
+}
+
 /**
  * A kernel of Debian's with the test device and mtty, on a machine with an emulated IOMMU and QEMU's `edu` devices behind
  * it, which can do DMA.
- *
- * @param name the machine's, for the cache
- * @param sources the folder of the test device's source
  */
-export async function debianImage(
-  tree: DebianTree,
-  { kernel, name, sources }: { readonly kernel: DebianKernel; readonly name: string; readonly sources: string },
-): Promise<BootImage> {
+export async function debianImage(tree: DebianTree, { kernel, name, sources }: DebianImageOptions): Promise<BootImage> {
   const { headers, makeArguments, vmlinuz } = kernel;
   const own = await builtModules(tree, { folder: headers, makeArguments, key: kernel.key }, sources, { mtty: true });
   const key = [
@@ -44,6 +47,6 @@ export async function debianImage(
     kernel: vmlinuz,
     initramfs: join(folder, 'initramfs'),
     devices: ['-device', 'intel-iommu', '-device', 'edu', '-device', 'edu'],
-    parameters: 'intel_iommu=on',
+    parameters: `intel_iommu=on ${PATIENT}`,
   };
 }

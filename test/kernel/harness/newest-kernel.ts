@@ -7,7 +7,7 @@ import { announced } from './command.js';
 import { type DebianKernel, makeHeadersMovable } from './debian-packages.js';
 
 /** The suite that has Debian's newest kernels; it also has the newest QEMU, whose C library the kernel's build programs need. */
-const SUITE = 'trixie-backports';
+export const NEWEST_SUITE = 'trixie-backports';
 /** The series that is taken while the suite has it; later the newest one. */
 const WANTED = [7, 3] as const;
 /** Written last. */
@@ -29,9 +29,9 @@ const BUILD_PROGRAMS = [
  */
 export async function newestKernel(): Promise<DebianKernel> {
   const { loader } = await unpackedQemu(NEWEST, (text) => process.stdout.write(`kernel: ${text}\n`));
-  const folder = await cached('newest-kernel', [SUITE, WANTED.join('.'), ...loader], async (target) => {
+  const folder = await cached('newest-kernel', [NEWEST_SUITE, WANTED.join('.'), ...loader], async (target) => {
     const scratch = mkdtempSync(join(target, 'unpacking-'));
-    const suites = await DebianSuites.open([SUITE], scratch);
+    const suites = await DebianSuites.open([NEWEST_SUITE], scratch);
     const release = newestOf(await suites.names('linux-binary-'));
     const bare = release.replace('-amd64', '');
     const packages = [
@@ -72,7 +72,7 @@ export function newestOf(names: readonly string[]): string {
   const wanted = inOrder.find(({ numbers }) => numbers[0] === WANTED[0] && numbers[1] === WANTED[1]) ?? inOrder[0];
   if (wanted === undefined) {
     const there = found.map(({ release }) => release).join(', ') || 'none';
-    throw new Error(`Debian's ${SUITE} has no Linux ${WANTED.join('.')} or newer; it has ${there}`);
+    throw new Error(`Debian's ${NEWEST_SUITE} has no Linux ${WANTED.join('.')} or newer; it has ${there}`);
   }
   return wanted.release;
 }

@@ -1,0 +1,61 @@
+/** How one test of a selftest ended. */
+export type Outcome = 'ok' | 'not ok' | 'skip';
+
+export interface TestResult {
+  readonly name: string;
+  readonly outcome: Outcome;
+}
+
+/** What a selftest has printed and its exit status. */
+export interface SelftestOutput {
+  readonly text: string;
+  readonly status: number;
+}
+
+/** The exit status of a selftest that cannot run (tools/testing/selftests/kselftest.h: KSFT_SKIP). */
+const SKIPPED = 4;
+
+/** `ok 3 iommufd.simple # SKIP why`, of the Test Anything Protocol, as kselftest.h and kselftest_harness.h print it. */
+const TAP_LINE = /^(ok|not ok) \d+ (.*?)(?:\s+# (SKIP|XFAIL)\b.*)?$/;
+/** Older ones have it before the name. */
+const SKIP_FIRST = /^# SKIP /;
+/** `Testing wp-fork on anon... done`, as userfaultfd's tests of 6.12 print it. */
+const TESTING_LINE = /^Testing (.+)\.\.\. (done|skipped|failed)/;
+
+/**
+ * The tests that a selftest ran. A selftest that prints none of them (KVM's) is one test by itself, named `name`: its exit status
+ * decides. One that ends early, with tests it has announced and not reported, fails by that.
+ */
+export function resultsOf(name: string, { text, status }: SelftestOutput): readonly TestResult[] {
+  const results = text.split('\n').flatMap((line) => resultIn(line.trimEnd()) ?? []);
+  if (results.length === 0) {
+    return [{ name, outcome: status === 0 ? 'ok' : status === SKIPPED ? 'skip' : 'not ok' }];
+  }
+  const planned = Number(/^1\.\.(\d+)$/m.exec(text)?.[1] ?? results.length);
+  const ended = results.length >= planned && (status === 0 || results.some(({ outcome }) => outcome === 'not ok'));
+  const missing = `${name}: ${planned - results.length} of ${planned} tests, it ended with status ${status}`;
+  return ended || status === SKIPPED ? results : [...results, { name: missing, outcome: 'not ok' }];
+}
+
+function resultIn(line: string): TestResult | undefined {
+  const [, tap, tapName, note] = TAP_LINE.exec(line) ?? [];
+  if (tap !== undefined) {
+    const skipped = note === 'SKIP' || SKIP_FIRST.test(tapName as string);
+    const outcome = skipped ? 'skip' : tap === 'ok' ? 'ok' : 'not ok';
+    return { name: (tapName as string).replace(SKIP_FIRST, ''), outcome };
+  }
+  const [, testing, end] = TESTING_LINE.exec(line) ?? [];
+  if (testing === undefined) return undefined;
+  return { name: testing, outcome: end === 'done' ? 'ok' : end === 'skipped' ? 'skip' : 'not ok' };
+}
+
+export interface Counts {
+  readonly ok: number;
+  readonly notOk: number;
+  readonly skip: number;
+}
+
+export function countsOf(results: readonly TestResult[]): Counts {
+  const of = (outcome: Outcome) => results.filter((result) => result.outcome === outcome).length;
+  return { ok: of('ok'), notOk: of('not ok'), skip: of('skip') };
+}
