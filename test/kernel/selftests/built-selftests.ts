@@ -27,7 +27,7 @@ const NEWER_NAMES = [
   '-Din_data_type=out_data_type',
   '-DIOMMU_HW_INFO_TYPE_DEFAULT=0',
   '-DIOMMU_HW_INFO_FLAG_INPUT_TYPE=1',
-  '-DMOCK_FLAGS_DEVICE_PASID=4',
+  '-DMOCK_FLAGS_DEVICE_PASID=0',
   '-DMOCK_PASID_WIDTH=20',
 ].join(' ');
 

@@ -9,9 +9,8 @@ export interface Judge {
   readonly about: RegExp;
   /** In words, for the report. */
   readonly subject: string;
-  /** Our compiled tests of the same subject, and the configuration of Jest that runs them. */
+  /** Our compiled tests of the same subject. */
   readonly ours: readonly string[];
-  readonly jest: string;
   /** Tests of it that cannot pass on this kernel, and why: they do not count. */
   readonly exempt?: { readonly tests: RegExp; readonly because: string };
 }
@@ -27,8 +26,6 @@ export interface Session {
   readonly judges: readonly Judge[];
 }
 
-const UNIT = 'jest.config.js';
-const KERNEL = 'test/kernel/jest.config.js';
 const LINUX = 'packages/linux/dist-test';
 
 const USERFAULTFD: Judge = {
@@ -36,7 +33,6 @@ const USERFAULTFD: Judge = {
   about: /wp|rwp|missing|poison|zeropage|sigbus|events/,
   subject: 'userfaultfd: missing pages, write protection, poison',
   ours: [`${LINUX}/userfaultfd.test.js`, `${LINUX}/shared-userfaultfd.test.js`],
-  jest: UNIT,
 };
 
 const PAGEMAP: Judge = {
@@ -44,7 +40,6 @@ const PAGEMAP: Judge = {
   about: /./,
   subject: 'PAGEMAP_SCAN with asynchronous write protection',
   ours: [`${LINUX}/pagemap-tracker.test.js`],
-  jest: UNIT,
 };
 
 function dirtyLog(mode: string, ours: string): Judge {
@@ -55,7 +50,6 @@ function dirtyLog(mode: string, ours: string): Judge {
     about: /./,
     subject: `KVM: ${mode}`,
     ours: [`${LINUX}/${ours}`],
-    jest: UNIT,
   };
 }
 
@@ -70,7 +64,6 @@ export const SESSIONS: readonly Session[] = [
         about: /dirty/,
         subject: 'iommufd: dirty tracking',
         ours: ['test/dist/kernel/iommufd/iommufd.test.js'],
-        jest: KERNEL,
       },
     ],
   },

@@ -4,6 +4,8 @@ export type Outcome = 'ok' | 'not ok' | 'skip';
 export interface TestResult {
   readonly name: string;
   readonly outcome: Outcome;
+  /** What it has said about its failure. */
+  readonly why?: string;
 }
 
 /** What a selftest has printed and its exit status. */
@@ -19,15 +21,27 @@ const SKIPPED = 4;
 const TAP_LINE = /^(ok|not ok) \d+ (.*?)(?:\s+# (SKIP|XFAIL)\b.*)?$/;
 /** Older ones have it before the name. */
 const SKIP_FIRST = /^# SKIP /;
+/** `# iommufd.c:767:area_auto_iova:Expected 0 (0) == 1 (1)`, or `# failed reason: [...]`. */
+const WHY_LINE = /^#\s+((?:[\w-]+\.[ch]:\d+:|failed reason:).*)$/;
 /** `Testing wp-fork on anon... done`, as userfaultfd's tests of 6.12 print it. */
-const TESTING_LINE = /^Testing (.+)\.\.\. (done|skipped|failed)/;
+const TESTING_LINE = /^Testing (.+)\.\.\. (done|skipped|failed)(?: \[reason: (.*)\])?/;
 
 /**
  * The tests that a selftest ran. A selftest that prints none of them (KVM's) is one test by itself, named `name`: its exit status
  * decides. One that ends early, with tests it has announced and not reported, fails by that.
  */
 export function resultsOf(name: string, { text, status }: SelftestOutput): readonly TestResult[] {
-  const results = text.split('\n').flatMap((line) => resultIn(line.trimEnd()) ?? []);
+  const results: TestResult[] = [];
+  let why: string | undefined;
+  for (const line of text.split('\n').map((one) => one.trimEnd())) {
+    const result = resultIn(line);
+    if (result === undefined) {
+      why ??= WHY_LINE.exec(line)?.[1];
+      continue;
+    }
+    results.push(result.outcome === 'not ok' && why !== undefined ? { ...result, why } : result);
+    why = undefined;
+  }
   if (results.length === 0) {
     return [{ name, outcome: status === 0 ? 'ok' : status === SKIPPED ? 'skip' : 'not ok' }];
   }
@@ -44,9 +58,10 @@ function resultIn(line: string): TestResult | undefined {
     const outcome = skipped ? 'skip' : tap === 'ok' ? 'ok' : 'not ok';
     return { name: (tapName as string).replace(SKIP_FIRST, ''), outcome };
   }
-  const [, testing, end] = TESTING_LINE.exec(line) ?? [];
+  const [, testing, end, reason] = TESTING_LINE.exec(line) ?? [];
   if (testing === undefined) return undefined;
-  return { name: testing, outcome: end === 'done' ? 'ok' : end === 'skipped' ? 'skip' : 'not ok' };
+  if (end !== 'failed') return { name: testing, outcome: end === 'done' ? 'ok' : 'skip' };
+  return { name: testing, outcome: 'not ok', ...(reason === undefined ? {} : { why: reason }) };
 }
 
 export interface Counts {
