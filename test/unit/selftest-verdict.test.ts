@@ -65,3 +65,10 @@ test.each([
 ])('%s fails by that', (_name, text, status) => {
   expect(resultsOf('x', { text, status }).at(-1)?.outcome).toBe('not ok');
 });
+
+test('several runs of parts: plans add up, and a test that ran twice counts once', () => {
+  const text =
+    '1..2\nok 1 wp-fork on anon\nok 2 rwp-fork on anon\n1..2\nnot ok 1 rwp-fork on anon\nok 2 rwp-gup on anon\n';
+  const results = resultsOf('mm/uffd-unit-tests', { text, status: 1 });
+  expect(countsOf(results)).toEqual({ ok: 2, notOk: 1, skip: 0 });
+});

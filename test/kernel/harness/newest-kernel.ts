@@ -24,7 +24,7 @@ const BUILD_PROGRAMS = [
 ] as const;
 
 /**
- * The newest kernel that Debian has for its stable release: Linux 7.3 or newer. Downloads 137 MB and unpacks them when they are not in
+ * The newest kernel that Debian has for its stable release: Linux 7.3 or newer. Downloads 136 MB and unpacks them when they are not in
  * the cache: image, modules, and what modules are built with.
  */
 export async function newestKernel(): Promise<DebianKernel> {

@@ -28,7 +28,7 @@ const TESTING_LINE = /^Testing (.+)\.\.\. (done|skipped|failed)(?: \[reason: (.*
 
 /**
  * The tests that a selftest ran. A selftest that prints none of them (KVM's) is one test by itself, named `name`: its exit status
- * decides. One that ends early, with tests it has announced and not reported, fails by that.
+ * decides. One that ends early, with tests it has announced and not reported, fails by that. The text may be of several runs.
  */
 export function resultsOf(name: string, { text, status }: SelftestOutput): readonly TestResult[] {
   const results: TestResult[] = [];
@@ -45,10 +45,21 @@ export function resultsOf(name: string, { text, status }: SelftestOutput): reado
   if (results.length === 0) {
     return [{ name, outcome: status === 0 ? 'ok' : status === SKIPPED ? 'skip' : 'not ok' }];
   }
-  const planned = Number(/^1\.\.(\d+)$/m.exec(text)?.[1] ?? results.length);
+  const plans = [...text.matchAll(/^1\.\.(\d+)$/gm)].map(([, count]) => Number(count));
+  const planned = plans.length === 0 ? results.length : plans.reduce((sum, count) => sum + count, 0);
   const ended = results.length >= planned && (status === 0 || results.some(({ outcome }) => outcome === 'not ok'));
   const missing = `${name}: ${planned - results.length} of ${planned} tests, it ended with status ${status}`;
-  return ended || status === SKIPPED ? results : [...results, { name: missing, outcome: 'not ok' }];
+  const once = onceEach(results);
+  return ended || status === SKIPPED ? once : [...once, { name: missing, outcome: 'not ok' }];
+}
+
+/** One result for each name, a failure before anything else: a selftest that is run in parts may run a test twice. */
+function onceEach(results: readonly TestResult[]): TestResult[] {
+  const byName = new Map<string, TestResult>();
+  for (const result of results) {
+    if (result.outcome === 'not ok' || !byName.has(result.name)) byName.set(result.name, result);
+  }
+  return [...byName.values()];
 }
 
 function resultIn(line: string): TestResult | undefined {
