@@ -1,5 +1,4 @@
 import { join } from 'node:path';
-import { PATIENT } from '../guest/linux-files.js';
 import { builtModules } from './built-modules.js';
 import { cached } from './cache.js';
 import { announced } from './command.js';
@@ -21,13 +20,18 @@ export interface DebianImageOptions {
   readonly name: string;
   /** The folder of the test device's source. */
   readonly sources: string;
+  /** Added to the kernel's command line. Default: nothing. */
+  readonly parameters?: string;
 }
 
 /**
  * A kernel of Debian's with the test device and mtty, on a machine with an emulated IOMMU and QEMU's `edu` devices behind
  * it, which can do DMA.
  */
-export async function debianImage(tree: DebianTree, { kernel, name, sources }: DebianImageOptions): Promise<BootImage> {
+export async function debianImage(
+  tree: DebianTree,
+  { kernel, name, sources, parameters = '' }: DebianImageOptions,
+): Promise<BootImage> {
   const { headers, makeArguments, vmlinuz } = kernel;
   const own = await builtModules(tree, { folder: headers, makeArguments, key: kernel.key }, sources, { mtty: true });
   const key = [
@@ -47,6 +51,6 @@ export async function debianImage(tree: DebianTree, { kernel, name, sources }: D
     kernel: vmlinuz,
     initramfs: join(folder, 'initramfs'),
     devices: ['-device', 'intel-iommu', '-device', 'edu', '-device', 'edu'],
-    parameters: `intel_iommu=on ${PATIENT}`,
+    parameters: `intel_iommu=on ${parameters}`,
   };
 }

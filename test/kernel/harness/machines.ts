@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { PATIENT } from '../guest/linux-files.js';
 import { debianImage } from './debian-image.js';
 import type { DebianKernel, DebianTree } from './debian-packages.js';
 import { iommufdImage } from './iommufd-image.js';
@@ -27,7 +28,8 @@ export const MACHINES = {
   /** The newest kernel that Debian has, on the same machine. */
   newest: async (tree) => {
     const kernel = await newestKernel();
-    return { kernel, image: await debianImage(tree, { kernel, name: 'newest', sources: MODULE_SOURCES }) };
+    const options = { kernel, name: 'newest', sources: MODULE_SOURCES, parameters: PATIENT };
+    return { kernel, image: await debianImage(tree, options) };
   },
   /** Debian's kernel on one processor, with KVM for guests of its own. */
   nested: async (tree) => ({ kernel: tree, image: await nestedImage(tree) }),
