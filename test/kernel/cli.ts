@@ -9,7 +9,7 @@
 import { appendFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE } from './guest/linux-files.js';
+import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE, MOVES_VARIABLE, TRACE_VARIABLE } from './guest/linux-files.js';
 import { type DebianTree, debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { iommufdImage } from './harness/iommufd-image.js';
@@ -24,8 +24,10 @@ const MODULE_SOURCES = join(ROOT, 'test/kernel/module');
 const MACHINES: Readonly<Record<string, (tree: DebianTree) => Promise<BootImage>>> = {
   /** Debian's kernel, with an IOMMU, PCI devices behind it, and KVM. */
   stock: (tree) => stockImage(tree, MODULE_SOURCES),
-  /** Debian's kernel on one processor, with KVM for guests of its own. */
-  nested: (tree) => nestedImage(tree),
+  /** A small kernel with KVM, for guests of its own, which have the same kernel. */
+  nested: (tree) => nestedImage(tree, ROOT),
+  /** The same machine, for guests with Debian's kernel: these take long. */
+  distribution: (tree) => nestedImage(tree, ROOT),
   /** A kernel of our configuration, for what Debian's does not have. */
   iommufd: (tree) => iommufdImage(tree, MODULE_SOURCES, join(ROOT, 'test/kernel/harness/iommufd-kernel.config')),
 };
@@ -50,6 +52,8 @@ try {
       [KERNEL_VARIABLE]: tree.vmlinuz,
       [MODULES_VARIABLE]: tree.modules,
       [BUSYBOX_VARIABLE]: tree.program('busybox'),
+      ...image.variables,
+      ...passedOn(),
     };
     const script =
       values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
@@ -59,6 +63,12 @@ try {
 } catch (error) {
   process.stdout.write(`kernel: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;
+}
+
+/** The variables of this process that are for the suites. */
+function passedOn(): Record<string, string> {
+  const values = [MOVES_VARIABLE, TRACE_VARIABLE].map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(values.filter((entry): entry is [string, string] => entry[1] !== undefined));
 }
 
 /** The machines that were asked for: those with a suite that matches. */

@@ -14,10 +14,14 @@ export interface BootImage {
   readonly qemu?: Pick<UnpackedQemu, 'command' | 'environment'>;
   /** QEMU's name of the processor, and how many. Default: two with all that QEMU emulates. */
   readonly processor?: { readonly model: string; readonly count: number };
+  /** QEMU's way to emulate: the argument of `-accel`. Default: one thread for all processors. */
+  readonly accelerator?: string;
   /** QEMU's options for the devices of this machine. */
   readonly devices: readonly string[];
   /** Added to the kernel's command line. */
   readonly parameters: string;
+  /** Environment variables for the suites. */
+  readonly variables?: Readonly<Record<string, string>>;
 }
 
 export interface BootResult {
@@ -73,7 +77,7 @@ export async function bootAndRun(
 function qemuArguments(image: BootImage, share: string): string[] {
   const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
   return [
-    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
+    ...['-machine', 'q35', '-accel', image.accelerator ?? 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],
