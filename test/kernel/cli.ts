@@ -9,7 +9,13 @@
 import { appendFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE, MOVES_VARIABLE, TRACE_VARIABLE } from './guest/linux-files.js';
+import {
+  BUSYBOX_VARIABLE,
+  KERNEL_VARIABLE,
+  MODULES_VARIABLE,
+  MOVES_VARIABLE,
+  TRACE_VARIABLE,
+} from './guest/linux-files.js';
 import { type DebianTree, debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { iommufdImage } from './harness/iommufd-image.js';

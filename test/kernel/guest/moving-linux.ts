@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { LinuxHost } from './linux-host.js';
-import { ask, type MoveFigures, PATIENCE } from './vmm-control.js';
+import { ask, type MoveFigures, PATIENCE, SILENCE_MS } from './vmm-control.js';
 
 /** The figures of a guest's work (guest_work.c), as they stand. All that count work only grow; no defect is ever right. */
 export interface WorkFigures {
@@ -38,7 +38,7 @@ export class MovingLinux {
     const host = new LinuxHost(['run', ...options, ...devices, '--control', `${folder}/0.sock`]);
     const guest = new MovingLinux(folder, devices, host);
     // What is typed before the prompt may be lost.
-    await host.prints(/ready after [\d.]+ s\n[^]*guest# /);
+    await host.prints(/ready after [\d.]+ s\n[\s\S]*guest# /);
     return guest;
   }
 
@@ -58,7 +58,7 @@ export class MovingLinux {
     const control = `${this.#folder}/${this.#moves}.sock`;
     this.#moves++;
     const next = new LinuxHost([
-      ...['receive', 'tcp:127.0.0.1:0', '--once', ...this.#devices],
+      ...['receive', 'tcp:127.0.0.1:0', '--once', '--reconnect-timeout', String(SILENCE_MS), ...this.#devices],
       ...['--control', `${this.#folder}/${this.#moves}.sock`],
     ]);
     this.#host = next;
@@ -77,8 +77,8 @@ export class MovingLinux {
   /** The figures of the work that the guest does. */
   async figures(): Promise<WorkFigures> {
     const text = await this.answer(
-      'cat /tmp/memory /tmp/timers /tmp/disk; echo "uptime=$(cut -d " " -f 1 /proc/uptime) end"',
-      /^(rounds=[^]*uptime=[\d.]+) end\n/m,
+      'sleep 0.2; cat /tmp/memory /tmp/timers /tmp/disk; echo "uptime=$(cut -d " " -f 1 /proc/uptime) end"',
+      /^(rounds=[\s\S]*uptime=[\d.]+) end\n/m,
     );
     const numbers = (name: string): number[] =>
       [...text.matchAll(new RegExp(`\\b${name}=([\\d.]+)`, 'g'))].map((match) => Number(match[1]));

@@ -1,7 +1,13 @@
 import { createConnection } from 'node:net';
 
-/** Options of `migrate` where nothing is required of an emulated processor's speed: a pause may take as long as it needs. */
-export const PATIENCE = { downtimeLimitMs: 20_000, pauseLimitMs: 600_000, connectTimeoutMs: 120_000 };
+/** How long the two sides of a move may not hear of each other, in milliseconds. */
+export const SILENCE_MS = 600_000;
+
+/** Options of `migrate` where nothing is required of an emulated processor's speed: all may take as long as it needs. */
+export const PATIENCE = {
+  ...{ downtimeLimitMs: 20_000, pauseLimitMs: SILENCE_MS, connectTimeoutMs: SILENCE_MS },
+  ...{ reconnectTimeoutMs: SILENCE_MS, settleTimeoutMs: SILENCE_MS },
+};
 
 /** A VMM's answer to `migrate`: the figures that the suites look at, in milliseconds. */
 export interface MoveFigures {

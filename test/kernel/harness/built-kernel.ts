@@ -54,7 +54,11 @@ export async function builtKernel(tree: DebianTree, choice: KernelChoice): Promi
   };
 }
 
-async function build(tree: DebianTree, { description, fragment, modules }: KernelChoice, target: string): Promise<void> {
+async function build(
+  tree: DebianTree,
+  { description, fragment, modules }: KernelChoice,
+  target: string,
+): Promise<void> {
   const source = join(target, 'source');
   const output = join(target, 'build');
   for (const folder of [source, output]) mkdirSync(folder);

@@ -24,7 +24,10 @@ export async function bundledVmm(root: string): Promise<string> {
     name: 'own-places',
     setup({ onLoad }) {
       onLoad({ filter: /\/(packages|examples)\/.*\.js$/ }, ({ path }) => {
-        const text = readFileSync(path, 'utf8').replace("new URL('./vcpu-thread.js', import.meta.url)", `new URL('${thread}')`);
+        const text = readFileSync(path, 'utf8').replace(
+          "new URL('./vcpu-thread.js', import.meta.url)",
+          `new URL('${thread}')`,
+        );
         return { contents: text.replaceAll('import.meta.url', JSON.stringify(pathToFileURL(path).href)), loader: 'js' };
       });
     },
@@ -35,7 +38,9 @@ export async function bundledVmm(root: string): Promise<string> {
     define: { 'process.env.MSGPACKR_NATIVE_ACCELERATION_DISABLED': '"true"' },
     plugins: [ownPlaces],
     // For bundled modules of the older kind.
-    banner: { js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);" },
+    banner: {
+      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
+    },
     outdir: join(root, FOLDER),
     entryPoints: { cli: join(root, COMMAND), 'vcpu-thread': join(root, VCPU_THREAD) },
   });

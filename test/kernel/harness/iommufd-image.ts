@@ -19,7 +19,11 @@ import type { BootImage } from './test-machine.js';
 export async function iommufdImage(tree: DebianTree, sources: string, configuration: string): Promise<BootImage> {
   const fragment = readFileSync(configuration, 'utf8');
   const description = 'a kernel with iommufd';
-  const { folder: kernel, bzImage, build } = await builtKernel(tree, {
+  const {
+    folder: kernel,
+    bzImage,
+    build,
+  } = await builtKernel(tree, {
     ...{ name: 'iommufd-kernel', description, fragment, modules: true },
   });
   const modules = await builtModules(tree, { folder: build, key: [kernel, ...tree.key, fragment] }, sources, {

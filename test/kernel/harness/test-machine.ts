@@ -77,7 +77,18 @@ export async function bootAndRun(
 function qemuArguments(image: BootImage, share: string): string[] {
   const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
   return [
-    ...['-machine', 'q35', '-accel', image.accelerator ?? 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
+    ...[
+      '-machine',
+      'q35',
+      '-accel',
+      image.accelerator ?? 'tcg,thread=single',
+      '-cpu',
+      model,
+      '-smp',
+      String(count),
+      '-m',
+      '2G',
+    ],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],

@@ -2,7 +2,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import { BUSYBOX_VARIABLE, MOVES_VARIABLE, PATIENT, SMALL_KERNEL_VARIABLE, WORK_VARIABLE, writeShellInitramfs } from '../guest/linux-files.js';
+import {
+  BUSYBOX_VARIABLE,
+  MOVES_VARIABLE,
+  PATIENT,
+  SMALL_KERNEL_VARIABLE,
+  WORK_VARIABLE,
+  writeShellInitramfs,
+} from '../guest/linux-files.js';
 import { MovingLinux } from '../guest/moving-linux.js';
 import { GUEST_ADDRESS, PingPeer } from '../guest/ping-peer.js';
 
@@ -15,13 +22,13 @@ const MINUTES = 60_000;
 const VCPUS = 2;
 /** There and back. */
 const MOVES = Number(process.env[MOVES_VARIABLE] ?? 20);
-const DISK_BLOCKS = 512;
+const DISK_BLOCKS = 96;
 const BLOCK_BYTES = 4096;
 /** The last blocks of the disk, which the guest writes over and over. */
 const WRITTEN_BLOCKS = 32;
 const CHECKED_MIB = 4;
-const PING_MS = 100;
-/** What a kernel prints when something is wrong with it, or with the time. */
+const PING_MS = 250;
+/** What a kernel or guest_work prints when something is wrong with it, or with the time. */
 const COMPLAINTS = 'BUG|WARNING|Oops|rror|stall|lockup|hung|blocked for|nstable|backwards|Call Trace|DEFECT';
 
 const WAYS: readonly (readonly [name: string, request: object])[] = [
@@ -89,13 +96,19 @@ test(
 
     guest.host.type(`ip addr add ${GUEST_ADDRESS.join('.')}/24 dev eth0; ip link set eth0 up`);
     await peer.answered(3);
-    guest.host.type(`guest_work memory ${CHECKED_MIB} & guest_work timers ${VCPUS} & guest_work disk /dev/vda ${WRITTEN_BLOCKS} &`);
-    await guest.answer('until [ -s /tmp/memory -a -s /tmp/timers -a -s /tmp/disk ]; do sleep 0.1; done; echo all', /^(all)\n/m);
+    guest.host.type(
+      `guest_work memory ${CHECKED_MIB} & guest_work timers ${VCPUS} & guest_work disk /dev/vda ${WRITTEN_BLOCKS} &`,
+    );
+    await guest.answer(
+      'until [ -s /tmp/memory -a -s /tmp/timers -a -s /tmp/disk ]; do sleep 0.1; done; echo all',
+      /^(all)\n/m,
+    );
+    const logged = Number(await guest.answer('echo "log $(dmesg | wc -l)"', /^log (\d+)\n/m));
     let before = await guest.worksOn(await guest.figures());
     peer.takeLongestGapMs();
 
     for (let i = 0; i < MOVES; i++) {
-      const [name, request] = WAYS[i % WAYS.length] as (typeof WAYS)[number];
+      const [name, request] = WAYS[(i + 2) % WAYS.length] as (typeof WAYS)[number];
       const begun = performance.now();
       const moved = await guest.move(request);
       await peer.answered(1);
@@ -116,9 +129,9 @@ test(
       'until grep -q ended /tmp/disk; do sleep 0.1; done; cat /tmp/disk',
       /^rounds=(\d+) passes=\d+ sum=[\da-f]+ defects=0 ended/m,
     );
-    expect(await guest.answer(`dmesg | grep -E "${COMPLAINTS}"; echo "complaints end"`, /^([^]*)complaints end\n/)).not.toMatch(
-      new RegExp(COMPLAINTS),
-    );
+    // All that its kernel and the work have said since they began: nothing, on a quiet day.
+    const log = await guest.answer(`dmesg | tail -n +${logged + 1}; echo "log end"`, /^([\s\S]*)log end\n/);
+    expect(log).not.toMatch(new RegExp(COMPLAINTS));
     guest.host.type('poweroff -f');
     expect(await guest.host.ended).toBe(0);
 

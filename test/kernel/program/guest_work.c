@@ -35,7 +35,7 @@
 #define SHOWN 5
 #define LINE 160
 #define SLEEP_NS 50000000L
-#define REST_US 50000
+#define REST_US 200000
 #define MOST_CPUS 8
 
 static int report_file;
