@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { build, type Plugin } from 'esbuild';
+import { build, type Plugin, stop } from 'esbuild';
 
 /** The built VMM, from the repository's root: its command, and the thread of a vCPU. */
 const COMMAND = 'examples/node-vmm/dist/command/cli.js';
@@ -44,5 +44,7 @@ export async function bundledVmm(root: string): Promise<string> {
     outdir: join(root, FOLDER),
     entryPoints: { cli: join(root, COMMAND), 'vcpu-thread': join(root, VCPU_THREAD) },
   });
+  // It leaves a process behind for a next build.
+  await stop();
   return join(root, FOLDER, 'cli.js');
 }
