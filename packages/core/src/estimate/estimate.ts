@@ -16,6 +16,9 @@ import { TrackerUnion } from '../tracker/tracker-union.js';
 import { type Estimate, type EstimateSettings, estimateFrom } from './estimate-from.js';
 import { type GuestSample, SAMPLE_MS, sampleGuest } from './sample-guest.js';
 
+/** Bytes of state of a device that does not report its size: the registers of one. */
+const UNTOLD_BYTES = 4096;
+
 /**
  * The link of an estimate: a rate in bytes per second; a recorded link, with its latency and its changes; or a connector, whose rate is
  * measured with a few MiB that the destination throws away. The destination answers it as a dry run: it builds the VM and abandons it.
@@ -81,7 +84,7 @@ export async function estimate(
     const sizes = await abortable(new DeviceSender(vm.devices).reports.ask(signal), signal);
     const devices = vm.devices.map(({ id, parallel }, index) => ({
       id,
-      bytes: sizes[index] ?? 0,
+      bytes: sizes[index] || UNTOLD_BYTES,
       ...(parallel === undefined ? {} : { parallel }),
     }));
     return await estimateFrom(sample, devices, known, options);

@@ -39,7 +39,7 @@ export interface World {
   readonly pageSize: number;
   readonly channels: number;
   readonly guest: SimulatedGuest;
-  readonly destination: () => MigratableVm;
+  readonly destination: () => Promise<MigratableVm>;
   readonly link: SimulatedLink;
   /** Serves page faults at the destination. */
   readonly faults: SimulatedFaults;
@@ -62,6 +62,10 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
   const host = { ...DEFAULT_HOST, ...scenario.host };
   for (const [name, value] of Object.entries(host)) if (!(value >= 0)) throw invalid(`host.${name}`, value);
   if (!(host.scanBytesPerSecond > 0)) throw invalid('host.scanBytesPerSecond', host.scanBytesPerSecond);
+  for (const { id, bytes: state, precopyBytes = 0 } of devices) {
+    // A device without state is refused by a real migration.
+    if (!(state >= 0 && precopyBytes >= 0 && state + precopyBytes > 0)) throw invalid(`the bytes of device "${id}"`, state);
+  }
   if (!Number.isSafeInteger(seed)) throw invalid('seed', seed);
   const channels = scenario.link.channels ?? 1;
   if (!Number.isInteger(channels) || channels < 1 || channels > MAXIMUM_PAGE_CHANNELS) {
@@ -114,13 +118,15 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
       travelMs: () => network.travelMs(),
     }),
     link: simulatedLink(network, { kinds, batchMs }, over.signal),
-    destination: () =>
-      simulatedDestination(
+    destination: async () => {
+      if (host.prepareMs > 0) await clock.sleep(host.prepareMs);
+      return simulatedDestination(
         clock,
         simulatedMemory(pageSize, byteLength, 0),
         devices.map((device) => new SimulatedDevice(clock, device)),
         host.resumeMs,
-      ),
+      );
+    },
     deviceBytes: devices.reduce((sum, device) => sum + device.bytes + (device.precopyBytes ?? 0), 0),
     steady: isSteady(workload) && (scenario.link.changes ?? []).length === 0 && (scenario.link.cuts ?? []).length === 0,
     patienceMs: PATIENCE.ms + PATIENCE.times * passMs + periodMs(workload),
