@@ -10,7 +10,13 @@
 import { appendFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE } from './guest/linux-files.js';
+import {
+  BUSYBOX_VARIABLE,
+  KERNEL_VARIABLE,
+  MODULES_VARIABLE,
+  MOVES_VARIABLE,
+  TRACE_VARIABLE,
+} from './guest/linux-files.js';
 import { debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
 import { COMMAND_FILE, STATUS_FILE } from './harness/init-script.js';
@@ -41,6 +47,8 @@ try {
       [KERNEL_VARIABLE]: kernel.vmlinuz,
       [MODULES_VARIABLE]: kernel.modules,
       [BUSYBOX_VARIABLE]: tree.program('busybox'),
+      ...image.variables,
+      ...passedOn(),
     };
     const script =
       values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
@@ -52,6 +60,12 @@ try {
 } catch (error) {
   process.stdout.write(`kernel: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;
+}
+
+/** The variables of this process that are for the suites. */
+function passedOn(): Record<string, string> {
+  const values = [MOVES_VARIABLE, TRACE_VARIABLE].map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(values.filter((entry): entry is [string, string] => entry[1] !== undefined));
 }
 
 /** The machines that were asked for: those with a suite that matches. */

@@ -31,8 +31,10 @@ export const MACHINES = {
     const options = { kernel, name: 'newest', sources: MODULE_SOURCES, parameters: PATIENT };
     return { kernel, image: await debianImage(tree, options) };
   },
-  /** Debian's kernel on one processor, with KVM for guests of its own. */
-  nested: async (tree) => ({ kernel: tree, image: await nestedImage(tree) }),
+  /** A small kernel with KVM, for guests of its own, which have the same kernel. */
+  nested: async (tree) => ({ kernel: tree, image: await nestedImage(tree, ROOT) }),
+  /** The same machine, for guests with Debian's kernel: these take long. */
+  distribution: async (tree) => ({ kernel: tree, image: await nestedImage(tree, ROOT) }),
   /** A kernel of our configuration, for what Debian's does not have. */
   iommufd: async (tree) => ({ kernel: tree, image: await iommufdImage(tree, MODULE_SOURCES, IOMMUFD_CONFIGURATION) }),
 } as const satisfies Readonly<Record<string, (tree: DebianTree) => Promise<Machine>>>;

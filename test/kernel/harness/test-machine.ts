@@ -16,10 +16,14 @@ export interface BootImage {
   readonly processor?: { readonly model: string; readonly count: number };
   /** In GiB. Default: 2. */
   readonly memoryGiB?: number;
+  /** QEMU's way to emulate: the argument of `-accel`. Default: one thread for all processors. */
+  readonly accelerator?: string;
   /** QEMU's options for the devices of this machine. */
   readonly devices: readonly string[];
   /** Added to the kernel's command line. */
   readonly parameters: string;
+  /** Environment variables for the suites. */
+  readonly variables?: Readonly<Record<string, string>>;
 }
 
 export interface BootResult {
@@ -82,7 +86,7 @@ function qemuArguments(image: BootImage, share: string): string[] {
       '-machine',
       'q35',
       '-accel',
-      'tcg,thread=single',
+      image.accelerator ?? 'tcg,thread=single',
       '-cpu',
       model,
       '-smp',
