@@ -1,3 +1,5 @@
+import { KVM_ENABLE_CAP, KvmDirtyLog } from '../layouts/kvm-dirty-log.js';
+import { StructBuffer } from '../layouts/struct-buffer.js';
 import { closeFd, ioctl, sizeArgument } from '../libc/index.js';
 import { type DirtyRings, enableDirtyRings } from './dirty-ring.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
@@ -23,6 +25,8 @@ export interface KvmMemoryRegion {
   /** Turns dirty logging on: see `KvmDirtyLogTracker` and `KvmDirtyRingTracker`. */
   readonly logDirty?: boolean;
 }
+
+const ALL_EVENTS = [KvmCapability.KVM_CAP_EXCEPTION_PAYLOAD, KvmCapability.KVM_CAP_X86_TRIPLE_FAULT_EVENT];
 
 /** One of the three interrupt chips inside KVM; the values are KVM_IRQCHIP_*. */
 export const InterruptChip = {
@@ -91,6 +95,18 @@ export class KvmVm {
   /** Two 8259 PICs, an IOAPIC, and a local APIC in each vCPU made afterwards. HLT then waits inside KVM_RUN. */
   createIrqchip(): void {
     ioctl(this.fd, KvmVmRequest.KVM_CREATE_IRQCHIP, 0, 'KVM_CREATE_IRQCHIP');
+  }
+
+  /**
+   * Lets KVM_GET_VCPU_EVENTS give events that it would otherwise deliver or drop when it is called: the address of a page fault and the
+   * cause of a debug exception that are pending, and a triple fault. To be called before the first vCPU is made.
+   */
+  reportAllEvents(): void {
+    for (const capability of ALL_EVENTS) {
+      if (this.checkExtension(capability) === 0) continue;
+      const { bytes } = new StructBuffer(KVM_ENABLE_CAP).set('cap', capability).set('args[0]', 1);
+      ioctl(this.fd, KvmDirtyLog.KVM_ENABLE_CAP, bytes, 'KVM_ENABLE_CAP');
+    }
   }
 
   /** See `setIrqLine`. */
