@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { GodwitError } from '@godwit/core';
+import { BalloonDevice } from './balloon-device.js';
 import { BlockDevice } from './block-device.js';
 import { ConsoleDevice } from './console-device.js';
 import { DiskFile } from './disk-file.js';
@@ -29,6 +30,8 @@ export interface VirtioChoice extends VirtioHost {
   readonly rng?: boolean;
   /** A console, `hvc0`, which then gets the input in place of the serial port. Default: none. */
   readonly console?: boolean;
+  /** A balloon, by which the guest names its free pages before it is moved. Default: none. */
+  readonly balloon?: boolean;
 }
 
 /** The devices of a machine, and how its description names them. */
@@ -43,7 +46,13 @@ const DISK_NAME = 'godwit-disk';
 const MAC_PREFIX = '525400';
 
 /** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk cannot be used */
-export async function newVirtio({ rng = false, console = false, disk, net }: VirtioChoice): Promise<VirtioParts> {
+export async function newVirtio({
+  rng = false,
+  console = false,
+  balloon = false,
+  disk,
+  net,
+}: VirtioChoice): Promise<VirtioParts> {
   const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
   const mac = MAC_PREFIX + randomBytes(3).toString('hex');
   const parts = [
@@ -51,6 +60,7 @@ export async function newVirtio({ rng = false, console = false, disk, net }: Vir
     ...(file === undefined ? [] : [blockParts(file)]),
     ...(console ? [{ description: { type: 'console' } as const, device: new ConsoleDevice() }] : []),
     ...(net === undefined ? [] : [{ description: { type: 'net', mac } as const, device: cardOf(mac, net) }]),
+    ...(balloon ? [{ description: { type: 'balloon' } as const, device: new BalloonDevice() }] : []),
   ];
   return { description: parts.map(({ description }) => description), devices: parts.map(({ device }) => device) };
 }
@@ -94,6 +104,7 @@ async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): P
       'the guest has a network card, and no socket is given here: name one at the destination (--net SOCKET)',
     );
   }
+  if (device.type === 'balloon') return new BalloonDevice();
   return device.type === 'console' ? new ConsoleDevice() : new RngDevice();
 }
 
