@@ -8,6 +8,7 @@ export * from './layouts/index.js';
 export * from './libc/index.js';
 export { checkBlockLayout } from './memory/block-layout.js';
 export { checkFitsHost } from './memory/host-memory.js';
+export { checkTap, openTap } from './net/tap.js';
 export { pinnedBytes } from './memory/pinned-memory.js';
 export { RingReaper, type RingReaperParts } from './trackers/ring/ring-reaper.js';
 export { VcpuRing } from './trackers/ring/vcpu-ring.js';

@@ -5,15 +5,14 @@ import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
 import { MAX_VCPUS } from '../vcpu/shared-board.js';
-import type { SocketChoice } from '../virtio/socket-link.js';
-import type { DiskChoice, VirtioHost } from '../virtio/virtio-devices.js';
+import type { DiskChoice, NetChoice, VirtioHost } from '../virtio/virtio-devices.js';
 import { type LinuxSpec, workingSetProblem } from '../vmm/guest-spec.js';
 import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, disk, integer, milliseconds, pagePort, readNamed, socket } from './values.js';
+import { bytes, disk, integer, milliseconds, net, pagePort, readNamed } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
@@ -21,7 +20,7 @@ interface CommonOptions {
   readonly quiet: boolean;
   readonly dirtyRing: boolean;
   readonly disk?: DiskChoice;
-  readonly net?: SocketChoice;
+  readonly net?: NetChoice;
 }
 
 interface RunOptions extends CommonOptions {
@@ -243,8 +242,8 @@ function common(command: Command): Command {
     )
     .option(
       '--net <socket>',
-      "a Linux guest's network: a UNIX socket to connect to, or SOCKET,listen; a guest that has one needs it at each host",
-      socket,
+      "a Linux guest's network: a UNIX socket to connect to, SOCKET,listen, or tap:NAME; a guest that has one needs it at each host",
+      net,
     )
     .option('--quiet', "do not show the guest's console", false)
     .option(
@@ -324,8 +323,8 @@ function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noSt
 }
 
 /** What the virtio devices of a guest are connected to here. */
-function virtioHost({ disk, net }: CommonOptions): VirtioHost {
-  return { ...(disk !== undefined && { disk }), ...(net !== undefined && { net }) };
+function virtioHost({ disk, net: card }: CommonOptions): VirtioHost {
+  return { ...(disk !== undefined && { disk }), ...(card !== undefined && { net: card }) };
 }
 
 function pageFloor(size: number): number {

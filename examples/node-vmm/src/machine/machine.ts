@@ -34,6 +34,7 @@ import { VcpuThreads } from '../vcpu/vcpu-threads.js';
 import { BalloonDevice } from '../virtio/balloon-device.js';
 import { ConsoleDevice } from '../virtio/console-device.js';
 import { DeviceMemory } from '../virtio/device-memory.js';
+import { QueueEvents } from '../virtio/queue-events.js';
 import { VirtioBus } from '../virtio/virtio-bus.js';
 import type { VirtioDevice } from '../virtio/virtio-device.js';
 import {
@@ -104,6 +105,7 @@ export class Machine implements VirtualMachine {
   readonly #threads: VcpuThreads;
   readonly #mailbox: Mailbox | undefined;
   readonly #virtio: VirtioBus;
+  readonly #queueEvents: QueueEvents | undefined;
   /** The virtio console, which then gets what is typed. */
   readonly #hvc: ConsoleDevice | undefined;
   readonly #balloon: BalloonDevice | undefined;
@@ -118,7 +120,10 @@ export class Machine implements VirtualMachine {
   readonly #arriving: boolean;
   #rehearsed: Promise<void> | undefined;
   /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
-  readonly #onExit = (): void => this.#threads.tellToEnd();
+  readonly #onExit = (): void => {
+    this.#threads.tellToEnd();
+    this.#queueEvents?.tellToEnd();
+  };
 
   private constructor(
     description: MachineDescription,
@@ -177,6 +182,11 @@ export class Machine implements VirtualMachine {
       ...(this.#generation ? [new PowerState(this.#board), new CmosState(this.#board), this.#generation] : []),
       ...this.#virtio.states,
     ];
+    this.#queueEvents = QueueEvents.of(hardware.vm, {
+      words: new VirtioWords(this.#board.virtio),
+      queues: virtio.map(({ queues }) => queues.length),
+      onNotified: () => this.#virtio.notified(),
+    });
     installWakeSignal();
     const parts = {
       ...{ board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls },
@@ -478,6 +488,7 @@ export class Machine implements VirtualMachine {
 
   async #free(): Promise<void> {
     await this.#threads.end();
+    await this.#queueEvents?.close();
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
     this.#serial.close();

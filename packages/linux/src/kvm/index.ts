@@ -12,7 +12,7 @@ export { Kvm, probeKvm } from './kvm.js';
 export { KvmCapability, KvmExit, KvmValue, kvmExitName } from './kvm-constants.js';
 export { KvmRun } from './kvm-run.js';
 export { KvmVcpu, runVcpu } from './kvm-vcpu.js';
-export { InterruptChip, type KvmMemoryRegion, KvmVm, setIrqLine } from './kvm-vm.js';
+export { type GuestNotification, InterruptChip, type KvmMemoryRegion, KvmVm, setIrqLine } from './kvm-vm.js';
 export { msrName } from './msr-names.js';
 export { guestMsrs, Msr, type MsrValue, readMsrs, writeMsrs } from './msrs.js';
 export { NestedState } from './nested-state.js';

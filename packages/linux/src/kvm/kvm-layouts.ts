@@ -15,7 +15,6 @@ const ARGUMENTS: Readonly<Record<string, string>> = {
   KVM_SET_DEVICE_ATTR: 'kvm_device_attr',
   KVM_GET_DEVICE_ATTR: 'kvm_device_attr',
   KVM_HAS_DEVICE_ATTR: 'kvm_device_attr',
-  KVM_IRQFD: 'kvm_irqfd',
   KVM_IOEVENTFD: 'kvm_ioeventfd',
   KVM_SET_USER_MEMORY_REGION: 'kvm_userspace_memory_region',
   KVM_IRQ_LINE: 'kvm_irq_level',

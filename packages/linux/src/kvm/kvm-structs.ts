@@ -249,9 +249,3 @@ export const kvmIoeventfd = {
   size: 64,
   fields: { datamatch: [0, 8], addr: [8, 8], len: [16, 4], fd: [20, 4], flags: [24, 4] },
 } as const satisfies StructLayout;
-export const kvmIrqfd = {
-  header,
-  struct: 'kvm_irqfd',
-  size: 32,
-  fields: { fd: [0, 4], gsi: [4, 4], flags: [8, 4], resamplefd: [12, 4] },
-} as const satisfies StructLayout;

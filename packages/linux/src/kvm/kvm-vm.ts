@@ -5,6 +5,7 @@ import { type DirtyRings, enableDirtyRings } from './dirty-ring.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
 import {
   kvmClockData,
+  kvmIoeventfd,
   kvmIrqchip,
   kvmIrqLevel,
   kvmPitConfig,
@@ -27,6 +28,15 @@ export interface KvmMemoryRegion {
 }
 
 const ALL_EVENTS = [KvmCapability.KVM_CAP_EXCEPTION_PAYLOAD, KvmCapability.KVM_CAP_X86_TRIPLE_FAULT_EVENT];
+
+/** A write of the guest that is to be told by an event counter: see `KvmVm.notifyByEvent`. */
+export interface GuestNotification {
+  /** Guest-physical. */
+  readonly address: number;
+  readonly value: number;
+  /** Of `eventfd`. */
+  readonly fd: number;
+}
 
 /** One of the three interrupt chips inside KVM; the values are KVM_IRQCHIP_*. */
 export const InterruptChip = {
@@ -107,6 +117,25 @@ export class KvmVm {
       const { bytes } = new StructBuffer(KVM_ENABLE_CAP).set('cap', capability).set('args[0]', 1);
       ioctl(this.fd, KvmDirtyLog.KVM_ENABLE_CAP, bytes, 'KVM_ENABLE_CAP');
     }
+  }
+
+  /** Whether `notifyByEvent` works. */
+  get hasEvents(): boolean {
+    return this.checkExtension(KvmCapability.KVM_CAP_IOEVENTFD) > 0;
+  }
+
+  /**
+   * Lets KVM add one to an event counter when the guest writes `value` as 4 bytes to an address outside its memory; the vCPU then stays in
+   * the guest, and no exit is seen. It lasts until the VM or the event counter is closed.
+   */
+  notifyByEvent({ address, value, fd }: GuestNotification): void {
+    const { bytes } = new StructBuffer(kvmIoeventfd)
+      .set('datamatch', value)
+      .set('addr', address)
+      .set('len', 4)
+      .set('fd', fd)
+      .set('flags', KvmValue.KVM_IOEVENTFD_FLAG_DATAMATCH);
+    ioctl(this.fd, KvmVmRequest.KVM_IOEVENTFD, bytes, 'KVM_IOEVENTFD');
   }
 
   /** See `setIrqLine`. */

@@ -1,6 +1,6 @@
 import { hostSupport, InterruptChip, installWakeSignal, Kvm, runVcpu, SliceTimer } from '@godwit/linux';
 import { Cpuid, guestMsrs, KvmExit, KvmValue, Msr, VcpuState } from '@godwit/linux/kvm';
-import { Errno } from '@godwit/linux/unstable';
+import { closeFd, Errno, eventfd, readFd } from '@godwit/linux/unstable';
 import { afterEach, expect, test } from '@jest/globals';
 import { errorOf } from '../error-of.js';
 import { testWhen } from '../when-usable.js';
@@ -45,6 +45,22 @@ testKvm('a port access exits, and is completed by the next KVM_RUN even when tha
   expect(runVcpu(vcpu.fd)).toBe(-Errno.EINTR);
   expect(vcpu.generalRegisters().get('rip')).toBe(AFTER_IN);
   expect(vcpu.generalRegisters().get('rax')).toBe(0x77n);
+});
+
+testKvm('a write that is told by an event counter is no exit', () => {
+  // mov ax, 0xffff; mov ds, ax; mov dword [0x1000], 7: beyond memory; with 8; then hlt
+  const write = (value: number) => [0x66, 0xc7, 0x06, 0x00, 0x10, value, 0, 0, 0];
+  const { vm, vcpu } = guest([0xb8, 0xff, 0xff, 0x8e, 0xd8, ...write(7), ...write(8), 0xf4]);
+  if (!vm.hasEvents) return;
+  const fd = eventfd();
+  open.push({ close: () => closeFd(fd) });
+  vm.notifyByEvent({ address: 0xffff0 + 0x1000, value: 7, fd });
+  expect(runVcpu(vcpu.fd)).toBe(0);
+  // The other value is an exit.
+  expect([vcpu.run.exitReason, vcpu.run.mmioData[0]]).toEqual([KvmExit.KVM_EXIT_MMIO, 8]);
+  const count = new Uint8Array(8);
+  expect(readFd(fd, count)).toBe(8);
+  expect(count[0]).toBe(1);
 });
 
 testKvm('immediateExit keeps a vCPU out of the guest without any signal: nothing to be lost', () => {
