@@ -1,5 +1,5 @@
 import type { GuestSample, MigrationSummary } from '@godwit/core';
-import { type DeviceScenario, type Scenario, simulate } from '@godwit/core/simulation';
+import { type DeviceScenario, type LinkScenario, type Scenario, simulate } from '@godwit/core/simulation';
 import type { PredictionCase } from './cases.js';
 import { liveSettings } from './settings.js';
 
@@ -9,7 +9,10 @@ export interface Simulated {
   readonly downtimeMs: number;
 }
 
-/** The measurements that the simulator needs: of the guest, those of an estimate; of hosts and link, those that the rounds show. */
+/**
+ * The measurements that the simulator needs: of the guest, those of an estimate; of hosts and link, those that the rounds show, and how
+ * long the destination took to make its VM.
+ */
 export interface Seen {
   readonly sample: GuestSample;
   readonly vcpus: number;
@@ -18,7 +21,7 @@ export interface Seen {
   readonly summary: MigrationSummary;
 }
 
-/** Simulates the same migration: the guest as it was watched before the start, and the link's rate that the rounds have shown. */
+/** Simulates the same migration: the guest as it was watched before the start, and the rates of the link that the rounds have shown. */
 export async function simulateLive(chosen: PredictionCase, seen: Seen): Promise<Simulated> {
   const { downtimeLimitMs, bandwidthLimit } = chosen;
   const { policy } = liveSettings(chosen);
@@ -33,9 +36,15 @@ function scenarioOf({ channels, deviceBytes, loadMs, encodings }: PredictionCase
   return {
     memory: { bytes: ramBytes, populatedBytes, pageSize },
     workload: points.some(({ bytes }) => bytes > 0) ? { kind: 'curve', points } : { kind: 'idle' },
-    link: { bytesPerSecond: linkRate(summary), channels: Math.max(1, channels) },
+    link: { ...linkOf(summary), channels: Math.max(1, channels) },
     devices: [...ownDevices(seen), ...(deviceBytes > 0 ? [{ id: 'ballast', bytes: deviceBytes, loadMs }] : [])],
-    host: { harvestMs, harvestMsPerGiB: 0, harvestNsPerPage: 0, scanBytesPerSecond: scanRate(summary) },
+    host: {
+      prepareMs: prepareMs(summary),
+      harvestMs,
+      harvestMsPerGiB: 0,
+      harvestNsPerPage: 0,
+      scanBytesPerSecond: scanRate(summary),
+    },
     ...(encodings.length === 0 ? {} : { encoding: encodingOf(summary, pageSize) }),
   };
 }
@@ -53,9 +62,17 @@ function ownDevices({ vcpus, stateBytes }: Seen): readonly DeviceScenario[] {
   }));
 }
 
-function linkRate({ rounds }: MigrationSummary): number {
-  const rates = rounds.map(({ linkBytesPerSecond }) => linkBytesPerSecond).filter((rate) => rate > 0);
-  return rates.at(-1) ?? 1e9;
+/** Round 1 fills memory that the destination has to allocate, so that the link has a rate of its own in it. */
+function linkOf({ rounds }: MigrationSummary): Pick<LinkScenario, 'bytesPerSecond' | 'changes'> {
+  const rates = rounds.map(({ linkBytesPerSecond }) => linkBytesPerSecond);
+  const first = rates[0] || 1e9;
+  const last = rates.findLast((rate) => rate > 0) ?? first;
+  return { bytesPerSecond: first, changes: [{ atMs: rounds[0]?.endedAtMs ?? 0, bytesPerSecond: last }] };
+}
+
+/** The time before round 1: nearly all of it is the destination making its VM. */
+function prepareMs({ rounds: [first] }: MigrationSummary): number {
+  return first === undefined ? 0 : Math.max(0, first.endedAtMs - first.totalMs);
 }
 
 /** How fast a thread scans pages and encodes them, in bytes of guest memory per second. */

@@ -38,16 +38,16 @@ export interface PlanSize {
   /** Byte offsets to cut at, in each direction. */
   readonly offsets: number;
   readonly bytes: UncutBytes;
-  /** Of the frames of migrations by post-copy every so many is taken; default 1. */
-  readonly postcopyStep?: number;
+  /** Of the frames of migrations every so many is taken, and of those by post-copy; default 1. */
+  readonly step?: { readonly precopy: number; readonly postcopy: number };
   readonly random: () => number;
 }
 
-/** CI's sample takes every so many of the frames of migrations by post-copy; the commit says from which on. */
-export const SAMPLED_STEP = 4;
+/** CI's sample takes every so many of the frames; the commit says from which on. */
+export const SAMPLED_STEP = { precopy: 2, postcopy: 4 } as const;
 
-/** Number of byte offsets in each direction in CI's sample, which has all cases of every other series. */
-export const SAMPLED_OFFSETS = 100;
+/** Number of byte offsets in each direction in CI's sample. */
+export const SAMPLED_OFFSETS = 40;
 
 /** How often a migration goes back, in the cases with `backs`. */
 const BACKS = 2;
@@ -71,20 +71,20 @@ export const WHOLE_NAMES = ['cut-ten-times', 'failed-migrations'] as const;
 export type WholeName = (typeof WHOLE_NAMES)[number];
 
 /** Every series of cases, in the order in which they are printed. */
-export function allSeries({ offsets, bytes, random, postcopyStep = 1 }: PlanSize): CaseSeries[] {
-  const first = postcopyStep === 1 ? 0 : Math.floor(random() * postcopyStep);
-  const stepped = (series: CaseSeries): CaseSeries => ({ ...series, at: (n) => series.at(first + n * postcopyStep) });
+export function allSeries({ offsets, bytes, random, step = { precopy: 1, postcopy: 1 } }: PlanSize): CaseSeries[] {
+  const precopy = every(step.precopy, random);
+  const postcopy = every(step.postcopy, random);
   return [
-    ...cutsAtFrames(),
+    ...cutsAtFrames().map(precopy),
     cutsAtBytes({ direction: 'out', to: bytes.out }, offsets, random),
     cutsAtBytes({ direction: 'in', to: bytes.in, rounds: MANY_ROUNDS }, offsets, random),
     cutsAtBytes({ direction: 'out', to: bytes.backOut, backs: BACKS }, offsets, random),
     cutsAtBytes({ direction: 'in', to: bytes.backIn, backs: BACKS }, offsets, random),
-    ...postcopyBytes(bytes.postcopy, Math.ceil(offsets / postcopyStep / 2), random),
-    ...otherFaults(),
-    ...postcopies().map(stepped),
-    ...deathsAtFrames(false),
-    ...deathsAtFrames(true).map(stepped),
+    ...postcopyBytes(bytes.postcopy, Math.ceil(offsets / step.postcopy / 2), random),
+    ...otherFaults().map(precopy),
+    ...postcopies().map(postcopy),
+    ...deathsAtFrames(false).map(precopy),
+    ...deathsAtFrames(true).map(postcopy),
     ...WHOLE_NAMES.map(
       (name): CaseSeries => ({
         name: name.replaceAll('-', ' '),
@@ -93,6 +93,12 @@ export function allSeries({ offsets, bytes, random, postcopyStep = 1 }: PlanSize
       }),
     ),
   ];
+}
+
+/** Keeps every `step`th case of a series, from a random one of the first ones on. */
+function every(step: number, random: () => number): (series: CaseSeries) => CaseSeries {
+  const first = step === 1 ? 0 : Math.floor(random() * step);
+  return (series) => ({ ...series, at: (n) => series.at(first + n * step) });
 }
 
 function everyFrame(one: Omit<FaultCase, 'at'>): CaseSeries {

@@ -14,7 +14,7 @@ const CASES_PER_CORE = 3;
 const MOST_AT_A_TIME = 24;
 
 const USAGE = `npm run test:faults -- [--sample] [--seed N] [--offsets N] [--series TEXT] [--only CASE] [--parallel N]
-  --sample    what CI runs: all but the byte offsets, of which it takes ${SAMPLED_OFFSETS}, and every ${SAMPLED_STEP}th frame of post-copy; the seed is
+  --sample    what CI runs: ${SAMPLED_OFFSETS} byte offsets, 1 of ${SAMPLED_STEP.precopy} frames, 1 of ${SAMPLED_STEP.postcopy} of those of post-copy; the seed is
               the commit's
   --seed      where the random numbers start (default 1): places of byte offsets, what corrupted bytes become
   --offsets   byte offsets to cut at, in each direction (default 500)
@@ -43,7 +43,8 @@ if (values.help || !Number.isSafeInteger(seed) || !(offsets >= 1) || !(parallel 
 }
 
 const report = new FaultReport(seed);
-if (values.sample) report.line(`a sample: ${offsets} byte offsets each way, seed ${seed}`);
+if (values.sample)
+  report.line(`a sample: ${offsets} byte offsets each way, one of ${SAMPLED_STEP.precopy} frames, seed ${seed}`);
 const first = await startWorker(report);
 if (first !== undefined) {
   const series = values.only === undefined ? planned(first.bytes) : [single(values.only)];
@@ -53,7 +54,7 @@ report.end();
 
 function planned(bytes: UncutBytes): CaseSeries[] {
   report.line(`an uncut migration: ${bytes.out} bytes to the destination in few rounds, ${bytes.in} back in many`);
-  const all = allSeries({ offsets, bytes, random: seeded(seed), postcopyStep: values.sample ? SAMPLED_STEP : 1 });
+  const all = allSeries({ offsets, bytes, random: seeded(seed), ...(values.sample ? { step: SAMPLED_STEP } : {}) });
   const wanted = all.filter(({ name }) => name.includes(values.series));
   if (wanted.length === 0) {
     const names = all.map(({ name }) => name);

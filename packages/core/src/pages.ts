@@ -139,4 +139,5 @@ export {
 export { pageFrames } from './source/page-frames.js';
 export { makeFromRecipe, provideModule, type ThreadRecipe } from './thread-recipe.js';
 export type { RearmRecipe } from './tracker/tracker-union.js';
+export { digestPages } from './verify/digest-pages.js';
 export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

@@ -44,6 +44,57 @@ describe('the RAM term', () => {
     expect(high).toBeGreaterThan(800);
   });
 
+  describe('of a sender that waited for its processor', () => {
+    /** The expected time of pages that have taken 100 ms in each round, at this rate, and its interval. */
+    const expected = (bytesPerSecond: number, burstProcessor: engineParts.SentRound['burstProcessor']) => {
+      const model = new DowntimeModel();
+      model.roundTrip(0);
+      const pages = Math.round(bytesPerSecond / 10 / 4096);
+      for (let i = 0; i < 6; i++) model.sent(round(pages, 100, { burstProcessor }));
+      const { prediction, predictionRange } = model.forecast({ dirtyPages: pages, deviceBytes: 0 });
+      return { ms: prediction.ramMs, range: predictionRange.ramMs };
+    };
+
+    test('is the time that it ran, over a link that could be as fast', () => {
+      const { ms, range } = expected(400e6, { threads: 1, ranMs: 20, waitedMs: 60 });
+      expect(ms).toBeCloseTo(25, 0);
+      expect(range[0]).toBeLessThan(10);
+      expect(range[1]).toBeGreaterThan(75);
+    });
+
+    test('is the same as before where it had its processor for itself', () => {
+      expect(expected(400e6, { threads: 1, ranMs: 80, waitedMs: 0 }).ms).toBeCloseTo(100, 0);
+    });
+
+    test('is the same as before over a slow link, which it waits for in any case', () => {
+      expect(expected(30e6, { threads: 1, ranMs: 2, waitedMs: 6 }).ms).toBeCloseTo(100, 0);
+    });
+
+    test('is a part of it between the two', () => {
+      const { ms } = expected(60e6, { threads: 1, ranMs: 2, waitedMs: 6 });
+      expect(ms).toBeGreaterThan(40);
+      expect(ms).toBeLessThan(80);
+    });
+
+    test('is longer for threads that wait for each other', () => {
+      expect(expected(400e6, { threads: 2, ranMs: 40, waitedMs: 120 }).ms).toBeCloseTo(62.5, 0);
+      expect(expected(400e6, { threads: 4, ranMs: 80, waitedMs: 240 }).ms).toBeCloseTo(81.25, 0);
+    });
+
+    test('is a tenth at least, whatever the scheduler says', () => {
+      expect(expected(400e6, { threads: 1, ranMs: 0, waitedMs: 80 }).ms).toBeCloseTo(10, 0);
+    });
+
+    test('follows rounds that wait less', () => {
+      const model = new DowntimeModel();
+      model.roundTrip(0);
+      const waiting = (waitedMs: number) => round(10_000, 100, { burstProcessor: { threads: 1, ranMs: 20, waitedMs } });
+      for (let i = 0; i < 4; i++) model.sent(waiting(60));
+      for (let i = 0; i < 12; i++) model.sent(waiting(0));
+      expect(model.forecast({ dirtyPages: 10_000, deviceBytes: 0 }).prediction.ramMs).toBeGreaterThan(90);
+    });
+  });
+
   test('with the guest paused, is learned from an attempt that was given up', () => {
     const model = new DowntimeModel();
     // 1 GB/s: processors may be what was waited for.
@@ -270,5 +321,5 @@ test('an earlier migration counts where this one knows nothing, within a factor 
   model.rehearsed(1);
   model.harvested(1);
   model.roundTrip(2);
-  expect(model.predict(NOTHING_PENDING)).toMatchObject({ pauseMs: 1, harvestMs: 3, roundTripMs: 3 });
+  expect(model.predict(NOTHING_PENDING)).toMatchObject({ pauseMs: 1, harvestMs: 3, roundTripMs: 4 });
 });

@@ -4,7 +4,7 @@ import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
-const { checkRuns, cutHoles, digestPage, MemoryWindows, splitZeroPages, zeroRun } = engineParts;
+const { checkRuns, cutHoles, digestPages, MemoryWindows, splitZeroPages, zeroRun } = engineParts;
 
 const PAGE = 256;
 const pagesOfRuns = (runs: Iterable<PageRun>) =>
@@ -138,13 +138,14 @@ test('views are cut at windows, and cover a run byte by byte', () => {
   ]);
 });
 
-describe('digestPage', () => {
+describe('the digest of a page', () => {
   const page = fc.uint8Array({ minLength: PAGE, maxLength: PAGE });
   const digest = (bytes: Uint8Array, oddly = false): string => {
     const memory = memoryOf(2);
     memory.write(0, PAGE, bytes);
     const into = new Uint32Array(4);
-    digestPage(new MemoryWindows(oddly ? unaligned(memory) : memory), 0, 1, into, 2);
+    const there = new MemoryWindows(oddly ? unaligned(memory) : memory).bytes(0, 1, 1);
+    digestPages(there, 0, PAGE, PAGE, into, 2);
     expect([into[0], into[1]]).toEqual([0, 0]);
     return `${into[2]?.toString(16)}:${into[3]?.toString(16)}`;
   };

@@ -9,8 +9,12 @@ const NAMES = [
   'compressed',
   'savedBytes',
   'scanMs',
+  'ranMs',
+  'waitedMs',
 ] as const satisfies readonly (keyof PageChannelTotals)[];
 const WIRE = NAMES.length;
+
+const isTime = (name: keyof PageChannelTotals): boolean => name.endsWith('Ms');
 
 /** The counters of what a channel's thread has sent so far, in memory that the main thread can read at any time. */
 export class ChannelCounters {
@@ -26,15 +30,16 @@ export class ChannelCounters {
   /** Stores the thread's totals. */
   store(totals: Readonly<PageChannelTotals>, wireBytes: number): void {
     for (const [at, name] of NAMES.entries()) {
-      Atomics.store(this.#numbers, at, BigInt(Math.round(name === 'scanMs' ? totals[name] * 1000 : totals[name])));
+      Atomics.store(this.#numbers, at, BigInt(Math.round(totals[name] * (isTime(name) ? 1000 : 1))));
     }
     Atomics.store(this.#numbers, WIRE, BigInt(wireBytes));
   }
 
   get totals(): PageChannelTotals {
     const totals = noTotals();
-    for (const [at, name] of NAMES.entries()) totals[name] = Number(Atomics.load(this.#numbers, at));
-    totals.scanMs /= 1000;
+    for (const [at, name] of NAMES.entries()) {
+      totals[name] = Number(Atomics.load(this.#numbers, at)) / (isTime(name) ? 1000 : 1);
+    }
     return totals;
   }
 

@@ -6,7 +6,7 @@ import { type Estimate, guess, scaled, sumOf, times } from './estimate.js';
  * loopback TCP take 0.09 ms each; a vCPU of `examples/node-vmm`, whose registers are read by its own thread, 0.7 to 5 ms.
  */
 const SAVE_MS = guess(0.1, 0.02, 0.3);
-const SAVE_BASE_MS = guess(1.9, 0.1, 14);
+const SAVE_BASE_MS = guess(2.9, 0.1, 14);
 
 /** Loading one device at the destination, likewise: 4,000 devices take 0.012 ms each, a vCPU 0.5 to 3 ms. */
 export const FIRST_LOAD_MS = guess(0.012, 0.003, 0.1);

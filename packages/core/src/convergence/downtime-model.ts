@@ -30,7 +30,7 @@ const HARVESTS = 3;
  * guest does not wait for `running`. `WAKE_MS` is what the processes take to wake up for these messages, in milliseconds.
  */
 const ROUND_TRIPS = 1.5;
-const WAKE_MS = guess(0, 0, 4);
+const WAKE_MS = guess(1, 0, 4);
 
 /** Round trips that are kept; one is measured after each round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;

@@ -1,3 +1,4 @@
+import type { ThreadsTime } from '../processor-time.js';
 import { allPages } from '../round-record.js';
 import type { SentRound } from '../source/sent-rounds.js';
 import { type Estimate, guess, NOTHING, scaled, sumOf } from './estimate.js';
@@ -47,11 +48,23 @@ const LOADED = 0.25;
  */
 const SHORT_MS = 1.5;
 /**
- * The ratio of `PAUSED_FAST` when processors are short. Seen in 48 migrations (`npm run bench -- prediction`) on 2 processors with 1 to 8
- * vCPUs: a quarter to all of it and a little more, a third in the median. The interval is wider at its lower end, since the rate was
- * uncertain too.
+ * The ratio of `PAUSED_FAST` when processors are short and it is not known how long threads wait for them. Seen in 48 migrations (`npm run
+ * bench -- prediction`) on 2 processors with 1 to 8 vCPUs: a quarter to all of it and a little more, a third in the median. The interval is
+ * wider at its lower end, since the rate was uncertain too.
  */
 const PAUSED_SHORT = guess(0.32, 0.08, 1.3);
+
+/**
+ * The ends of the ratio of `PAUSED_FAST` where that is known, as shares of its point, which is `RAN_LEAST` at least: seen in the same
+ * migrations. Nothing takes much longer with the guest paused than it did before.
+ */
+const RAN_LOW = 0.3;
+const RAN_HIGH = 3.5;
+const RAN_LEAST = 0.1;
+const NO_SLOWER = 1.1;
+
+/** The share of the processor times of earlier rounds that still counts after a further round. */
+const TIMES_REMEMBERED = 0.75;
 
 /**
  * The error of a round trip as part of a round's acknowledgement: waking up two processes takes as long as a short round trip.
@@ -92,6 +105,11 @@ export class RamTerm {
   #rounds = 0;
   /** By how many milliseconds this thread wakes up late while the guest runs: more than 0 shows that processors are short. */
   lateMs = 0;
+  /** The processor time of the threads that send while the guest runs; recent rounds weigh more. */
+  #ranMs = 0;
+  #waitedMs = 0;
+  /** The number of these threads. */
+  #threads = 1;
   readonly #ratios = new Samples();
   readonly #pausedRatios = new Samples();
 
@@ -152,6 +170,7 @@ export class RamTerm {
   sent(round: SentRound, roundTripMs: number, paused = false): void {
     const pages = allPages(round.pages);
     if (pages === 0) return;
+    if (!paused) this.#ran(round.burstProcessor);
     const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
     const busyMs = Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs));
     // In round 1 the destination has to allocate the memory that is filled; in later rounds it is allocated, and the rounds are faster.
@@ -222,8 +241,27 @@ export class RamTerm {
     return scaled({ ms: at(known), lowMs: at(known), highMs: at(known) }, this.#pausedAt(known));
   }
 
+  #ran(time: ThreadsTime | undefined): void {
+    if (time === undefined) return;
+    this.#threads = time.threads;
+    this.#ranMs = this.#ranMs * TIMES_REMEMBERED + Math.max(0, time.ranMs);
+    this.#waitedMs = this.#waitedMs * TIMES_REMEMBERED + Math.max(0, time.waitedMs);
+  }
+
+  /**
+   * A thread that ran for a third of the time in which it was ready to run takes a third of the time once it has a processor for itself,
+   * and so do those that it waits for on the same host. Without a guest that runs, the link is as much faster: that rate says whether
+   * processors are waited for, or the link. Several threads wait for each other too, and will go on to do so: of the time that `n` threads
+   * have waited, an `n`th is taken off.
+   */
   #pausedAt(bytesPerSecond: number): Estimate {
-    return pausedAt(bytesPerSecond, this.lateMs >= SHORT_MS ? PAUSED_SHORT : PAUSED_FAST);
+    const ready = this.#ranMs + this.#waitedMs;
+    if (ready === 0) return pausedAt(bytesPerSecond, this.lateMs >= SHORT_MS ? PAUSED_SHORT : PAUSED_FAST);
+    const ran = Math.max(RAN_LEAST, 1 - this.#waitedMs / ready / this.#threads);
+    return pausedAt(
+      bytesPerSecond / ran,
+      guess(ran, Math.min(PAUSED_FAST.lowMs, ran * RAN_LOW), Math.min(NO_SLOWER, ran * RAN_HIGH)),
+    );
   }
 
   /** The time for the pages by their costs alone, without a round trip and without a ratio. */

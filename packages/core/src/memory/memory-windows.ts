@@ -52,6 +52,11 @@ export class MemoryWindows {
     return bytes.subarray(offset, end);
   }
 
+  /** The first page after the window that `page` is in. */
+  windowEnd(page: number): number {
+    return page - (page % this.pagesPerWindow) + this.pagesPerWindow;
+  }
+
   /** Appends the views of a run to `into`, cut at window borders. */
   appendViews(into: Uint8Array[], blockIndex: number, firstPage: number, pageCount: number): void {
     let page = firstPage;

@@ -86,6 +86,8 @@ export interface DeviceScenario {
 
 /** The times that the two hosts take, apart from the link. The defaults are those of `DEFAULT_HOST`. */
 export interface HostScenario {
+  /** Making the VM at the destination, before its first page is sent. Milliseconds. */
+  readonly prepareMs?: number;
   /** Stopping the vCPUs, in milliseconds. */
   readonly pauseMs?: number;
   /** Running them at the destination, in milliseconds. */
@@ -118,6 +120,7 @@ export interface EncodingScenario {
  * two vCPUs. `faultMs`: with both ends on one host, a fault took 0.04 to 0.05 ms in the median, the link included.
  */
 export const DEFAULT_HOST = {
+  prepareMs: 0,
   pauseMs: 0.5,
   resumeMs: 2,
   faultMs: 0.05,

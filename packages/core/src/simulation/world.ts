@@ -39,7 +39,7 @@ export interface World {
   readonly pageSize: number;
   readonly channels: number;
   readonly guest: SimulatedGuest;
-  readonly destination: () => MigratableVm;
+  readonly destination: () => Promise<MigratableVm>;
   readonly link: SimulatedLink;
   /** Serves page faults at the destination. */
   readonly faults: SimulatedFaults;
@@ -114,13 +114,15 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
       travelMs: () => network.travelMs(),
     }),
     link: simulatedLink(network, { kinds, batchMs }, over.signal),
-    destination: () =>
-      simulatedDestination(
+    destination: async () => {
+      if (host.prepareMs > 0) await clock.sleep(host.prepareMs);
+      return simulatedDestination(
         clock,
         simulatedMemory(pageSize, byteLength, 0),
         devices.map((device) => new SimulatedDevice(clock, device)),
         host.resumeMs,
-      ),
+      );
+    },
     deviceBytes: devices.reduce((sum, device) => sum + device.bytes + (device.precopyBytes ?? 0), 0),
     steady: isSteady(workload) && (scenario.link.changes ?? []).length === 0 && (scenario.link.cuts ?? []).length === 0,
     patienceMs: PATIENCE.ms + PATIENCE.times * passMs + periodMs(workload),

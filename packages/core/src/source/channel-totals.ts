@@ -1,3 +1,4 @@
+import type { ProcessorTime, ThreadsTime } from '../processor-time.js';
 import type { PagesByKind } from '../round-record.js';
 import { noTotals, type PageChannel, type PageChannelTotals } from './page-channel.js';
 
@@ -34,6 +35,29 @@ export function scannedSince(channels: readonly PageChannel[], before: readonly 
     else here += ms;
   }
   return here + longest;
+}
+
+/** For each channel, the processor time of its own thread; 0 for channels of the main thread. */
+export function processorTimes(channels: readonly PageChannel[]): readonly ProcessorTime[] {
+  return channels.map(({ totals: { ranMs, waitedMs } }) => ({ ranMs, waitedMs }));
+}
+
+/** The processor time of the channels' own threads since `before`; `undefined` without such threads. */
+export function processorTimesSince(
+  channels: readonly PageChannel[],
+  before: readonly ProcessorTime[],
+): ThreadsTime | undefined {
+  let threads = 0;
+  let ranMs = 0;
+  let waitedMs = 0;
+  for (const [index, { totals, ownThread }] of channels.entries()) {
+    const earlier = before[index];
+    if (ownThread !== true || earlier === undefined) continue;
+    threads++;
+    ranMs += totals.ranMs - earlier.ranMs;
+    waitedMs += totals.waitedMs - earlier.waitedMs;
+  }
+  return threads === 0 ? undefined : { threads, ranMs, waitedMs };
 }
 
 /** The pages of `after` that are not in `before`. */

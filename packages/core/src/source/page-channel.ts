@@ -37,11 +37,14 @@ export interface PageChannelTotals extends PagesByKind {
   readonly savedBytes: number;
   /** Milliseconds spent on classifying pages and making deltas; encodings of whole pages, which run concurrently, do not count. */
   readonly scanMs: number;
+  /** The processor time of the channel's own thread (`ProcessorTime`); 0 for a channel of the main thread. */
+  readonly ranMs: number;
+  readonly waitedMs: number;
 }
 
 /** The totals of a channel that has sent nothing; the caller may add to them. */
 export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: number } {
-  return { ...noPages(), savedBytes: 0, scanMs: 0 };
+  return { ...noPages(), savedBytes: 0, scanMs: 0, ranMs: 0, waitedMs: 0 };
 }
 
 /**

@@ -1,9 +1,18 @@
 import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { PageRunList } from '../memory/page-run.js';
+import { type ProcessorTime, processorTimeSince, type ThreadsTime } from '../processor-time.js';
 import { PageTaker } from '../queue/page-taker.js';
 import { allPages } from '../round-record.js';
-import { difference, scannedSince, scanTimes, totals, wireBytes } from './channel-totals.js';
+import {
+  difference,
+  processorTimes,
+  processorTimesSince,
+  scannedSince,
+  scanTimes,
+  totals,
+  wireBytes,
+} from './channel-totals.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
 import type { RoundMode, RoundSenderParts } from './round-sender-parts.js';
 import type { SentRound } from './sent-rounds.js';
@@ -34,6 +43,17 @@ interface Slot extends PageBatch {
   readonly channel: PageChannel;
 }
 
+/** Where the pages begin that went out without a wait for the bandwidth limit. */
+interface Burst {
+  readonly bytes: number;
+  readonly at: number;
+  readonly scanMs: readonly number[];
+  readonly takeMs: number;
+  /** The processor times of the channels' own threads, and of this one. */
+  readonly channels: readonly ProcessorTime[];
+  readonly here: ProcessorTime | undefined;
+}
+
 /**
  * Sends the pages of a queue as a round, and waits for the destination's acknowledgement of all of it. Channels on threads of their own
  * take pages by themselves (`PageChannel.takePages`); for the others, and under a bandwidth limit for all, this class cuts the pages into
@@ -59,7 +79,7 @@ export class RoundSender {
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
-  #burst = { bytes: 0, at: 0, scanMs: [] as readonly number[], takeMs: 0 };
+  #burst: Burst = { bytes: 0, at: 0, scanMs: [], takeMs: 0, channels: [], here: undefined };
   #begun = {
     ...{ start: 0, wireBefore: 0, before: noTotals() as Readonly<PageChannelTotals> },
     scanMs: [] as readonly number[],
@@ -113,7 +133,7 @@ export class RoundSender {
     this.#takeMs = 0;
     this.#lastYield = start;
     this.#dispatched = 0;
-    this.#burst = { bytes: wireBefore, at: start, scanMs: scanTimes(channels), takeMs: 0 };
+    this.#burst = this.#burstFrom(start);
     this.#begun = { start, before, wireBefore, scanMs: this.#burst.scanMs };
     this.#dirtyPages = queue.count();
     this.#sharePages = Math.floor(this.#dirtyPages / (channels.length * SHARES_PER_CHANNEL));
@@ -186,7 +206,25 @@ export class RoundSender {
       burstBytes: this.#pageBytes - this.#burst.bytes,
       burstMs: Math.max(0, burstWallMs - burstScanMs),
       burstWallMs,
+      burstProcessor: this.#processorTime(),
     };
+  }
+
+  #burstFrom(at: number): Burst {
+    const { channels, clock } = this.#parts;
+    return {
+      ...{ bytes: this.#pageBytes, at, scanMs: scanTimes(channels), takeMs: this.#takeMs },
+      ...{ channels: processorTimes(channels), here: clock.processorTime?.() },
+    };
+  }
+
+  /** The processor time in this burst of the threads that send: the channels' own, or else this one. */
+  #processorTime(): ThreadsTime | undefined {
+    const { channels, clock } = this.#parts;
+    const before = this.#burst.here;
+    const now = clock.processorTime?.();
+    if (before === undefined || now === undefined) return undefined;
+    return processorTimesSince(channels, this.#burst.channels) ?? processorTimeSince(before, now);
   }
 
   /** Resolves when no channel borrows guest memory, also after a failure. */
@@ -269,8 +307,7 @@ export class RoundSender {
       await limit.wait(signal);
       const end = clock.now();
       this.#limitMs += end - start;
-      const { channels } = this.#parts;
-      this.#burst = { bytes: this.#pageBytes, at: end, scanMs: scanTimes(channels), takeMs: this.#takeMs };
+      this.#burst = this.#burstFrom(end);
     }
     if (clock.now() - this.#lastYield > YIELD_AFTER_MS) {
       await clock.yield();

@@ -1,3 +1,4 @@
+import type { ThreadsTime } from '../processor-time.js';
 import type { PagesByKind } from '../round-record.js';
 
 /** The pages, bytes and times of a round that was sent. Times are milliseconds of the source's clock. */
@@ -21,6 +22,8 @@ export interface SentRound {
   readonly burstBytes: number;
   readonly burstMs: number;
   readonly burstWallMs: number;
+  /** The processor time in this burst of the threads that send; `undefined`: not known. */
+  readonly burstProcessor?: ThreadsTime | undefined;
 }
 
 /**
@@ -48,6 +51,7 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
     burstBytes: busy.burstBytes,
     burstMs: busy.burstMs,
     burstWallMs: busy.burstWallMs,
+    burstProcessor: busy.burstProcessor,
   };
 }
 

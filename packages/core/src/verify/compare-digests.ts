@@ -5,7 +5,8 @@ import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { type PageRun, PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
-import { digestPage, digestWords } from './page-digest.js';
+import { digestPages } from './digest-pages.js';
+import { digestWords } from './page-digest.js';
 
 /** The bytes of a step. A step is inside one window and takes a fraction of a millisecond. */
 const STEP_BYTES = 4 * 2 ** 20;
@@ -13,8 +14,8 @@ const STEP_BYTES = 4 * 2 ** 20;
 /** Milliseconds of continuous work after which the comparison yields to pending I/O. */
 const YIELD_AFTER_MS = 3;
 
-/** Pages after which the clock is read. */
-const PAGES_PER_CLOCK_READ = 256;
+/** Most pages whose digests are computed together; then the clock is read. */
+const PAGES_PER_STEP = 64;
 
 /** Runs lie close together when they span at most this many times their pages. */
 const CLOSE = 4;
@@ -29,7 +30,7 @@ export class DigestComparison {
   readonly #isOver: () => boolean;
   #lastYield: number;
   readonly #mentioned: DirtyBitmaps;
-  readonly #own = new Uint32Array(2);
+  readonly #own = new Uint32Array(2 * PAGES_PER_STEP);
   /** The digest of a page of zeros. */
   readonly #ofZeros = new Uint32Array(2);
   pagesCompared = 0;
@@ -62,13 +63,24 @@ export class DigestComparison {
       const first = runs[i] as number;
       const count = runs[i + 1] as number;
       mentioned.setRange(first, count);
-      for (let page = first; page < first + count; page++, at += 2) {
+      for (let page = first; page < first + count; ) {
         while (!extent.done && extent.value.firstPage + extent.value.pageCount <= page) extent = populated.next();
-        const hole = extent.done === true || extent.value.firstPage > page;
-        if (!hole) digestPage(this.#windows, blockIndex, page, this.#own, 0);
-        const own = hole ? this.#ofZeros : this.#own;
-        if (own[0] !== digests[at] || own[1] !== digests[at + 1]) this.#differs(blockIndex, page);
-        if (++this.pagesCompared % PAGES_PER_CLOCK_READ === 0) await this.#yield();
+        const { firstPage = Number.POSITIVE_INFINITY, pageCount = 0 } = extent.done === true ? {} : extent.value;
+        const hole = firstPage > page;
+        const border = hole ? firstPage : Math.min(firstPage + pageCount, this.#windows.windowEnd(page));
+        const pages = Math.min(first + count, border, page + PAGES_PER_STEP) - page;
+        if (!hole) {
+          const bytes = this.#windows.bytes(blockIndex, page, pages);
+          digestPages(bytes, 0, bytes.byteLength, this.#windows.pageSize, this.#own, 0);
+        }
+        for (let i = 0; i < pages; i++, at += 2) {
+          const own = hole ? this.#ofZeros : this.#own;
+          const from = hole ? 0 : 2 * i;
+          if (own[from] !== digests[at] || own[from + 1] !== digests[at + 1]) this.#differs(blockIndex, page + i);
+        }
+        page += pages;
+        this.pagesCompared += pages;
+        await this.#yield();
       }
     }
   }

@@ -1,5 +1,3 @@
-import type { MemoryWindows } from '../memory/memory-windows.js';
-
 /** Bound once, since looking up a global in a VM context (such as Jest's) takes longer than the multiplication. */
 const { imul } = Math;
 
@@ -8,31 +6,14 @@ export const DIGEST_BYTES = 8;
 
 /**
  * Writes the 64-bit digest of a page to `into` at `at`, as two words. The digest finds differences of two memories, but does
- * not resist forgery.
+ * not resist forgery. The page has `count` words from `start` on; `count` is a multiple of 4.
  *
  * Four lanes take every fourth 32-bit word: `h = (rotl(h, 13) ^ w) * odd constant`, each step a bijection of `h` and of `w`.
  * The first half of the digest mixes the four `h`, so that any change of a single word changes the digest. The second half
  * mixes, for each lane, the sum of all values that `h` went through: two pages that differ in several words of a lane and
  * happen to end with the same `h` still differ in these sums. Other differences are missed with a probability of about 2^-64.
- * The constants are the primes of xxHash32 (Y. Collet's specification).
- */
-export function digestPage(
-  windows: MemoryWindows,
-  blockIndex: number,
-  page: number,
-  into: Uint32Array,
-  at: number,
-): void {
-  const shared = windows.words(blockIndex, page);
-  const words = shared ?? copyOfPage(windows, blockIndex, page);
-  const count = windows.pageSize >>> 2;
-  const start = shared === undefined ? 0 : (page % windows.pagesPerWindow) * count;
-  digestWords(words, start, count, into, at);
-}
-
-/**
- * Writes the digest of `count` words from `start` on (a page; `count` is a multiple of 4) to `into` at `at`, as two words. On a
- * little-endian host their bytes are the digest of `docs/wire-format.md`.
+ * The constants are the primes of xxHash32 (Y. Collet's specification). On a little-endian host the bytes of the two words are the digest
+ * of `docs/wire-format.md`.
  */
 export function digestWords(words: Int32Array, start: number, count: number, into: Uint32Array, at: number): void {
   let a = 0x9e3779b1 | 0;
@@ -59,6 +40,15 @@ export function digestWords(words: Int32Array, start: number, count: number, int
   into[at + 1] = mix(sumD, sumC, sumB, sumA);
 }
 
+/**
+ * Writes a page's digest out of the four `h` and the four sums of `digestWords`, which are the eight words of `state` from `from` on.
+ */
+export function mixDigest(state: Int32Array, from: number, into: Uint32Array, at: number): void {
+  const word = (index: number): number => state[from + index] as number;
+  into[at] = mix(word(0), word(1), word(2), word(3));
+  into[at + 1] = mix(word(7), word(6), word(5), word(4));
+}
+
 /** A bijection of each argument while the others are fixed. */
 function mix(a: number, b: number, c: number, d: number): number {
   return finish(finish(finish(finish(a) ^ b) ^ c) ^ d);
@@ -69,9 +59,4 @@ function finish(hash: number): number {
   let h = imul(hash ^ (hash >>> 15), 0x85ebca77);
   h = imul(h ^ (h >>> 13), 0xc2b2ae3d);
   return h ^ (h >>> 16);
-}
-
-/** A copy of the page as words, for memory whose views are not 4-byte aligned. */
-function copyOfPage(windows: MemoryWindows, blockIndex: number, page: number): Int32Array {
-  return new Int32Array(windows.bytes(blockIndex, page, 1).slice().buffer);
 }

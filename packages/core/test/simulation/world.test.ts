@@ -125,6 +125,14 @@ describe('the downtime has', () => {
     expect(harvestMs.actualMs).toBeCloseTo(9, 3);
   });
 
+  test('nothing of the time in which the destination makes the VM, which the first round waits for', async () => {
+    const at = async (prepareMs: number) => summaryOf(await simulate({ ...IDLE, host: { prepareMs } }, PLAIN));
+    const [without, late] = [await at(0), await at(400)];
+    expect((late.rounds[0]?.endedAtMs ?? 0) - (without.rounds[0]?.endedAtMs ?? 0)).toBeCloseTo(400, 3);
+    expect(late.totalMs - without.totalMs).toBeCloseTo(400, 3);
+    expect(late.downtimeMs).toBeCloseTo(without.downtimeMs, 3);
+  });
+
   test('a device that saves, sends and loads its state', async () => {
     const device = {
       id: 'gpu',

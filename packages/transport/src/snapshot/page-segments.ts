@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core';
-import { DIGEST_BYTES, digestWords } from '@godwit/core/pages';
+import { DIGEST_BYTES, digestPages } from '@godwit/core/pages';
 
 /**
  * Walks the pages of `runs` and the chunks that hold them side by side, and visits each stretch that is contiguous in
@@ -52,10 +52,9 @@ export function holdWholePages(chunks: readonly Uint8Array[], pageSize: number):
   return chunks.every((chunk) => chunk.length % pageSize === 0 && chunk.byteOffset % 4 === 0);
 }
 
-/** Makes digests of pages in guest memory without an object for each page: the array of a window's words is made once. */
+/** Makes digests of pages in guest memory. */
 export class PageDigester {
   readonly #pageSize: number;
-  #words: Int32Array | undefined;
 
   constructor(pageSize: number) {
     if (pageSize % 16 !== 0)
@@ -65,15 +64,7 @@ export class PageDigester {
 
   /** Puts the digests of the pages in `length` bytes of `chunk` from `at` on into `into`, two words each, from `first` on. */
   digest(chunk: Uint8Array, at: number, length: number, into: Uint32Array, first: number): void {
-    const words = this.#wordsOf(chunk);
-    const count = this.#pageSize / 4;
-    const start = (chunk.byteOffset + at) / 4;
-    for (let i = 0; i < length / this.#pageSize; i++) digestWords(words, start + i * count, count, into, first + i * 2);
-  }
-
-  #wordsOf({ buffer }: Uint8Array): Int32Array {
-    if (this.#words?.buffer !== buffer) this.#words = new Int32Array(buffer, 0, buffer.byteLength >>> 2);
-    return this.#words;
+    digestPages(chunk, at, length, this.#pageSize, into, first);
   }
 }
 

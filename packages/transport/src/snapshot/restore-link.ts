@@ -22,6 +22,12 @@ const BATCH_BYTES = 2 ** 20;
 /** Most runs in one frame: each is a read of its own. */
 const BATCH_RUNS = 512;
 
+/**
+ * Reads that are under way at a time, or wait for their pages to be checked: twice the threads that Node has for files, so that none of
+ * these waits for a check. 2 GiB into fresh memory took 1.1 to 1.3 s with 8, 1.5 to 1.7 s with 4, and 1.4 to 1.9 s with 3.
+ */
+const READS_AT_ONCE = 8;
+
 /** Most digests in one frame: the pages of 4 MiB, two or three milliseconds of work. */
 const DIGEST_PAGES = 1024;
 
@@ -30,8 +36,8 @@ const READ_AHEAD_BYTES = 4 * 2 ** 20;
 
 export interface RestoreOptions {
   /**
-   * The number of page channels, each with a read under way while others are checked; default: the number with which the
-   * snapshot was saved.
+   * The number of page channels, each with a read under way while the pages of others are checked; default: the number with which the
+   * snapshot was saved, and 8 at least.
    */
   readonly pageChannels?: number | undefined;
   /**
@@ -105,7 +111,7 @@ class Restore {
       blocks: saved.blocks.map((block) => ({ ...block, identity: '' })),
       devices: saved.devices.map((device, i) => ({ ...device, stateBytes: stateBytes[i] as number })),
       features: verify ? [FEATURES.verify] : [],
-      pageChannels: pageChannels ?? saved.pageChannels,
+      pageChannels: pageChannels ?? Math.max(READS_AT_ONCE, saved.pageChannels),
     };
     this.#index = new Promise((resolve, reject) => {
       this.#readIndex = () => {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { DIGEST_BYTES, digestWords, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
+import { DIGEST_BYTES, digestPages, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
 
 /* The parts with which a thread reads and writes a snapshot have one entry point. */
 export { SNAPSHOT_TARGET, type SnapshotTargetOptions, snapshotTarget } from './snapshot-target.js';
@@ -57,7 +57,6 @@ class SnapshotPages implements PageSource {
   readonly #saved = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
   readonly #savedBytes = new Uint8Array(this.#saved.buffer);
   readonly #found = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
-  #words: Int32Array | undefined;
 
   constructor(options: SnapshotPagesOptions) {
     this.#options = options;
@@ -85,10 +84,8 @@ class SnapshotPages implements PageSource {
     const rank = this.#ranksOf(block).before(page);
     this.#read(into, pageCount * pageSize, pagesOffset + page * pageSize);
     this.#read(this.#savedBytes, pageCount * DIGEST_BYTES, digestsOffset + rank * DIGEST_BYTES);
-    if (this.#words?.buffer !== into.buffer) this.#words = new Int32Array(into.buffer);
-    const words = pageSize / 4;
+    digestPages(into, 0, pageCount * pageSize, pageSize, this.#found, 0);
     for (let i = 0; i < pageCount; i++) {
-      digestWords(this.#words, into.byteOffset / 4 + i * words, words, this.#found, i * 2);
       if (this.#found[i * 2] === this.#saved[i * 2] && this.#found[i * 2 + 1] === this.#saved[i * 2 + 1]) continue;
       place.page = page + i;
       throw this.#damaged(`page ${page + i} of RAM block "${blocks[block]?.id}" does not match its checksum`);

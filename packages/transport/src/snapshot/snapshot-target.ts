@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
-import { DirtyBitmap, digestWords, isZeroPage, type PageTarget } from '@godwit/core/pages';
+import { DirtyBitmap, digestPages, isZeroPage, type PageTarget } from '@godwit/core/pages';
 import { failed, LEAST_DIRECT_BYTES } from './positioned-file.js';
 
 /** Makes `snapshotTarget` on another thread, with its options. */
@@ -63,7 +63,6 @@ class SnapshotTarget implements PageTarget {
 
   write(block: number, page: number, pageCount: number, bytes: Uint8Array, offset: number): number {
     const size = this.#pageSize;
-    const digests = this.#digests[block] as Uint32Array;
     if (this.#words?.buffer !== bytes.buffer)
       this.#words = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >>> 2);
     const words = this.#words;
@@ -73,10 +72,7 @@ class SnapshotTarget implements PageTarget {
     let begin = 0;
     for (let i = 0; i <= pageCount; i++) {
       const zero = i === pageCount || isZeroPage(words, first + i * perPage, perPage);
-      if (!zero) {
-        digestWords(words, first + i * perPage, perPage, digests, (page + i) * 2);
-        continue;
-      }
+      if (!zero) continue;
       if (i > begin) written += this.#run(block, page + begin, i - begin, bytes, offset + begin * size);
       begin = i + 1;
     }
@@ -90,6 +86,7 @@ class SnapshotTarget implements PageTarget {
 
   #run(block: number, page: number, pageCount: number, bytes: Uint8Array, offset: number): number {
     const byteLength = pageCount * this.#pageSize;
+    digestPages(bytes, offset, byteLength, this.#pageSize, this.#digests[block] as Uint32Array, 2 * page);
     const position = (this.#offsets[block] as number) + page * this.#pageSize;
     for (let done = 0; done < byteLength; ) {
       const left = byteLength - done;
