@@ -46,9 +46,11 @@ const MSR_BYTES = 12;
 
 /**
  * MSRs that are written after all others, in this order. When the time-stamp counter is written, KVM computes an offset from
- * IA32_TSC_ADJUST, and the deadline timer is armed by the counter.
+ * IA32_TSC_ADJUST.
  */
-const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.tscDeadline];
+const COUNTER_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter];
+/** The deadline timer is armed by the counter, once that is right. */
+const TIMER_MSRS: readonly number[] = [Msr.tscDeadline];
 
 /** Number of rehearsed loads, of which the median counts: the first one compiles the code, and any may find the processor busy. Odd. */
 const REHEARSALS = 5;
@@ -182,10 +184,14 @@ export class VcpuDevice implements MigratableDevice {
     this.#load(reader, LOADED_BEFORE_MSRS);
     // Stored before the MSRs are set: a load that fails has set some of them.
     this.#loadedMsrs = msrs;
-    this.#vcpu.writeMsrs(msrs.filter(({ index }) => !LAST_MSRS.includes(index)));
+    const isLast = (index: number): boolean => COUNTER_MSRS.includes(index) || TIMER_MSRS.includes(index);
+    const ofThese = (indices: readonly number[]) =>
+      indices.flatMap((last) => msrs.filter(({ index }) => index === last));
+    this.#vcpu.writeMsrs(msrs.filter(({ index }) => !isLast(index)));
     this.#forgetLastCounter(msrs);
-    this.#vcpu.writeMsrs(LAST_MSRS.flatMap((last) => msrs.filter(({ index }) => index === last)));
+    this.#vcpu.writeMsrs(ofThese(COUNTER_MSRS));
     this.#keepDifference(reader.optional('TSCO'));
+    this.#vcpu.writeMsrs(ofThese(TIMER_MSRS));
     this.#refuseTimeGoingBack(msrs);
     // The MSRs of its capabilities come before: KVM checks the state against them.
     if (nested !== undefined && this.#vcpu.nestedStateBytes > 0) this.#vcpu.setNestedState(nested);
