@@ -82,6 +82,8 @@ export function net(text: string): NetChoice {
   const listen = text.endsWith(',listen');
   const path = listen ? text.slice(0, -',listen'.length) : text;
   if (path === '')
-    throw new InvalidArgumentError('It is the path of a UNIX socket, such as net.sock or net.sock,listen, or tap:NAME.');
+    throw new InvalidArgumentError(
+      'It is the path of a UNIX socket, such as net.sock or net.sock,listen, or tap:NAME.',
+    );
   return { path, listen };
 }

@@ -46,6 +46,11 @@ export class TapLink implements FrameLink {
     }
   }
 
+  /** @throws GodwitError as `open` does */
+  requireFree(): void {
+    if (this.#open === undefined) closeFd(openTap(this.#name));
+  }
+
   send(frame: Uint8Array): void {
     if (this.#open !== undefined) writeFd(this.#open.fd, frame);
   }

@@ -17,11 +17,14 @@ function obstacle(): string | undefined {
   return status === 0 ? undefined : `no tap interface in a network namespace: ${stderr.trim()}`;
 }
 
-testUnless(obstacle())('frames go both ways, one process has the interface at a time, and it is free after a close', async () => {
-  const script = join(import.meta.dirname, 'tap-process.js');
-  const said = execFileSync('unshare', inNamespace(`exec "${process.execPath}" "${script}"`), { encoding: 'utf8' });
-  expect(said).toBe('10.9.8.1 GODWIT_DEVICE_BUSY 10.9.8.1 GODWIT_INVALID_ARGUMENT');
-});
+testUnless(obstacle())(
+  'frames go both ways, one process has the interface at a time, and it is free after a close',
+  async () => {
+    const script = join(import.meta.dirname, 'tap-process.js');
+    const said = execFileSync('unshare', inNamespace(`exec "${process.execPath}" "${script}"`), { encoding: 'utf8' });
+    expect(said).toBe('10.9.8.1 GODWIT_DEVICE_BUSY GODWIT_DEVICE_BUSY 10.9.8.1 GODWIT_INVALID_ARGUMENT');
+  },
+);
 
 test.each(['', 'a name with spaces', 'sixteen-letters-x', '../eth0'])('"%s" is no name of an interface', (name) => {
   expect(() => checkTap(name)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));

@@ -39,7 +39,13 @@ try {
 } catch (error) {
   results.push((error as { code: string }).code);
 }
+try {
+  other.requireFree();
+} catch (error) {
+  results.push((error as { code: string }).code);
+}
 await link.close();
+other.requireFree();
 results.push(await ask(other));
 await other.close();
 await other.close();

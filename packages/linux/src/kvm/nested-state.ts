@@ -9,7 +9,13 @@ const GLOBAL_INTERRUPTS = 0x100;
 const NO_VMXON = 2n ** 64n - 1n;
 const { flags: FLAGS, format: FORMAT, size: SIZE } = kvmNestedState.fields;
 
-/** The state of a guest that runs guests of its own: `struct kvm_nested_state` with what belongs to it. */
+/**
+ * The state of a guest that runs guests of its own: `struct kvm_nested_state` with what belongs to it.
+ *
+ * @example
+ * const state = vcpu.nestedState();
+ * if (state !== undefined && !state.isEmpty) other.setNestedState(state);
+ */
 export class NestedState {
   readonly bytes: Uint8Array;
   readonly #view: DataView;

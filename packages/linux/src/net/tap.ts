@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { IFREQ, Tun } from '../layouts/tun.js';
@@ -8,15 +8,20 @@ const TUN_DEVICE = '/dev/net/tun';
 const LONGEST_NAME = 15;
 
 /**
- * Checks that there is a tap interface of this name, without opening it.
+ * Checks that there is an interface of this name, without opening it.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT, which says how to make it
  */
 export function checkTap(name: string): void {
   if (!/^[\w.-]+$/.test(name) || name.length > LONGEST_NAME) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `an interface has a name of 1 to ${LONGEST_NAME} characters, got "${name}"`);
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `an interface has a name of 1 to ${LONGEST_NAME} characters, got "${name}"`,
+    );
   }
-  if (existsSync(`/sys/class/net/${name}/tun_flags`)) return;
+  // Unlike /sys, it has the interfaces of this process's network namespace.
+  const listed = readFileSync('/proc/self/net/dev', 'latin1').split('\n');
+  if (listed.some((line) => line.trimStart().startsWith(`${name}:`))) return;
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
     `there is no tap interface "${name}": make it with "ip tuntap add ${name} mode tap user $USER" and "ip link set ${name} up"`,
@@ -45,5 +50,7 @@ export function openTap(name: string): number {
         code: 'GODWIT_DEVICE_BUSY',
         advice: 'another process has the interface open: end it, or take another interface',
       })
-    : new SyscallError('TUNSETIFF', -result, name, { advice: `make it yours: ip tuntap add ${name} mode tap user $USER` });
+    : new SyscallError('TUNSETIFF', -result, name, {
+        advice: `make it yours: ip tuntap add ${name} mode tap user $USER`,
+      });
 }
