@@ -33,6 +33,7 @@ export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
 export type { PageBoardBuffers } from './destination/page-board.js';
 export type { ChannelDevice, ChannelRoundEnd } from './destination/read-page-channel.js';
+export type { FreePages } from './device/free-pages.js';
 export type { MigratableDevice, StateBytes } from './device/migratable-device.js';
 export type { MigratableVm, RunState, ThrottleOptions } from './device/migratable-vm.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';

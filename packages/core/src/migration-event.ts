@@ -259,6 +259,17 @@ export type MigrationEvent =
       readonly restarted: boolean;
     }
   | { readonly type: 'progress'; readonly progress: Progress }
+  /**
+   * The guest has named its free pages before round 1 (`MigratableVm.freePages`), which does not send them. `complete`: it was done within
+   * `freePagesTimeoutMs`.
+   */
+  | {
+      readonly type: 'free-pages';
+      readonly name: string;
+      readonly pages: number;
+      readonly ms: number;
+      readonly complete: boolean;
+    }
   /** A round begins. */
   | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | { readonly type: 'round'; readonly round: RoundRecord }

@@ -9,6 +9,7 @@ export * from './libc/index.js';
 export { checkBlockLayout } from './memory/block-layout.js';
 export { checkFitsHost } from './memory/host-memory.js';
 export { pinnedBytes } from './memory/pinned-memory.js';
+export { checkTap, openTap } from './net/tap.js';
 export { RingReaper, type RingReaperParts } from './trackers/ring/ring-reaper.js';
 export { VcpuRing } from './trackers/ring/vcpu-ring.js';
 export { trackerFailed } from './trackers/tracker-error.js';

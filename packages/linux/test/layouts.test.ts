@@ -45,6 +45,7 @@ test('the tables are all here', () => {
     'kvmLayouts',
     'libcLayouts',
     'pagemapScanLayouts',
+    'tunLayouts',
     'userfaultfdLayouts',
   ]);
   expect(layouts.length).toBeGreaterThan(80);

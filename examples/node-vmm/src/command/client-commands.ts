@@ -50,6 +50,15 @@ export function clientCommands(ended: Ended): readonly Command[] {
     simple('resume', 'let a paused guest run').action(async (options: ClientOptions) =>
       ended(await done(options, WITH_GUEST, 'running', (vmm) => vmm.ask('resume', {}))),
     ),
+    simple('balloon', 'ask a Linux guest to give so much of its memory to this host, or to take it back')
+      .argument('<size>', 'what is to be in its balloon, such as 256M; 0 = nothing', bytes())
+      .action(async (size: number, options: ClientOptions) =>
+        ended(await done(options, WITH_GUEST, 'asked for', (vmm) => vmm.ask('balloon', { bytes: size }))),
+      ),
+    simple('power-button', 'press the power button of a Linux guest, which shuts down if it is set up so').action(
+      async (options: ClientOptions) =>
+        ended(await done(options, WITH_GUEST, 'pressed', (vmm) => vmm.ask('powerButton', {}))),
+    ),
     simple('check', 'compare every page of the bundled guest with what it has written').action(
       async (options: ClientOptions) => ended(await check(options)),
     ),

@@ -1,17 +1,18 @@
+import { CPU_MODELS, type CpuModel } from '@godwit/linux/kvm';
 import { Command, Option } from 'commander';
 import { oneOfNames } from '../demo/named-values.js';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import type { SocketChoice } from '../virtio/socket-link.js';
-import type { DiskChoice, VirtioHost } from '../virtio/virtio-devices.js';
+import { MAX_VCPUS } from '../vcpu/shared-board.js';
+import type { DiskChoice, NetChoice, VirtioHost } from '../virtio/virtio-devices.js';
 import { type LinuxSpec, workingSetProblem } from '../vmm/guest-spec.js';
 import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
 import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
-import { bytes, disk, integer, milliseconds, pagePort, readNamed, socket } from './values.js';
+import { bytes, disk, integer, milliseconds, net, pagePort, readNamed } from './values.js';
 import { type Arrival, VmmRun } from './vmm-process.js';
 
 interface CommonOptions {
@@ -19,7 +20,7 @@ interface CommonOptions {
   readonly quiet: boolean;
   readonly dirtyRing: boolean;
   readonly disk?: DiskChoice;
-  readonly net?: SocketChoice;
+  readonly net?: NetChoice;
 }
 
 interface RunOptions extends CommonOptions {
@@ -34,6 +35,7 @@ interface RunOptions extends CommonOptions {
   readonly initrd?: string;
   readonly append?: string;
   readonly console?: 'ttyS0' | 'hvc0';
+  readonly cpu?: CpuModel;
   readonly kvm: boolean;
 }
 
@@ -69,7 +71,12 @@ function runCommand(ended: Ended): Command {
       'guest memory, such as 512M (default), or 150M with --image',
       bytes(MIN_MEMORY_BYTES, MAX_MEMORY_BYTES),
     )
-    .option('--vcpus <n>', 'virtual CPUs', integer(1, MAXIMUM_VCPUS), 2)
+    .option(
+      '--vcpus <n>',
+      `virtual CPUs, up to ${MAXIMUM_VCPUS}, or ${MAX_VCPUS} with --kernel`,
+      integer(1, MAX_VCPUS),
+      2,
+    )
     .option(
       '--dirty-rate <pages/s>',
       'page writes per second over all vCPUs, 0 = flat out',
@@ -97,6 +104,15 @@ function runCommand(ended: Ended): Command {
         ['ttyS0', 'hvc0'],
       ),
     )
+    .addOption(
+      oneOfNames(
+        new Option(
+          '--cpu <model>',
+          'the processor that a guest on KVM sees: all of this host, or a level that other hosts have too',
+        ).default(undefined, 'host'),
+        CPU_MODELS,
+      ),
+    )
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
   return command.action(async (options: RunOptions) => {
     const { memory, vcpus, kvm, image, kernel, dirtyRate, order, heartbeat } = options;
@@ -109,12 +125,19 @@ function runCommand(ended: Ended): Command {
     if (kernel !== undefined) refuseUnused(command, '--kernel', OF_THE_BUNDLED_GUEST);
     const bundled = image === undefined && kernel === undefined;
     const { kind, note } = bundled ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
+    if (kernel === undefined && vcpus > MAXIMUM_VCPUS) {
+      command.error(
+        `error: the bundled guest has at most ${MAXIMUM_VCPUS} vCPUs, a Linux (--kernel) up to ${MAX_VCPUS}`,
+      );
+    }
     refuseDirtyRing(command, options, kind);
+    if (kind === 'software' && options.cpu !== undefined) command.error('error: --cpu is for a guest on KVM');
+    const cpu = options.cpu === undefined ? {} : { cpu: options.cpu };
     if (image !== undefined) {
       const file = await readNamed('--image', image);
       ended(
         await vmm(options, (run) =>
-          run.vmm.boot({ kind: 'image', memoryBytes: memory ?? DEFAULT_IMAGE_MEMORY, image: file }),
+          run.vmm.boot({ kind: 'image', memoryBytes: memory ?? DEFAULT_IMAGE_MEMORY, image: file, ...cpu }),
         ),
       );
       return;
@@ -135,6 +158,7 @@ function runCommand(ended: Ended): Command {
     if (problem !== undefined) command.error(`error: --working-set does not fit into --memory: ${problem}`);
     const spec = {
       kind,
+      ...cpu,
       memoryBytes,
       vcpus,
       dirtyPagesPerSecond: dirtyRate,
@@ -160,8 +184,9 @@ async function linuxSpec(kernel: string, options: RunOptions): Promise<LinuxSpec
     ...(initrd !== undefined && { initrd: await readNamed('--initrd', initrd) }),
     ...(append !== undefined && { commandLine: append }),
   };
-  const virtio = { rng: true, console: options.console === 'hvc0', ...virtioHost(options) };
-  return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux, virtio };
+  const virtio = { rng: true, balloon: true, console: options.console === 'hvc0', ...virtioHost(options) };
+  const cpu = options.cpu === undefined ? {} : { cpu: options.cpu };
+  return { kind: 'linux', memoryBytes: pageFloor(memory ?? DEFAULT_MEMORY), vcpus, linux, virtio, ...cpu };
 }
 
 function receiveCommand(ended: Ended): Command {
@@ -217,8 +242,8 @@ function common(command: Command): Command {
     )
     .option(
       '--net <socket>',
-      "a Linux guest's network: a UNIX socket to connect to, or SOCKET,listen; a guest that has one needs it at each host",
-      socket,
+      "a Linux guest's network: a UNIX socket to connect to, SOCKET,listen, or tap:NAME; a guest that has one needs it at each host",
+      net,
     )
     .option('--quiet', "do not show the guest's console", false)
     .option(
@@ -298,8 +323,8 @@ function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noSt
 }
 
 /** What the virtio devices of a guest are connected to here. */
-function virtioHost({ disk, net }: CommonOptions): VirtioHost {
-  return { ...(disk !== undefined && { disk }), ...(net !== undefined && { net }) };
+function virtioHost({ disk, net: card }: CommonOptions): VirtioHost {
+  return { ...(disk !== undefined && { disk }), ...(card !== undefined && { net: card }) };
 }
 
 function pageFloor(size: number): number {

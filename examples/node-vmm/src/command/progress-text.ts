@@ -68,6 +68,8 @@ export function eventText(event: MigrationEvent): string | undefined {
       return `the link is lost, connecting again: ${event.reason.message}`;
     case 'reconnected':
       return `connected again after ${formatMs(event.downMs)}${event.restarted ? '; the destination has begun anew' : ''}`;
+    case 'free-pages':
+      return `${formatCount(event.pages)} pages are free in the guest, and are not sent${event.complete ? '' : ' (it had no time to name all)'}`;
     case 'switchover-start':
       return `the guest is paused for the switchover${event.limitMs > 0 ? `, for at most ${formatMs(event.limitMs)}` : ''}`;
     case 'went-back':

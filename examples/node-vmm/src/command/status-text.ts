@@ -24,7 +24,10 @@ export function statusText(status: VmmStatus): readonly string[] {
   const lines = [`process ${pid}: ${statusLine(status)}`];
   if (machine !== undefined) {
     const kind = machine.kind === 'kvm' ? 'on KVM' : 'without KVM';
-    lines.push(`memory: ${formatBytes(machine.allocatedBytes)} of ${formatBytes(machine.memoryBytes)} in use, ${kind}`);
+    const balloon = machine.balloonBytes ? `, ${formatBytes(machine.balloonBytes)} in the balloon` : '';
+    lines.push(
+      `memory: ${formatBytes(machine.allocatedBytes)} of ${formatBytes(machine.memoryBytes)} in use, ${kind}${balloon}`,
+    );
   }
   if (migration !== undefined) {
     const { to, state, progress, lastRound, error, ownership } = migration;

@@ -2,8 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { GodwitError, suggestion } from '@godwit/core';
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseBytes } from '../demo/quantity.js';
-import type { SocketChoice } from '../virtio/socket-link.js';
-import type { DiskChoice } from '../virtio/virtio-devices.js';
+import type { DiskChoice, NetChoice } from '../virtio/virtio-devices.js';
 
 /**
  * Parsers of option values, for commander: each refuses a value that it cannot parse, with a message that says what is
@@ -73,11 +72,18 @@ export function disk(text: string): DiskChoice {
   return { path, readonly };
 }
 
-/** A UNIX socket, and whether this side listens: `PATH` or `PATH,listen`. */
-export function socket(text: string): SocketChoice {
+/** A tap interface, `tap:NAME`, or a UNIX socket, and whether this side listens: `PATH` or `PATH,listen`. */
+export function net(text: string): NetChoice {
+  if (text.startsWith('tap:')) {
+    const tap = text.slice('tap:'.length);
+    if (tap === '') throw new InvalidArgumentError('It is the name of a tap interface, such as tap:tap0.');
+    return { tap };
+  }
   const listen = text.endsWith(',listen');
   const path = listen ? text.slice(0, -',listen'.length) : text;
   if (path === '')
-    throw new InvalidArgumentError('It is the path of a UNIX socket, such as net.sock or net.sock,listen.');
+    throw new InvalidArgumentError(
+      'It is the path of a UNIX socket, such as net.sock or net.sock,listen, or tap:NAME.',
+    );
   return { path, listen };
 }

@@ -8,6 +8,7 @@ type Field =
   | 'yes or no'
   | 'yes or no, needed'
   | 'number'
+  | 'number, needed'
   | 'channels'
   | 'names'
   | 'tls files';
@@ -55,6 +56,8 @@ export const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> }
   },
   pause: {},
   resume: {},
+  balloon: { bytes: 'number, needed' },
+  powerButton: {},
   check: {},
   quit: { force: 'yes or no' },
 };

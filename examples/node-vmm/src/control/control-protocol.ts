@@ -60,6 +60,8 @@ export interface VmmStatus {
     readonly vcpus: number;
     /** Memory that the host's kernel has allocated to the guest. */
     readonly allocatedBytes: number;
+    /** Memory that the guest has put into its balloon; absent without one. */
+    readonly balloonBytes?: number;
   };
   /** The address at which the VMM waits for a guest. */
   readonly listening?: string;
@@ -97,6 +99,10 @@ export interface ControlCommands {
   /** Pauses the guest until `resume`, also at a destination to which it moves later. Neither is possible while the guest is being moved. */
   pause: { request: Record<never, never>; reply: Record<never, never> };
   resume: { request: Record<never, never>; reply: Record<never, never> };
+  /** Asks the guest to put so many bytes into its balloon, or to take out what is more. It takes its time. */
+  balloon: { request: { readonly bytes: number }; reply: Record<never, never> };
+  /** Presses the guest's power button. */
+  powerButton: { request: Record<never, never>; reply: Record<never, never> };
   /** Compares every page of the bundled guest with the contents that the guest has written. */
   check: { request: Record<never, never>; reply: CheckReport };
   /** Ends the VMM and its guest. If a guest may be lost by this, `force` is required. */

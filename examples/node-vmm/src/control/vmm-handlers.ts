@@ -154,6 +154,16 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
       return {};
     },
 
+    balloon: async ({ bytes }) => {
+      (await here()).inflateBalloon(bytes);
+      return {};
+    },
+
+    powerButton: async () => {
+      (await here()).pressPowerButton();
+      return {};
+    },
+
     check: async () => (await standing()).check(),
 
     quit: async ({ force = false }) => {

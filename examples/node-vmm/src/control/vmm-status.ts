@@ -16,6 +16,7 @@ export function statusOf(vmm: Vmm): VmmStatus {
           memoryBytes: description.memoryBytes,
           vcpus: description.vcpus,
           allocatedBytes: guest.state === 'closed' ? 0 : guest.allocatedBytes(),
+          ...(guest.balloonBytes !== undefined && { balloonBytes: guest.balloonBytes }),
         },
       }),
     ...(address !== undefined && { listening: address }),

@@ -209,6 +209,8 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     case 'dry-run':
     case 'shadow':
     case 'protection':
+    // The demo's guest has no balloon.
+    case 'free-pages':
       return undefined;
   }
 }

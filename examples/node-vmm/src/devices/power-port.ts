@@ -9,6 +9,8 @@ import type { PortDevice } from './port-device.js';
  */
 export const POWER_EVENT_PORT = 0x600;
 export const POWER_CONTROL_PORT = 0x604;
+/** The interrupt of the power button: a rising edge at a pin that no device of a PC needs. */
+export const POWER_BUTTON_IRQ = 11;
 /** Bytes of the event registers, and of the control register. */
 export const POWER_EVENT_BYTES = 4;
 export const POWER_CONTROL_BYTES = 2;
@@ -21,7 +23,8 @@ const SLEEP_TYPE_SHIFT = 10;
 const SLEEP_TYPE_MASK = 0x7;
 const SLEEP_ENABLE = 0x2000;
 
-/** The ports with which the guest switches itself off. No event is ever pending: there is no power button and no timer. */
+/** The ports with which the guest switches itself off. No event is ever pending: there is no timer, and the power
+ * button has an interrupt of its own. */
 export class PowerPort implements PortDevice {
   readonly firstPort = POWER_EVENT_PORT;
   readonly portCount = POWER_EVENT_BYTES + POWER_CONTROL_BYTES;

@@ -1,3 +1,4 @@
+import { GENERATION_ADDRESS } from '../devices/generation-id.js';
 import { KEYBOARD_COMMAND_PORT, KEYBOARD_RESET } from '../devices/keyboard-controller.js';
 import {
   POWER_CONTROL_BYTES,
@@ -7,6 +8,7 @@ import {
   SLEEP_TYPE_OFF,
 } from '../devices/power-port.js';
 import { namedPackage, virtioScope } from './aml.js';
+import { eventScope } from './event-device.js';
 
 /** Where a PC's BIOS has its tables, and where Linux looks for the root pointer. Guest-physical. */
 export const ACPI_ADDRESS = 0xe_0000;
@@ -21,11 +23,13 @@ const POWER_IRQ = 9;
 const HIGH_LEVEL = 0xd;
 /** MADT: there are two 8259 as well. */
 const DUAL_8259 = 1;
-/** FADT, boot architecture: legacy devices; neither a VGA nor a CMOS clock. A guest takes the time from KVM's clock. No 8042 is promised. */
+/** FADT, boot architecture: legacy devices, among them the CMOS clock; no VGA. No 8042 is promised. */
 const LEGACY_DEVICES = 0x01;
 const NO_VGA = 0x04;
-const NO_CMOS_CLOCK = 0x20;
-/** FADT, flags: WBINVD works, C1 on all processors, no power button, no sleep button, no wake-up by the clock, a reset register. */
+/**
+ * FADT, flags: WBINVD works, C1 on all processors, the power button is a device of its own, no sleep button, no wake-up by the clock, a
+ * reset register.
+ */
 const FADT_FLAGS = 0x1 | 0x4 | 0x10 | 0x20 | 0x40 | 0x400;
 const HEADER_BYTES = 36;
 const FADT_BYTES = 276;
@@ -39,9 +43,9 @@ export interface AcpiTables {
 
 /**
  * The tables of a machine with so many processors, an IOAPIC, two PICs, COM1, the power port and the reset command of the keyboard
- * controller. The root pointer comes first.
+ * controller, the clock, the power button and the identifier of its generation. The root pointer comes first.
  *
- * @param vcpus at most 8; the local APIC of each has its number
+ * @param vcpus at most 255; the local APIC of each has its number
  * @param virtioDevices number of virtio devices, from the first slot on
  */
 export function acpiTables(vcpus: number, virtioDevices = 0): AcpiTables {
@@ -54,11 +58,12 @@ export function acpiTables(vcpus: number, virtioDevices = 0): AcpiTables {
     return ACPI_ADDRESS + at;
   };
   const facs = place(firmwareControl());
-  const dsdt = place(table('DSDT', 2, Buffer.concat([sleepObject(), virtioScope(virtioDevices)])));
+  const dsdt = place(table('DSDT', 2, Buffer.concat([sleepObject(), eventScope(), virtioScope(virtioDevices)])));
   const fadt = place(fixedDescription(facs, dsdt));
   const madt = place(table('APIC', 4, interruptControllers(vcpus)));
   const root = place(table('XSDT', 1, quads(fadt, madt)));
   memory.set(rootPointer(root), 0);
+  if (ACPI_ADDRESS + next > GENERATION_ADDRESS) throw new RangeError(`the ACPI tables have ${next} bytes`);
   return { address: ACPI_ADDRESS, bytes: memory.subarray(0, next) };
 }
 
@@ -130,7 +135,7 @@ function fixedDescription(facs: number, dsdt: number): Uint8Array {
   // C2 and C3 take too long to be used.
   view.setUint16(at(96), 0xffff, true);
   view.setUint16(at(98), 0xffff, true);
-  view.setUint16(at(109), LEGACY_DEVICES | NO_VGA | NO_CMOS_CLOCK, true);
+  view.setUint16(at(109), LEGACY_DEVICES | NO_VGA, true);
   view.setUint32(at(112), FADT_FLAGS, true);
   port(116, KEYBOARD_COMMAND_PORT, 1);
   bytes[at(128)] = KEYBOARD_RESET;

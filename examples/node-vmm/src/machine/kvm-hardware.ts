@@ -8,7 +8,7 @@ import {
   type KvmVm,
   type MappedGuestMemory,
 } from '@godwit/linux';
-import { type Cpuid, KvmCapability } from '@godwit/linux/kvm';
+import { type Cpuid, type CpuModel, cpuidOfModel, guestMsrs, KvmCapability } from '@godwit/linux/kvm';
 import type { MachineBoot } from './machine-config.js';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
 import { WriteFaults } from './write-faults.js';
@@ -16,6 +16,17 @@ import { WriteFaults } from './write-faults.js';
 /** Leaf 1, ecx: there is a hypervisor; the local APIC's timer compares with the time-stamp counter. */
 const HYPERVISOR = 2 ** 31;
 const TSC_DEADLINE_TIMER = 2 ** 24;
+
+/** The choices for the KVM objects of a machine. */
+export interface HardwareChoice {
+  readonly vcpus: number;
+  /** Entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log. */
+  readonly dirtyRing: number | boolean;
+  /** What the machine is booted from: the CPUID of a Linux has two more features (`linuxCpuid`). */
+  readonly boot?: MachineBoot | undefined;
+  /** Default `host`, also for a guest that arrives, whose own CPUID is loaded with its vCPUs. */
+  readonly cpu?: CpuModel | undefined;
+}
 
 /** The tracker of the vCPUs' writes, and what belongs to it. */
 export interface KvmWrites {
@@ -38,21 +49,20 @@ export class KvmHardware {
   readonly #writeFaults: WriteFaults | undefined;
   readonly #rings: DirtyRings | undefined;
 
-  /**
-   * @param dirtyRing entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log
-   * @param boot what the machine is booted from: the CPUID of a Linux has two more features (`linuxCpuid`)
-   */
-  constructor(memory: MappedGuestMemory, vcpus: number, dirtyRing: number | boolean, boot?: MachineBoot) {
+  /** @throws GodwitError GODWIT_UNSUPPORTED when this host's KVM does not have the vCPUs or the CPU model */
+  constructor(memory: MappedGuestMemory, { vcpus, dirtyRing, boot, cpu = 'host' }: HardwareChoice) {
     this.#memory = memory;
     const made: KvmVcpu[] = [];
     let cpuid: Cpuid;
+    let listedMsrs: readonly number[];
     const kvm = Kvm.open();
     try {
       const most = kvm.checkExtension(KvmCapability.KVM_CAP_MAX_VCPUS);
       if (vcpus > most)
         throw new GodwitError('GODWIT_UNSUPPORTED', `this host's KVM allows ${most} vCPUs, not ${vcpus}`);
-      this.msrIndices = kvm.msrIndices();
-      cpuid = boot === 'linux' ? linuxCpuid(kvm) : kvm.supportedCpuid();
+      listedMsrs = kvm.msrIndices();
+      kvm.allowAmx();
+      cpuid = cpuidOfModel(cpu, boot === 'linux' || cpu !== 'host' ? linuxCpuid(kvm) : kvm.supportedCpuid());
       this.vm = kvm.createVm();
     } finally {
       kvm.close();
@@ -61,6 +71,7 @@ export class KvmHardware {
     try {
       if (dirtyRing !== false) this.#rings = this.vm.enableDirtyRings(dirtyRing === true ? undefined : dirtyRing);
       this.vm.setIntelPages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
+      this.vm.reportAllEvents();
       this.vm.createIrqchip();
       this.vm.createPit2();
       this.#setRegions(false);
@@ -69,6 +80,7 @@ export class KvmHardware {
         made.push(vcpu);
         vcpu.setCpuid(cpuid.forVcpu(i));
       }
+      this.msrIndices = guestMsrs((made[0] as KvmVcpu).fd, listedMsrs);
       if (this.#rings === undefined) this.#writeFaults = WriteFaults.of(made);
     } catch (error) {
       this.close();

@@ -1,9 +1,11 @@
 import { GodwitError } from '@godwit/core';
+import type { CpuModel } from '@godwit/linux/kvm';
 import type { BootParams } from '../guest/boot-params.js';
 import { DEFAULT_HEARTBEAT_MICROSECONDS } from '../guest/boot-params.js';
-import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
+import { MAXIMUM_VCPUS, PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
+import { type CpuDescription, parseCpu } from '../vcpu/cpu-description.js';
 import { MAX_VCPUS } from '../vcpu/shared-board.js';
 import { parseVirtio, type VirtioDescription } from '../virtio/virtio-description.js';
 import type { VirtioChoice } from '../virtio/virtio-devices.js';
@@ -22,13 +24,15 @@ export interface MachineDescription {
   readonly kind: MachineKind;
   /** Bytes of RAM, whole pages, 16 MiB to 63 GiB. */
   readonly memoryBytes: number;
-  /** 1 to 8. */
+  /** 1 to 8, or to 64 for a Linux. */
   readonly vcpus: number;
   /**
    * `image` for a machine that was booted from an image, `linux` for one that runs a Linux: neither has a mailbox, since their guests do
    * not reserve those pages. The second has power management and a keyboard controller instead of the bundled guest's ports.
    */
   readonly boot?: MachineBoot;
+  /** The guest's processor; absent for a software machine, and for a guest from before descriptions had it. */
+  readonly cpu?: CpuDescription;
   /** The virtio devices, in the order of their slots; absent where there are none. Only a machine that runs a Linux has some. */
   readonly virtio?: readonly VirtioDescription[];
 }
@@ -56,7 +60,7 @@ export interface GuestProgram {
   readonly bytes: Uint8Array;
 }
 
-export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot' | 'virtio'> {
+export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot' | 'virtio' | 'cpu'> {
   readonly workload?: GuestWorkload;
   /** A program to run instead of the bundled guest; KVM only. */
   readonly program?: GuestProgram;
@@ -64,6 +68,10 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot' 
   readonly bootImage?: Uint8Array;
   /** A Linux to boot instead of the bundled guest: see `bootLinux`. KVM only. */
   readonly linux?: LinuxBoot;
+  /**
+   * The guest's processor; KVM only. Default `host`, all that this host's KVM offers: with another model two different hosts agree.
+   */
+  readonly cpu?: CpuModel;
   /** The virtio devices of a machine with `linux`. Default: none. */
   readonly virtio?: VirtioChoice;
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
@@ -81,10 +89,16 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot' 
 }
 
 /** @throws GodwitError GODWIT_INVALID_ARGUMENT */
-export function checkShape({ memoryBytes, vcpus }: Pick<MachineDescription, 'memoryBytes' | 'vcpus'>): void {
+export function checkShape({
+  memoryBytes,
+  vcpus,
+  boot,
+}: Pick<MachineDescription, 'memoryBytes' | 'vcpus' | 'boot'>): void {
   ramBlocks(memoryBytes);
-  if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a machine has 1 to ${MAX_VCPUS} vCPUs, got ${vcpus}`);
+  // The bundled guest's program has tables for so many.
+  const most = boot === 'linux' ? MAX_VCPUS : MAXIMUM_VCPUS;
+  if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > most) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `this machine has 1 to ${most} vCPUs, got ${vcpus}`);
   }
 }
 
@@ -104,13 +118,15 @@ export function parseDescription(description: unknown, kind: MachineKind): Machi
       `a machine's description is { kind: '${kind}', memoryBytes, vcpus${boots} }, got ${JSON.stringify(description)}`,
     );
   }
-  checkShape({ memoryBytes, vcpus });
+  checkShape({ memoryBytes, vcpus, ...(boot === 'linux' && { boot }) });
   const virtio = parseVirtio(given['virtio']);
   if (virtio.length > 0 && boot !== 'linux') {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'only a machine that runs a Linux has virtio devices');
   }
+  const cpu = kind === 'kvm' ? parseCpu(given['cpu']) : undefined;
   return {
     ...{ kind, memoryBytes, vcpus },
+    ...(cpu === undefined ? {} : { cpu }),
     ...(boot === undefined ? {} : { boot: boot as MachineBoot }),
     ...(virtio.length === 0 ? {} : { virtio }),
   };

@@ -1,17 +1,22 @@
 import {
   assertMayChange,
   type DirtyTracker,
+  type FreePages,
+  GodwitError,
   type RunState as GuestRunState,
   type MigratableDevice,
   SoftwareTracker,
   type ThrottleOptions,
 } from '@godwit/core';
 import { createGuestMemory, installWakeSignal, type KvmVcpu, type MappedGuestMemory, probeKvm } from '@godwit/linux';
+import type { CpuModel } from '@godwit/linux/kvm';
 import type { Observable } from 'rxjs';
 import { Chipset } from '../devices/chipset.js';
+import { CmosState } from '../devices/cmos-clock.js';
+import { GENERATION_IRQ, GenerationId } from '../devices/generation-id.js';
 import { Mailbox } from '../devices/mailbox.js';
 import { PauseClockState } from '../devices/pause-clock.js';
-import { PowerState } from '../devices/power-port.js';
+import { POWER_BUTTON_IRQ, PowerState } from '../devices/power-port.js';
 import { SerialConsole } from '../devices/serial-console.js';
 import { SERIAL_IRQ } from '../devices/serial-port.js';
 import { SerialWords } from '../devices/serial-words.js';
@@ -22,11 +27,14 @@ import { IMAGE_ADDRESS, PARAMS_ADDRESS } from '../guest/layout.js';
 import { decodeDefectPort } from '../guest/ports.js';
 import { bootLinux } from '../linux/boot-linux.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
+import { type CpuDescription, describeCpu, refuseOtherCpu } from '../vcpu/cpu-description.js';
 import { SharedBoard } from '../vcpu/shared-board.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
 import { VcpuThreads } from '../vcpu/vcpu-threads.js';
+import { BalloonDevice } from '../virtio/balloon-device.js';
 import { ConsoleDevice } from '../virtio/console-device.js';
 import { DeviceMemory } from '../virtio/device-memory.js';
+import { QueueEvents } from '../virtio/queue-events.js';
 import { VirtioBus } from '../virtio/virtio-bus.js';
 import type { VirtioDevice } from '../virtio/virtio-device.js';
 import {
@@ -62,6 +70,9 @@ const NO_VIRTIO: VirtioParts = { description: [], devices: [] };
 /** The options that each host chooses for itself. */
 type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing' | 'memoryFiles'>;
 
+/** The same, and the CPU model of a new guest. */
+type BuildOptions = HostOptions & Pick<MachineConfig, 'cpu'>;
+
 /** Whether `Machine` works here. */
 export function hasKvm(): boolean {
   return probeKvm().usable;
@@ -87,22 +98,32 @@ export class Machine implements VirtualMachine {
    * `WriteFaults`.
    */
   readonly vcpuWrites?: () => readonly number[];
+  /** The free pages of a guest that has a balloon. */
+  readonly freePages?: FreePages;
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
   readonly #threads: VcpuThreads;
   readonly #mailbox: Mailbox | undefined;
   readonly #virtio: VirtioBus;
+  readonly #queueEvents: QueueEvents | undefined;
   /** The virtio console, which then gets what is typed. */
   readonly #hvc: ConsoleDevice | undefined;
+  readonly #balloon: BalloonDevice | undefined;
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #serial: SerialConsole;
   readonly #run: RunState;
+  readonly #generation: GenerationId | undefined;
+  /** Whether the guest is that of a snapshot, and has not run here. */
+  #isCopy = false;
   /** Whether the machine waits for a guest, and nothing is loaded yet. */
   readonly #arriving: boolean;
   #rehearsed: Promise<void> | undefined;
   /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
-  readonly #onExit = (): void => this.#threads.tellToEnd();
+  readonly #onExit = (): void => {
+    this.#threads.tellToEnd();
+    this.#queueEvents?.tellToEnd();
+  };
 
   private constructor(
     description: MachineDescription,
@@ -123,9 +144,17 @@ export class Machine implements VirtualMachine {
       (high) => hardware.vm.setIrqLine(SERIAL_IRQ, high),
       () => this.#output.drain(),
     );
+    if (description.boot === 'linux') {
+      this.#generation = new GenerationId(memory, () => this.#pulse(GENERATION_IRQ));
+    }
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
     this.#hvc = virtio.find((device) => device instanceof ConsoleDevice);
+    const balloon = virtio.find((device) => device instanceof BalloonDevice);
+    this.#balloon = balloon;
+    if (balloon !== undefined) {
+      this.freePages = { name: balloon.id, collect: (into, signal) => balloon.collect(into, signal) };
+    }
     this.#hvc?.connect((text) => this.#output.print(text));
     this.#run = new RunState({
       stop: (signal) => this.#stop(signal),
@@ -146,13 +175,18 @@ export class Machine implements VirtualMachine {
     this.trackers = [writes.tracker, mailboxTracker, virtioTracker].filter((tracker) => tracker !== undefined);
     this.devices = [
       new Chipset(hardware.vm),
-      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#threads.started)),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware, memory, () => this.#threads.started)),
       this.#serial,
       this.#clock,
       ...(this.#mailbox ? [this.#mailbox] : []),
-      ...(description.boot === 'linux' ? [new PowerState(this.#board)] : []),
+      ...(this.#generation ? [new PowerState(this.#board), new CmosState(this.#board), this.#generation] : []),
       ...this.#virtio.states,
     ];
+    this.#queueEvents = QueueEvents.of(hardware.vm, {
+      words: new VirtioWords(this.#board.virtio),
+      queues: virtio.map(({ queues }) => queues.length),
+      onNotified: () => this.#virtio.notified(),
+    });
     installWakeSignal();
     const parts = {
       ...{ board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls },
@@ -178,7 +212,7 @@ export class Machine implements VirtualMachine {
    */
   static async create(config: MachineConfig): Promise<Machine> {
     const { memoryBytes, vcpus, program } = config;
-    checkShape(config);
+    checkShape({ memoryBytes, vcpus, ...(config.linux !== undefined && { boot: 'linux' }) });
     if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
     if (config.linux !== undefined) return Machine.#fromLinux(config, config.linux);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
@@ -221,6 +255,7 @@ export class Machine implements VirtualMachine {
     try {
       await machine.#threads.started;
       bootLinux(machine.memory, machine.ram, machine.#hardware.vcpus, linux, virtio.devices.length);
+      machine.#generation?.begin();
       return machine;
     } catch (error) {
       await machine.close();
@@ -237,22 +272,26 @@ export class Machine implements VirtualMachine {
    * @param options.net where the frames of the guest's network card go on this host
    * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
    * at both ends, and the guest moves without it. The machine closes it
+   * @param options.restored whether the guest comes from a snapshot, from which others may come too: it gets another identifier (VMGenID)
+   * before it runs. Default false: the guest moves
    * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine, GODWIT_UNSUPPORTED when this host does not have
-   * what the guest's devices need
+   * what the guest's devices need, or cannot be its processor
    */
   static async fromDescription(
     description: unknown,
-    options: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory } = {},
+    options: HostOptions & VirtioHost & { readonly memory?: MappedGuestMemory; readonly restored?: boolean } = {},
   ): Promise<Machine> {
     const parsed = parseDescription(description, 'kvm');
     const virtio = await arrivingVirtio(parsed.virtio ?? [], options);
-    return Machine.#build(parsed, options, true, virtio, options.memory);
+    const machine = await Machine.#build(parsed, options, true, virtio, options.memory);
+    machine.#isCopy = options.restored ?? false;
+    return machine;
   }
 
   /** @param virtio the devices, which are freed if there is no machine */
   static async #build(
     description: MachineDescription,
-    { overcommit = false, dirtyRing = false, memoryFiles = false }: HostOptions,
+    { overcommit = false, dirtyRing = false, memoryFiles = false, cpu = 'host' }: BuildOptions,
     arriving: boolean,
     virtio: VirtioParts = NO_VIRTIO,
     given?: MappedGuestMemory,
@@ -264,8 +303,15 @@ export class Machine implements VirtualMachine {
       if (given !== undefined) checkRam(given, layout);
       const backing = memoryFiles ? 'file' : 'auto';
       memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
-      const hardware = new KvmHardware(memory, description.vcpus, dirtyRing, description.boot);
-      const whole = named.length === 0 ? description : { ...description, virtio: named };
+      const { vcpus, boot } = description;
+      // A guest that arrives brings its own CPUID, which may have whatever this host has.
+      const hardware = new KvmHardware(memory, { vcpus, dirtyRing, boot, ...(arriving ? {} : { cpu }) });
+      const told = agreedCpu(hardware, arriving ? description.cpu : cpu);
+      const whole = {
+        ...description,
+        ...(told === undefined ? {} : { cpu: told }),
+        ...(named.length === 0 ? {} : { virtio: named }),
+      };
       return new Machine(whole, memory, hardware, devices, arriving);
     } catch (error) {
       memory?.close();
@@ -322,9 +368,46 @@ export class Machine implements VirtualMachine {
     return this.#run.pause(signal);
   }
 
-  /** @throws GodwitError GODWIT_GUEST_CRASHED when the guest has crashed, GODWIT_INVALID_STATE when closed */
-  resume(): Promise<void> {
-    return this.#run.resume();
+  /**
+   * Runs the guest; that of a snapshot gets another identifier first, once the page of it is there.
+   *
+   * @throws GodwitError GODWIT_GUEST_CRASHED when the guest has crashed, GODWIT_INVALID_STATE when closed
+   */
+  async resume(): Promise<void> {
+    if (this.#isCopy) {
+      this.#isCopy = false;
+      await this.#generation?.renew();
+    }
+    await this.#run.resume();
+  }
+
+  /** The identifier of the machine's generation, as a Linux sees it; undefined for other guests. */
+  get generation(): Uint8Array | undefined {
+    return this.#generation?.identifier;
+  }
+
+  /**
+   * Presses the power button, for which a Linux shuts down, if it is set up so.
+   *
+   * @throws GodwitError GODWIT_UNSUPPORTED for another guest, which has no button; GODWIT_INVALID_STATE while it is paused
+   */
+  pressPowerButton(): void {
+    this.#run.requireAlive();
+    if (this.description.boot !== 'linux') {
+      throw new GodwitError('GODWIT_UNSUPPORTED', 'this guest has no power button: only a Linux (--kernel) has one');
+    }
+    if (this.#run.state !== 'running') {
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        'the guest is paused, and would not see its power button: resume it',
+      );
+    }
+    this.#pulse(POWER_BUTTON_IRQ);
+  }
+
+  #pulse(irq: number): void {
+    this.#hardware.vm.setIrqLine(irq, true);
+    this.#hardware.vm.setIrqLine(irq, false);
   }
 
   /**
@@ -345,6 +428,27 @@ export class Machine implements VirtualMachine {
    */
   throttle(fraction: number, options: Partial<ThrottleOptions> = {}): void {
     this.#threads.throttle(fraction, options, this.#run.state === 'running');
+  }
+
+  /** Bytes that the guest has put into its balloon; undefined without one. */
+  get balloonBytes(): number | undefined {
+    return this.#balloon?.heldBytes;
+  }
+
+  /**
+   * Asks the guest to put so many bytes into its balloon, which are the host's then, or to take them out again.
+   *
+   * @throws GodwitError GODWIT_UNSUPPORTED for a guest without a balloon
+   */
+  inflateBalloon(bytes: number): void {
+    this.#run.requireAlive();
+    if (this.#balloon === undefined) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        'this guest has no balloon: only a Linux that was booted with one has',
+      );
+    }
+    this.#balloon.targetBytes = bytes;
   }
 
   /** The time for which the throttle has held back each vCPU so far, in milliseconds. */
@@ -384,6 +488,7 @@ export class Machine implements VirtualMachine {
 
   async #free(): Promise<void> {
     await this.#threads.end();
+    await this.#queueEvents?.close();
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
     this.#serial.close();
@@ -393,5 +498,24 @@ export class Machine implements VirtualMachine {
     await this.#virtio.close();
     this.#hardware.close();
     this.memory.close();
+  }
+}
+
+/**
+ * The description of a machine's processor: of a new one's model, or that of a guest that arrives, if this host can be its processor.
+ *
+ * @param wanted undefined for a guest whose source tells nothing
+ * @throws GodwitError GODWIT_UNSUPPORTED; the hardware is closed then
+ */
+function agreedCpu(hardware: KvmHardware, wanted: CpuModel | CpuDescription | undefined): CpuDescription | undefined {
+  const { msrIndices } = hardware;
+  const first = hardware.vcpus[0] as KvmVcpu;
+  try {
+    if (typeof wanted === 'string') return describeCpu(wanted, first, msrIndices);
+    if (wanted !== undefined) refuseOtherCpu(wanted, first, msrIndices);
+    return wanted;
+  } catch (error) {
+    hardware.close();
+    throw error;
   }
 }

@@ -42,6 +42,12 @@ export interface VirtualMachine extends MigratableVm {
    * @throws GodwitError GODWIT_INVALID_STATE when too much earlier input is unread
    */
   type?(bytes: Uint8Array): void;
+  /** Bytes that the guest has put into its balloon; absent without one. */
+  readonly balloonBytes?: number | undefined;
+  /** Asks the guest to put so many bytes into its balloon. @throws GodwitError GODWIT_UNSUPPORTED for a guest without one */
+  inflateBalloon?(bytes: number): void;
+  /** Presses the guest's power button. @throws GodwitError GODWIT_UNSUPPORTED for a guest without one, GODWIT_INVALID_STATE if it is paused */
+  pressPowerButton?(): void;
   /** Resolves when all threads of the machine have started: its devices then load in about a millisecond. */
   prepared(): Promise<void>;
   /** Throttles the vCPUs. Without `longestMs` a hold is limited by the fraction alone, and takes at most 10 ms. */

@@ -11,6 +11,7 @@
  * | 4         | console: 1 when main has been told that there is text                    | vCPUs set, main clears |
  * | 5         | software guest: 0 = run, else stop (it has no command words)             | main                   |
  * | 8         | power management: event enable register, see power-port.ts               | vCPUs                  |
+ * | 9         | the number of the clock's byte that is accessed, see cmos-clock.ts       | vCPUs                  |
  * | 16 + 8*i  | vCPU i: command and its sequence number, see below                       | main                   |
  * | 17 + 8*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
  * | 18 + 8*i  | vCPU i: pause clock as latched by its last read, low half                | vCPU i                 |
@@ -21,6 +22,7 @@
  * | 23 + 8*i  | vCPU i: the longest hold of its throttle, in microseconds                | main                   |
  *
  * `serial` and `serialInput`: the serial port, see serial-words.ts. `virtio`: the virtio devices, see virtio-words.ts.
+ * `cmos`, `cmosAheadMs[0]`: the bytes of the PC's clock, and the milliseconds that it is ahead of the host's.
  *
  * A software guest is one thread, which uses the throttle of vCPU 0.
  *
@@ -33,7 +35,8 @@ import { SERIAL_INPUT_BYTES, SERIAL_WORDS } from '../devices/serial-words.js';
 import { virtioWordCount } from '../virtio/virtio-words.js';
 import type { ThrottleSlices } from './throttle.js';
 
-export const MAX_VCPUS = 8;
+/** What a machine can have; the bundled guest has fewer. The board has room for all of them: 4 KiB. */
+export const MAX_VCPUS = 64;
 
 export const BoardWord = {
   consoleLock: 1,
@@ -42,6 +45,7 @@ export const BoardWord = {
   consoleAnnounced: 4,
   softwareRequest: 5,
   powerEvents: 8,
+  cmosNumber: 9,
 } as const;
 
 const FIRST_VCPU_WORD = 16;
@@ -53,6 +57,10 @@ const CONSOLE_BYTES = 2 ** 16;
 const SERIAL_AT = WORDS * 4 + 8 + CONSOLE_BYTES;
 const VIRTIO_AT = SERIAL_AT + SERIAL_WORDS * 4 + SERIAL_INPUT_BYTES;
 const VIRTIO_WORDS = virtioWordCount(MAX_VCPUS);
+/** At a multiple of 8, for the number of 64 bits that comes first. */
+const CMOS_AT = Math.ceil((VIRTIO_AT + VIRTIO_WORDS * 4) / 8) * 8;
+/** Bytes of a PC's clock: see cmos-clock.ts. */
+export const CMOS_BYTES = 128;
 
 /** `rehearse`: leave the guest and answer, as for `park`, then run. */
 export const VcpuCommand = { park: 0, run: 1, end: 2, rehearse: 3 } as const;
@@ -66,9 +74,11 @@ export class SharedBoard {
   readonly serial: Int32Array<SharedArrayBuffer>;
   readonly serialInput: Uint8Array<SharedArrayBuffer>;
   readonly virtio: Int32Array<SharedArrayBuffer>;
+  readonly cmosAheadMs: Float64Array<SharedArrayBuffer>;
+  readonly cmos: Uint8Array<SharedArrayBuffer>;
 
   /** @param buffer the buffer of the board to join; default: a new board */
-  constructor(buffer = new SharedArrayBuffer(VIRTIO_AT + VIRTIO_WORDS * 4)) {
+  constructor(buffer = new SharedArrayBuffer(CMOS_AT + 8 + CMOS_BYTES)) {
     this.buffer = buffer;
     this.words = new Int32Array(buffer, 0, WORDS);
     this.guestClock = new Float64Array(buffer, WORDS * 4, 1);
@@ -76,6 +86,8 @@ export class SharedBoard {
     this.serial = new Int32Array(buffer, SERIAL_AT, SERIAL_WORDS);
     this.serialInput = new Uint8Array(buffer, SERIAL_AT + SERIAL_WORDS * 4, SERIAL_INPUT_BYTES);
     this.virtio = new Int32Array(buffer, VIRTIO_AT, VIRTIO_WORDS);
+    this.cmosAheadMs = new Float64Array(buffer, CMOS_AT, 1);
+    this.cmos = new Uint8Array(buffer, CMOS_AT + 8, CMOS_BYTES);
   }
 
   commandWord(vcpu: number): number {

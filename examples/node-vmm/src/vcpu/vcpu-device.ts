@@ -1,6 +1,7 @@
 import { GodwitError, type GuestMemory, type MigratableDevice } from '@godwit/core';
 import type { KvmVcpu } from '@godwit/linux';
-import { Cpuid, Msr, type MsrValue, VcpuState, type VcpuStatePart } from '@godwit/linux/kvm';
+import { Cpuid, Msr, type MsrValue, NestedState, VcpuState, type VcpuStatePart } from '@godwit/linux/kvm';
+import type { KvmHardware } from '../machine/kvm-hardware.js';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
 import { pagesWrittenByMsrs } from './msr-memory.js';
 
@@ -38,14 +39,18 @@ const LOADED_BEFORE_MSRS = ['MPST', 'REGS', 'SRG2', 'SREG', 'XCRS', 'XSV2', 'XSA
 const LOADED_AFTER_MSRS = ['EVNT'];
 
 const PARTS = new Map<string, VcpuStatePart>([...SAVED.flat(), EVENTS]);
-const TAGS = ['CPID', 'TSCF', 'MSRS', ...PARTS.keys()];
+const TAGS = ['CPID', 'TSCF', 'MSRS', 'TSCO', 'NEST', ...PARTS.keys()];
+/** Areas that are longer where the processor has more, such as AMX: a longer one can be loaded if it uses no more. */
+const GROWING = ['XSAV', 'XSV2'];
 const MSR_BYTES = 12;
 
 /**
  * MSRs that are written after all others, in this order. When the time-stamp counter is written, KVM computes an offset from
- * IA32_TSC_ADJUST, and the deadline timer is armed by the counter.
+ * IA32_TSC_ADJUST.
  */
-const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.tscDeadline];
+const COUNTER_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter];
+/** The deadline timer is armed by the counter, once that is right. */
+const TIMER_MSRS: readonly number[] = [Msr.tscDeadline];
 
 /** Number of rehearsed loads, of which the median counts: the first one compiles the code, and any may find the processor busy. Odd. */
 const REHEARSALS = 5;
@@ -63,8 +68,12 @@ const FAR_AWAY = 2n ** 42n;
  */
 export class VcpuDevice implements MigratableDevice {
   readonly id: string;
-  readonly version = 1;
+  /** Version 2 has the offset of the time-stamp counter (TSCO) and the state of nested virtualization (NEST). */
+  readonly version = 2;
+  readonly minimumVersion = 1;
   readonly #vcpu: KvmVcpu;
+  /** vCPU 0, from whose time-stamp counter those of the others differ. */
+  readonly #first: KvmVcpu;
   readonly #msrIndices: readonly number[];
   readonly #memory: GuestMemory;
   readonly #offered: Cpuid;
@@ -75,12 +84,19 @@ export class VcpuDevice implements MigratableDevice {
 
   /**
    * @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it
+   * @param hardware.msrIndices the MSRs that are state of the machine's vCPUs
    * @param memory the guest's memory: KVM writes it when some registers are set
    * @param parked resolves when the vCPU's thread has started and is parked; awaited before a load
    */
-  constructor(vcpu: KvmVcpu, msrIndices: readonly number[], memory: GuestMemory, parked: () => Promise<void>) {
+  constructor(
+    vcpu: KvmVcpu,
+    { vcpus, msrIndices }: Pick<KvmHardware, 'vcpus' | 'msrIndices'>,
+    memory: GuestMemory,
+    parked: () => Promise<void>,
+  ) {
     this.id = `vcpu${vcpu.id}`;
     this.#vcpu = vcpu;
+    this.#first = vcpus[0] ?? vcpu;
     this.#msrIndices = msrIndices;
     this.#memory = memory;
     this.#parked = parked;
@@ -105,6 +121,8 @@ export class VcpuDevice implements MigratableDevice {
     writer.section('CPID', vcpu.cpuid().encode());
     writer.section('TSCF', new Uint8Array(Uint32Array.of(vcpu.tscKhz()).buffer));
     writer.section('MSRS', packMsrs(vcpu.readMsrs(this.#msrIndices)));
+    saveSection(writer, 'TSCO', this.#counterDifference());
+    saveSection(writer, 'NEST', vcpu.nestedState()?.bytes);
     const [tag, part] = EVENTS;
     writer.section(tag, vcpu.get(part));
     yield writer.finish();
@@ -146,7 +164,7 @@ export class VcpuDevice implements MigratableDevice {
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
     this.#loaded = true;
     await this.#parked();
-    requireVersion(this.id, version, this.version);
+    if (version !== this.minimumVersion) requireVersion(this.id, version, this.version);
     this.#set(await StateReader.read(this.id, state, TAGS));
   }
 
@@ -158,18 +176,57 @@ export class VcpuDevice implements MigratableDevice {
     const cpuid = decodeCpuid(this.id, reader.required('CPID'));
     const msrs = unpackMsrs(this.id, reader.required('MSRS'));
     const tscKhz = new DataView(reader.required('TSCF', 4).buffer).getUint32(0, true);
-    this.#refuseWhatIsMissing(cpuid, reader);
+    const nested = nestedState(this.id, reader.optional('NEST'));
+    this.#refuseWhatIsMissing(cpuid, reader, nested);
     this.#vcpu.setCpuid(cpuid);
     // The frequency is set before the state that depends on it.
     if (tscKhz !== 0 && tscKhz !== this.#vcpu.tscKhz()) this.#setTscKhz(tscKhz);
     this.#load(reader, LOADED_BEFORE_MSRS);
     // Stored before the MSRs are set: a load that fails has set some of them.
     this.#loadedMsrs = msrs;
-    this.#vcpu.writeMsrs(msrs.filter(({ index }) => !LAST_MSRS.includes(index)));
+    const isLast = (index: number): boolean => COUNTER_MSRS.includes(index) || TIMER_MSRS.includes(index);
+    const ofThese = (indices: readonly number[]) =>
+      indices.flatMap((last) => msrs.filter(({ index }) => index === last));
+    this.#vcpu.writeMsrs(msrs.filter(({ index }) => !isLast(index)));
     this.#forgetLastCounter(msrs);
-    this.#vcpu.writeMsrs(LAST_MSRS.flatMap((last) => msrs.filter(({ index }) => index === last)));
+    this.#vcpu.writeMsrs(ofThese(COUNTER_MSRS));
+    this.#keepDifference(reader.optional('TSCO'));
+    this.#vcpu.writeMsrs(ofThese(TIMER_MSRS));
     this.#refuseTimeGoingBack(msrs);
+    // The MSRs of its capabilities come before: KVM checks the state against them.
+    if (nested !== undefined && this.#vcpu.nestedStateBytes > 0) this.#vcpu.setNestedState(nested);
     this.#load(reader, LOADED_AFTER_MSRS);
+  }
+
+  /** How far this vCPU's time-stamp counter is ahead of vCPU 0's, as 64 bits; undefined where KVM does not give its offset. */
+  #counterDifference(): Uint8Array | undefined {
+    const [own, first] = [this.#vcpu.tscOffset(), this.#first.tscOffset()];
+    if (own === undefined || first === undefined) return undefined;
+    return new Uint8Array(BigInt64Array.of(own - first).buffer);
+  }
+
+  /**
+   * Sets the counter to its difference from vCPU 0's, which was loaded before. KVM takes a written value that is close to vCPU 0's for the
+   * same one, and would lose a difference that the guest has made itself.
+   */
+  #keepDifference(bytes: Uint8Array | undefined): void {
+    const first = this.#first.tscOffset();
+    if (bytes === undefined || first === undefined || this.#vcpu.id === this.#first.id) return;
+    if (bytes.byteLength !== 8) {
+      throw new GodwitError(
+        'GODWIT_DEVICE_FAILED',
+        `the difference of the time-stamp counter of ${this.id} has ${bytes.byteLength} bytes, not 8`,
+      );
+    }
+    const difference = new DataView(bytes.buffer, bytes.byteOffset).getBigInt64(0, true);
+    const wanted = BigInt.asUintN(64, first + difference);
+    if (this.#vcpu.tscOffset() === wanted) return;
+    this.#vcpu.setTscOffset(wanted);
+    if (this.#vcpu.tscOffset() === wanted) return;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `the time-stamp counter of ${this.id} is ${difference} ahead of vCPU 0's, and this host's KVM keeps no difference (KVM_VCPU_TSC_OFFSET)`,
+    );
   }
 
   /**
@@ -200,12 +257,19 @@ export class VcpuDevice implements MigratableDevice {
     );
   }
 
-  #refuseWhatIsMissing(cpuid: Cpuid, reader: StateReader): void {
+  #refuseWhatIsMissing(cpuid: Cpuid, reader: StateReader, nested: NestedState | undefined): void {
     const features = cpuid.missingOn(this.#offered);
     if (features.length > 0) {
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
         `the guest was told of CPU features that this host's KVM lacks: ${features.join(', ')}`,
+      );
+    }
+    if (nested !== undefined && !nested.isEmpty && this.#vcpu.nestedStateBytes < nested.bytes.byteLength) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `the guest of ${this.id} runs guests of its own, and this host's KVM cannot load the state of nested virtualization ` +
+          `(${nested.bytes.byteLength} bytes, KVM_SET_NESTED_STATE takes ${this.#vcpu.nestedStateBytes}): end those guests, or load kvm_intel or kvm_amd with nested=1 here`,
       );
     }
     for (const alternatives of [...SAVED, [EVENTS]]) {
@@ -222,7 +286,7 @@ export class VcpuDevice implements MigratableDevice {
         );
       }
       const size = this.#vcpu.sizeOf(part);
-      if (bytes.byteLength !== size) {
+      if (bytes.byteLength !== size && !(GROWING.includes(tag) && fitted(bytes, size) !== undefined)) {
         throw new GodwitError(
           'GODWIT_UNSUPPORTED',
           `the ${part.name} of ${this.id} have ${bytes.byteLength} bytes at the source and ${size} on this host`,
@@ -247,8 +311,34 @@ export class VcpuDevice implements MigratableDevice {
     for (const tag of tags) {
       const part = PARTS.get(tag);
       const bytes = reader.optional(tag);
-      if (part !== undefined && bytes !== undefined) this.#vcpu.set(part, bytes);
+      if (part === undefined || bytes === undefined) continue;
+      const area = GROWING.includes(tag) ? fitted(bytes, this.#vcpu.sizeOf(part)) : bytes;
+      this.#vcpu.set(part, area ?? bytes);
     }
+  }
+}
+
+/** Bytes in a length: with zeros behind them, or without the zeros; undefined when something else would be lost. */
+function fitted(bytes: Uint8Array, byteLength: number): Uint8Array | undefined {
+  if (bytes.subarray(byteLength).some((byte) => byte !== 0)) return undefined;
+  const area = new Uint8Array(byteLength);
+  area.set(bytes.subarray(0, byteLength));
+  return area;
+}
+
+function saveSection(writer: StateWriter, tag: string, bytes: Uint8Array | undefined): void {
+  if (bytes === undefined) writer.absent(tag);
+  else writer.section(tag, bytes);
+}
+
+function nestedState(device: string, bytes: Uint8Array | undefined): NestedState | undefined {
+  if (bytes === undefined) return undefined;
+  try {
+    return NestedState.decode(bytes);
+  } catch (error) {
+    throw new GodwitError('GODWIT_DEVICE_FAILED', `the state of nested virtualization of ${device} cannot be read`, {
+      cause: error,
+    });
   }
 }
 

@@ -12,6 +12,7 @@ import {
 } from '@godwit/linux/kvm';
 import { attachGuestMemory } from '@godwit/linux/memory';
 import { Errno, getThreadId } from '@godwit/linux/unstable/libc';
+import { CmosClock } from '../devices/cmos-clock.js';
 import { ConsoleRing } from '../devices/console-ring.js';
 import { DefectPort } from '../devices/defect-port.js';
 import { KeyboardController } from '../devices/keyboard-controller.js';
@@ -84,6 +85,7 @@ const bundledGuestPorts = (): PortDevice[] => [
 const linuxPorts = (): PortDevice[] => [
   new PowerPort(board, () => endGuest('shutdown')),
   new KeyboardController(() => endGuest('reset')),
+  new CmosClock(board),
 ];
 const ports = new PortMap([
   new SerialPort(new SerialWords(board), print, (high) => setIrqLine(vmFd, SERIAL_IRQ, high)),

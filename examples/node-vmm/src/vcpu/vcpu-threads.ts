@@ -13,7 +13,7 @@ const REHEARSALS = 3;
 
 /** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */
 const PARK_MS = 10_000;
-/** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
+/** How long a thread may take to start or end, in milliseconds: 64 threads on a host of two processors take some seconds. */
 const THREAD_MS = 60_000;
 
 /** The threads of all vCPUs of a machine, which are given the same order. */

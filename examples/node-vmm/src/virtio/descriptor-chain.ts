@@ -11,21 +11,22 @@ export class DescriptorChain {
   readonly writableBytes: number;
   readonly #memory: DeviceMemory;
   readonly #readable: readonly GuestRange[];
-  readonly #writable: readonly GuestRange[];
+  /** Where the writable buffers are, for a device that does not write them. */
+  readonly writable: readonly GuestRange[];
   #revoked = false;
 
   constructor(memory: DeviceMemory, head: number, readable: readonly GuestRange[], writable: readonly GuestRange[]) {
     this.#memory = memory;
     this.head = head;
     this.#readable = readable;
-    this.#writable = writable;
+    this.writable = writable;
     this.readableBytes = total(readable);
     this.writableBytes = total(writable);
   }
 
   /** Resolves when all pages of the buffers are there: see `DeviceMemory.present`. */
   async present(): Promise<void> {
-    for (const range of [...this.#readable, ...this.#writable]) await this.#memory.present(range);
+    for (const range of [...this.#readable, ...this.writable]) await this.#memory.present(range);
   }
 
   /** Takes the buffers away from the device: the driver has reset it, and uses their memory for something else. */
@@ -49,7 +50,7 @@ export class DescriptorChain {
   write(offset: number, bytes: Uint8Array): void {
     this.#requireOwned();
     let at = 0;
-    for (const { address, byteLength } of part(this.#writable, offset, bytes.byteLength)) {
+    for (const { address, byteLength } of part(this.writable, offset, bytes.byteLength)) {
       this.#memory.write(address, bytes.subarray(at, at + byteLength));
       at += byteLength;
     }

@@ -1,10 +1,24 @@
-import type { GuestMemory, SoftwareTracker } from '@godwit/core';
+import {
+  assertMayChange,
+  DirtyBitmaps,
+  GodwitError,
+  type GuestMemory,
+  PageRunList,
+  type SoftwareTracker,
+} from '@godwit/core';
 import { guestBytes } from '../machine/memory-map.js';
 
 /** A range of guest-physical addresses. */
 export interface GuestRange {
   readonly address: number;
   readonly byteLength: number;
+}
+
+/** Pages of one block of RAM. */
+export interface PagesOfBlock {
+  readonly block: number;
+  readonly firstPage: number;
+  readonly pageCount: number;
 }
 
 /**
@@ -76,6 +90,39 @@ export class DeviceMemory {
     return this.#view(address, byteLength);
   }
 
+  /** Makes bitmaps of all pages, clean. */
+  bitmaps(): DirtyBitmaps {
+    return new DirtyBitmaps(this.#memory);
+  }
+
+  /** The pages that are wholly within a range; undefined when there is none, or the range is not in one block of RAM. */
+  wholePages(range: GuestRange): PagesOfBlock | undefined {
+    const block = this.#blockOf(range);
+    const start = this.#memory.blocks[block]?.guestPhysicalAddress;
+    if (start === undefined) return undefined;
+    const { pageSize } = this.#memory;
+    const firstPage = Math.ceil((range.address - start) / pageSize);
+    const pageCount = Math.floor((range.address - start + range.byteLength) / pageSize) - firstPage;
+    return pageCount > 0 ? { block, firstPage, pageCount } : undefined;
+  }
+
+  /**
+   * Gives pages back to the host: they are holes then. Pages that somebody has pinned stay.
+   *
+   * @returns false while a migration or a snapshot uses the memory, which may have what these pages had before: nothing was given back
+   */
+  giveBack(pages: DirtyBitmaps): boolean {
+    if (isInUse(this.#memory)) return false;
+    const { pageSize } = this.#memory;
+    this.#memory.blocks.forEach((block, index) => {
+      for (const run of pages.at(index).runs(new PageRunList())) {
+        if (block.discard?.(run) === true)
+          this.#tracker?.mark(index, run.firstPage * pageSize, run.pageCount * pageSize);
+      }
+    });
+    return true;
+  }
+
   #mark(range: GuestRange): void {
     const block = this.#blockOf(range);
     const start = this.#memory.blocks[block]?.guestPhysicalAddress ?? 0;
@@ -104,6 +151,16 @@ export class DeviceMemory {
       yield bytes;
       at = end;
     }
+  }
+}
+
+function isInUse(memory: GuestMemory): boolean {
+  try {
+    assertMayChange(memory, 'give pages back');
+    return false;
+  } catch (error) {
+    if (GodwitError.is(error) && error.code === 'GODWIT_CLAIMED') return true;
+    throw error;
   }
 }
 

@@ -4,6 +4,8 @@ export interface FrameLink {
   open(arrives: (frame: Uint8Array) => void): void;
   /** Sends a frame; drops it when no peer is connected, or the peer reads too slowly. */
   send(frame: Uint8Array): void;
+  /** Checks that `open` would succeed now, for a link that only one VMM can have. @throws GodwitError */
+  requireFree?(): void;
   /** Disconnects. Resolves when no further frame arrives. Idempotent. */
   close(): Promise<void>;
 }

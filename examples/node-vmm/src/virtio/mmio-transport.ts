@@ -63,7 +63,12 @@ export class MmioTransport {
           onFault: (reason) => this.#break(reason),
         }),
     );
-    device.attach({ kick: (queue) => this.queues[queue]?.kick() });
+    device.attach({
+      kick: (queue) => this.queues[queue]?.kick(),
+      memory: parts.memory,
+      features: () => this.#accepted,
+      configChanged: () => this.#configChanged(),
+    });
   }
 
   /** The features that the device offers. */
@@ -222,6 +227,17 @@ export class MmioTransport {
     const isNewlyOk = (status & ~registers.status & driverOk) !== 0;
     registers.status = status;
     if (isNewlyOk) this.#startQueues();
+  }
+
+  /** The features that both sides use; 0 until the driver has accepted them. */
+  get #accepted(): bigint {
+    return (this.#registers.status & DeviceStatus.featuresOk) === 0 ? 0n : this.#registers.driverFeatures;
+  }
+
+  #configChanged(): void {
+    const registers = this.#registers;
+    registers.configGeneration = (registers.configGeneration + 1) >>> 0;
+    if ((registers.status & DeviceStatus.driverOk) !== 0) this.interrupt.raise(InterruptBit.configuration);
   }
 
   #startQueues(): void {

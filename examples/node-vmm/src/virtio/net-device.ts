@@ -77,8 +77,14 @@ export class NetDevice implements VirtioDevice {
     this.#waiting = [];
   }
 
-  /** There is no state to load; the guest's address is announced when it runs. */
+  /**
+   * There is no state to load; the guest's address is announced when it runs. A link that a third VMM has is refused here, where the guest can
+   * still run on at its source, which has given it back at the pause.
+   *
+   * @throws GodwitError GODWIT_DEVICE_BUSY
+   */
   load(): void {
+    this.#link.requireFree?.();
     this.#arrived = true;
   }
 

@@ -5,6 +5,7 @@ export type VirtioDescription =
   | { readonly type: 'rng' }
   | { readonly type: 'block'; readonly byteLength: number; readonly readonly: boolean }
   | { readonly type: 'console' }
+  | { readonly type: 'balloon' }
   /** `mac`: twelve hexadecimal digits. */
   | { readonly type: 'net'; readonly mac: string };
 
@@ -20,7 +21,7 @@ export function parseVirtio(given: unknown): readonly VirtioDescription[] {
   if (devices === undefined || types.has(undefined) || types.size !== devices.length) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `a machine's virtio devices are a list with each type once: rng, block (byteLength, readonly), console, net (mac); got ${JSON.stringify(given)}`,
+      `a machine's virtio devices are a list with each type once: rng, block (byteLength, readonly), console, net (mac), balloon; got ${JSON.stringify(given)}`,
     );
   }
   return devices as readonly VirtioDescription[];
@@ -28,7 +29,7 @@ export function parseVirtio(given: unknown): readonly VirtioDescription[] {
 
 function parseDevice(given: unknown): VirtioDescription | undefined {
   const { type, byteLength, readonly, mac } = (given ?? {}) as Record<string, unknown>;
-  if (type === 'rng' || type === 'console') return { type };
+  if (type === 'rng' || type === 'console' || type === 'balloon') return { type };
   if (type === 'net' && typeof mac === 'string' && /^[0-9a-f]{12}$/.test(mac)) return { type, mac };
   const isDisk = type === 'block' && typeof byteLength === 'number' && typeof readonly === 'boolean';
   return isDisk ? { type, byteLength, readonly } : undefined;

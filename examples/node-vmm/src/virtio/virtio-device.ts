@@ -1,10 +1,17 @@
 import type { StateReader, StateWriter } from '../state/state-sections.js';
 import type { DescriptorChain } from './descriptor-chain.js';
+import type { DeviceMemory } from './device-memory.js';
 
 /** The surroundings of a device, which it gets from the transport before the first call. */
 export interface DeviceSurroundings {
   /** Serves a queue again, because the resource that the device waited for is available. */
   kick(queue: number): void;
+  /** The guest's memory. */
+  readonly memory: DeviceMemory;
+  /** The features that the driver has accepted; 0 before it has. */
+  features(): bigint;
+  /** Tells the driver that the configuration has changed. */
+  configChanged(): void;
 }
 
 /** What a device does with one of its queues. */

@@ -1,11 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import { GodwitError } from '@godwit/core';
+import { BalloonDevice } from './balloon-device.js';
 import { BlockDevice } from './block-device.js';
 import { ConsoleDevice } from './console-device.js';
 import { DiskFile } from './disk-file.js';
 import { NetDevice } from './net-device.js';
 import { RngDevice } from './rng-device.js';
 import { type SocketChoice, SocketLink } from './socket-link.js';
+import { type TapChoice, TapLink } from './tap-link.js';
 import type { VirtioDescription } from './virtio-description.js';
 import type { VirtioDevice } from './virtio-device.js';
 
@@ -16,11 +18,14 @@ export interface DiskChoice {
   readonly readonly?: boolean;
 }
 
+/** Where the frames of a network card go on this host. */
+export type NetChoice = SocketChoice | TapChoice;
+
 /** What the virtio devices of a machine are connected to on this host. */
 export interface VirtioHost {
   readonly disk?: DiskChoice;
   /** Where the frames of the guest's network card go. */
-  readonly net?: SocketChoice;
+  readonly net?: NetChoice;
 }
 
 /** The choice of virtio devices for a new machine. */
@@ -29,6 +34,8 @@ export interface VirtioChoice extends VirtioHost {
   readonly rng?: boolean;
   /** A console, `hvc0`, which then gets the input in place of the serial port. Default: none. */
   readonly console?: boolean;
+  /** A balloon, by which the guest names its free pages before it is moved. Default: none. */
+  readonly balloon?: boolean;
 }
 
 /** The devices of a machine, and how its description names them. */
@@ -42,15 +49,24 @@ const DISK_NAME = 'godwit-disk';
 /** The first three bytes of a card's address: QEMU's, which are assigned to no manufacturer. */
 const MAC_PREFIX = '525400';
 
-/** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk cannot be used */
-export async function newVirtio({ rng = false, console = false, disk, net }: VirtioChoice): Promise<VirtioParts> {
-  const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
+/** Makes the devices of a new machine. @throws GodwitError GODWIT_INVALID_ARGUMENT when the disk or the network cannot be used */
+export async function newVirtio({
+  rng = false,
+  console = false,
+  balloon = false,
+  disk,
+  net,
+}: VirtioChoice): Promise<VirtioParts> {
   const mac = MAC_PREFIX + randomBytes(3).toString('hex');
+  // Before the disk is open: an interface may not be there.
+  const card = net && cardOf(mac, net);
+  const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
   const parts = [
     ...(rng ? [{ description: { type: 'rng' } as const, device: new RngDevice() }] : []),
     ...(file === undefined ? [] : [blockParts(file)]),
     ...(console ? [{ description: { type: 'console' } as const, device: new ConsoleDevice() }] : []),
-    ...(net === undefined ? [] : [{ description: { type: 'net', mac } as const, device: cardOf(mac, net) }]),
+    ...(card === undefined ? [] : [{ description: { type: 'net', mac } as const, device: card }]),
+    ...(balloon ? [{ description: { type: 'balloon' } as const, device: new BalloonDevice() }] : []),
   ];
   return { description: parts.map(({ description }) => description), devices: parts.map(({ device }) => device) };
 }
@@ -69,7 +85,7 @@ export async function arrivingVirtio(
     throw refused(`the guest has no disk, and ${host.disk.path} is given as one: leave out --disk`);
   }
   if (host.net !== undefined && !has('net')) {
-    throw refused(`the guest has no network card, and ${host.net.path} is given for one: leave out --net`);
+    throw refused(`the guest has no network card, and ${netName(host.net)} is given for one: leave out --net`);
   }
   const devices: VirtioDevice[] = [];
   try {
@@ -91,9 +107,10 @@ async function arriving(device: VirtioDescription, { disk, net }: VirtioHost): P
   if (device.type === 'net') {
     if (net !== undefined) return cardOf(device.mac, net);
     throw refused(
-      'the guest has a network card, and no socket is given here: name one at the destination (--net SOCKET)',
+      'the guest has a network card, and nothing is given for it here: name a socket or a tap interface at the destination (--net SOCKET)',
     );
   }
+  if (device.type === 'balloon') return new BalloonDevice();
   return device.type === 'console' ? new ConsoleDevice() : new RngDevice();
 }
 
@@ -121,8 +138,13 @@ async function arrivingDisk(
   );
 }
 
-function cardOf(mac: string, net: SocketChoice): NetDevice {
-  return new NetDevice(Buffer.from(mac, 'hex'), new SocketLink(net));
+function cardOf(mac: string, net: NetChoice): NetDevice {
+  const link = 'tap' in net ? new TapLink(net) : new SocketLink(net);
+  return new NetDevice(Buffer.from(mac, 'hex'), link);
+}
+
+function netName(net: NetChoice): string {
+  return 'tap' in net ? `tap:${net.tap}` : net.path;
 }
 
 function blockParts(file: DiskFile): { description: VirtioDescription; device: VirtioDevice } {

@@ -1,3 +1,4 @@
+import type { CpuModel } from '@godwit/linux/kvm';
 import { PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
 import type { LinuxBoot } from '../linux/boot-plan.js';
@@ -15,6 +16,8 @@ export interface GuestSpec {
   /** Write every byte of a page, not just its stamps. */
   readonly wholePages: boolean;
   readonly heartbeatMs: number;
+  /** The processor that it sees. Default `host`; KVM only. */
+  readonly cpu?: CpuModel;
 }
 
 /** A flat image to boot. */
@@ -22,6 +25,7 @@ export interface ImageSpec {
   readonly kind: 'image';
   readonly memoryBytes: number;
   readonly image: Uint8Array;
+  readonly cpu?: CpuModel;
 }
 
 /** A Linux to boot. */
@@ -30,6 +34,7 @@ export interface LinuxSpec {
   readonly memoryBytes: number;
   readonly vcpus: number;
   readonly linux: LinuxBoot;
+  readonly cpu?: CpuModel;
   /** Its virtio devices. Default: none. */
   readonly virtio?: VirtioChoice;
 }

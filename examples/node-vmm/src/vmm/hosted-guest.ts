@@ -25,6 +25,8 @@ export interface GuestSurroundings {
   readonly dirtyRing: boolean;
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
+  /** Whether the guest that arrives is that of a snapshot. Default false. */
+  readonly restored?: boolean;
   /** What the virtio devices of a guest that arrives are connected to. Default: nothing. */
   readonly virtio?: VirtioHost;
   readonly onConsole: (text: string) => void;
@@ -72,6 +74,7 @@ export class HostedGuest {
     const config: MachineConfig = {
       memoryBytes: spec.memoryBytes,
       vcpus: spec.vcpus,
+      ...(spec.cpu === undefined ? {} : { cpu: spec.cpu }),
       // The guest writes only its working set, so that its RAM may be larger than the host's. Both hosts are on this machine.
       overcommit: spec.workingSetBytes * 2 < freemem() * 0.8,
       dirtyRing: surroundings.dirtyRing,
@@ -94,7 +97,8 @@ export class HostedGuest {
     surroundings: GuestSurroundings,
   ): Promise<HostedGuest> {
     const { dirtyRing } = surroundings;
-    const what = other.kind === 'image' ? { vcpus: 1, bootImage: other.image } : other;
+    const { cpu } = other;
+    const what = other.kind === 'image' ? { vcpus: 1, bootImage: other.image, ...(cpu && { cpu }) } : other;
     const machine = await Machine.create({ memoryBytes, dirtyRing, ...what });
     return HostedGuest.#running(machine, surroundings);
   }
@@ -114,14 +118,14 @@ export class HostedGuest {
   /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */
   static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<HostedGuest> {
     const kind = (description as Partial<MachineDescription> | null)?.kind;
-    const { dirtyRing } = surroundings;
+    const { dirtyRing, restored = false } = surroundings;
     const problem = dirtyRing ? dirtyRingProblem(kind === 'software' ? kind : 'kvm') : undefined;
     if (problem !== undefined) throw new GodwitError('GODWIT_UNSUPPORTED', problem);
     // The guest writes only its working set, so that its RAM may be larger than this machine's.
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
-      : Machine.fromDescription(description, { ...options, dirtyRing, ...surroundings.virtio }));
+      : Machine.fromDescription(description, { ...options, dirtyRing, restored, ...surroundings.virtio }));
     return new HostedGuest(machine, surroundings);
   }
 
@@ -185,6 +189,30 @@ export class HostedGuest {
     this.#machine.type?.(bytes);
   }
 
+  /** Bytes that the guest has put into its balloon; undefined without one. */
+  get balloonBytes(): number | undefined {
+    return this.#machine.balloonBytes;
+  }
+
+  /** @throws GodwitError GODWIT_UNSUPPORTED for a guest without a balloon, GODWIT_INVALID_ARGUMENT for more than its memory */
+  inflateBalloon(bytes: number): void {
+    const { memoryBytes } = this.#machine.description;
+    if (bytes > memoryBytes) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the guest has ${memoryBytes} bytes of memory, got ${bytes} for its balloon`,
+      );
+    }
+    if (this.#machine.inflateBalloon === undefined) throw without('balloon');
+    this.#machine.inflateBalloon(bytes);
+  }
+
+  /** @throws GodwitError GODWIT_UNSUPPORTED for a guest without a power button, GODWIT_INVALID_STATE if it is paused */
+  pressPowerButton(): void {
+    if (this.#machine.pressPowerButton === undefined) throw without('power button');
+    this.#machine.pressPowerButton();
+  }
+
   /** Bytes of memory that the host kernel has allocated to the guest. */
   allocatedBytes(): number {
     return this.#machine.memory.allocatedBytes();
@@ -193,6 +221,10 @@ export class HostedGuest {
   close(): Promise<void> {
     return this.#machine.close();
   }
+}
+
+function without(what: string): GodwitError {
+  return new GodwitError('GODWIT_UNSUPPORTED', `this guest has no ${what}: only a Linux on KVM (--kernel) has one`);
 }
 
 /** The same machine with one tracker that reports nothing: a defect on purpose. */
@@ -211,6 +243,7 @@ function blinded(machine: VirtualMachine, name: string): MigratableVm {
     prepared: () => machine.prepared(),
     rehearsePause: (signal) => machine.rehearsePause(signal),
     throttle: (fraction, options) => machine.throttle(fraction, options),
+    ...(machine.freePages === undefined ? {} : { freePages: machine.freePages }),
     ...(machine.vcpuWrites === undefined ? {} : { vcpuWrites: () => machine.vcpuWrites?.() ?? [] }),
     abandon: (reason) => machine.abandon(reason),
   };

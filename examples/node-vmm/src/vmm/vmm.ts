@@ -102,11 +102,12 @@ export class Vmm {
     if (this.#listening === undefined) {
       throw new GodwitError('GODWIT_INVALID_STATE', 'nothing listens for a guest here');
     }
+    const restored = this.#listening.address.startsWith('file:');
     const incoming = receive(this.#listening.links, {
       ...settings,
       encodings: knownEncodings(),
       prepare: async (description) => {
-        this.#arriving = await HostedGuest.arriving(description, this.#surroundings);
+        this.#arriving = await HostedGuest.arriving(description, { ...this.#surroundings, restored });
         return this.#arriving.vm;
       },
     });

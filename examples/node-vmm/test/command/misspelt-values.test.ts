@@ -21,11 +21,19 @@ describe('a misspelt value on the command line is refused with the one that was 
     ['migrate --encodings', ['migrate', 'tcp:x:1', '--encodings', 'lz4,zsdt'], 'them; did you mean "zstd"?'],
     ['migrate --page-channels', ['migrate', 'tcp:x:1', '--page-channels', 'autp'], '64, or auto; did you mean "auto"?'],
     ['run --console', ['run', '--kernel', 'x', '--console', 'hcv0'], 'ttyS0, hvc0; did you mean "hvc0"?'],
+    ['run --cpu', ['run', '--cpu', 'x86-64-v'], 'x86-64-v4; did you mean "x86-64'],
     ['run --order', ['run', '--order', 'sequental'], 'random; did you mean "sequential"?'],
   ])('%s', async (_name, argv, told) => {
     expect(await refusal(...argv)).toMatch(/^error: option '--.*' argument '.*' is invalid\. /);
     expect(await refusal(...argv)).toContain(told);
   });
+});
+
+test('options that do not go together, or have nothing to go with, are refused', async () => {
+  expect(await refusal('run', '--cpu', 'host', '--no-kvm')).toContain('--cpu is for a guest on KVM');
+  expect(await refusal('run', '--vcpus', '9')).toContain('a Linux (--kernel) up to 64');
+  expect(await refusal('run', '--vcpus', '65', '--kernel', 'x')).toContain('It is a number from 1 to 64.');
+  expect(await refusal('run', '--kernel', 'x', '--net', 'tap:')).toContain('such as tap:tap0');
 });
 
 test('a value that is near to none is refused with those that there are', async () => {

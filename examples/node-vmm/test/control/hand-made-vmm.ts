@@ -18,6 +18,8 @@ export function handlers(replaced: Partial<ControlHandlers> = {}): ControlHandle
     snapshot: none,
     pause: none,
     resume: none,
+    balloon: none,
+    powerButton: none,
     check: none,
     quit: none,
     ...replaced,

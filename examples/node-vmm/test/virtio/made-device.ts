@@ -68,7 +68,7 @@ export class MadeDevice {
     const all: { head: number; written: Uint8Array }[] = [];
     for (;;) {
       // The line changes for the next chain only if it is low.
-      this.transport.interrupt.acknowledge(1);
+      this.transport.interrupt.acknowledge(3);
       all.push(...(this.driver.queues[queue]?.takeUsed() ?? []));
       if (all.length >= count) return all;
       await this.changed();

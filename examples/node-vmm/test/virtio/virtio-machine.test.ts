@@ -4,11 +4,10 @@ import { join } from 'node:path';
 import { Machine } from '@godwit/example-node-vmm';
 import { afterAll, afterEach, beforeAll, expect } from '@jest/globals';
 import { parseVirtio } from '../../dist/virtio/virtio-description.js';
-import { DeviceStatus } from '../../dist/virtio/virtio-numbers.js';
 import { moveGuest } from '../cold-migration.js';
-import { toyKernel } from '../linux/toy-kernel.js';
 import { NO_KVM, SOFTWARE, testUnless } from '../machine-kinds.js';
-import { FakeDriver, type FakeQueue } from './fake-driver.js';
+import type { FakeQueue } from './fake-driver.js';
+import { ListGuest } from './list-guest.js';
 
 /** Virtio devices in a machine on KVM, whose guest carries out a list of register accesses that the test has written. */
 
@@ -16,26 +15,7 @@ const testKvm = testUnless(NO_KVM);
 const MEMORY_BYTES = 32 * 2 ** 20;
 const SECTOR = 512;
 const DISK_BYTES = 64 * SECTOR;
-const SLOT_0 = 0xd000_0000;
-const LIST = 0x20_0000;
 const QUEUES = 0x80_0000;
-/** In the page tables that a Linux is entered with: see `writeIdentityMap`. */
-const DIRECTORY_POINTERS = 0x2_1000;
-const DIRECTORY = 0x2_3000;
-
-/**
- * Carries out the list: pairs of an address and a value. With address 0 the list ends; with address 1 the value is an address of 16 bits,
- * and the guest waits until that is not 0, and prints "u". It writes to other addresses. It prints "." at the end, and halts.
- *
- * mov esi, LIST; next: mov edi, [rsi]; mov eax, [rsi+4]; add esi, 8; cmp edi, 1; jb end; je wait; mov [rdi], eax; jmp next;
- * wait: cmp word [rax], 0; je wait; mov al, 'u'; mov edx, 0x3f8; out dx, al; jmp next; end: mov al, '.'; mov edx, 0x3f8; out dx, al; hlt
- */
-const CARRIES_OUT = [
-  ...[0xbe, 0x00, 0x00, 0x20, 0x00],
-  ...[0x8b, 0x3e, 0x8b, 0x46, 0x04, 0x83, 0xc6, 0x08, 0x83, 0xff, 0x01, 0x72, 0x16, 0x74, 0x04, 0x89, 0x07, 0xeb, 0xed],
-  ...[0x66, 0x83, 0x38, 0x00, 0x74, 0xfa, 0xb0, 0x75, 0xba, 0xf8, 0x03, 0x00, 0x00, 0xee, 0xeb, 0xdd],
-  ...[0xb0, 0x2e, 0xba, 0xf8, 0x03, 0x00, 0x00, 0xee, 0xf4],
-];
 
 let folder: string;
 let disk: string;
@@ -59,58 +39,20 @@ function kept(machine: Machine): Machine {
 }
 
 async function withDisk(): Promise<Machine> {
-  const machine = kept(
+  return kept(
     await Machine.create({
       memoryBytes: MEMORY_BYTES,
       vcpus: 1,
-      linux: { kernel: toyKernel(CARRIES_OUT) },
+      linux: { kernel: ListGuest.kernel },
       virtio: { rng: true, disk: { path: disk } },
     }),
   );
-  // The guest's page tables end with its RAM: a page directory for the fourth gibibyte maps the registers' 2 MiB to themselves.
-  setEntry(machine, DIRECTORY_POINTERS + 3 * 8, DIRECTORY | 0x23);
-  setEntry(machine, DIRECTORY + ((SLOT_0 >>> 21) & 511) * 8, SLOT_0 + 0xe3);
-  return machine;
 }
 
-function setEntry(machine: Machine, address: number, value: number): void {
-  const bytes = machine.ram.view(address, 8);
-  new DataView(bytes.buffer, bytes.byteOffset).setBigUint64(0, BigInt(value), true);
-}
-
-/** The list of a machine's guest, and a driver of the disk whose register writes go into it. */
-function listed(machine: Machine): {
-  readonly driver: FakeDriver;
-  readonly queue: FakeQueue;
-  waitFor(address: number): void;
-} {
-  let next = 0;
-  const add = (address: number, value: number): void => {
-    const bytes = machine.ram.view(LIST + 8 * next++, 8);
-    new DataView(bytes.buffer, bytes.byteOffset).setUint32(0, address, true);
-    new DataView(bytes.buffer, bytes.byteOffset).setUint32(4, value, true);
-  };
-  const registers = {
-    // The test knows what the disk offers.
-    read: () => 0,
-    write: (offset: number, _size: number, value: number) => add(SLOT_0 + 0x1000 + offset, value),
-  };
-  const driver = new FakeDriver(registers, (address, length) => machine.ram.view(address, length), {
-    base: QUEUES,
-    queues: 1,
-  });
-  return { driver, queue: driver.queues[0] as FakeQueue, waitFor: (address) => add(1, address) };
-}
-
-/** Writes a driver's way to a disk that works. */
-function initialize(driver: FakeDriver): void {
-  const { acknowledge, driver: known, featuresOk, driverOk } = DeviceStatus;
-  driver.status = 0;
-  driver.status = acknowledge | known;
-  driver.accept(1n << 32n);
-  driver.status = acknowledge | known | featuresOk;
-  for (const queue of driver.queues) queue.setUp();
-  driver.status = acknowledge | known | featuresOk | driverOk;
+/** The guest of a machine, and the queue of its disk. */
+function listed(machine: Machine): { readonly guest: ListGuest; readonly queue: FakeQueue } {
+  const guest = new ListGuest(machine, { slot: 1, queues: 1 });
+  return { guest, queue: guest.queue(0) };
 }
 
 /** Resolves when the guest has printed so much. */
@@ -128,11 +70,11 @@ const readAll = [{ out: new Uint8Array(16) }, { room: DISK_BYTES }, { room: 1 }]
 
 testKvm('a guest reads its disk, is moved, and reads again with the same queue', async () => {
   const source = await withDisk();
-  const { driver, queue, waitFor } = listed(source);
-  initialize(driver);
+  const { guest, queue } = listed(source);
+  guest.initialize(1n << 32n);
   const head = queue.add(readAll);
   queue.kick();
-  waitFor(queue.usedRing + 2);
+  guest.waitFor(queue.usedRing + 2);
   const isRead = printed(source, 'u.');
   await source.resume();
   await isRead;
@@ -171,8 +113,8 @@ testKvm('a guest reads its disk, is moved, and reads again with the same queue',
 
 testKvm('a guest that breaks its disk is told of, and goes on', async () => {
   const machine = await withDisk();
-  const { driver, queue } = listed(machine);
-  initialize(driver);
+  const { guest, queue } = listed(machine);
+  guest.initialize(1n << 32n);
   queue.offer(99);
   queue.kick();
   const broken = new Promise<string>((resolve) => {

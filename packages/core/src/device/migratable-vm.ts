@@ -1,5 +1,6 @@
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
+import type { FreePages } from './free-pages.js';
 import type { MigratableDevice } from './migratable-device.js';
 
 /** What a guest does: it runs, its user has paused it, or it has shut down or crashed. */
@@ -37,6 +38,8 @@ export interface MigratableVm {
   readonly trackers: readonly DirtyTracker[];
   /** The devices whose state is migrated. The destination loads them in the order of its own list. */
   readonly devices: readonly MigratableDevice[];
+  /** Source: names pages that need not be sent, since the guest has freed them. Absent: all populated pages are sent. */
+  readonly freePages?: FreePages;
   /**
    * The state of the guest, as its user set it. It is migrated, so that a paused guest stays paused, here or at the destination.
    * `ended`: the guest has shut down or crashed; the migration fails with `GODWIT_GUEST_ENDED`. Without it the guest counts as running.

@@ -36,12 +36,22 @@ export class Harvester {
   /** A harvest whose `signal` aborted before it ended. The bits that this harvest takes from the trackers are in no other bitmap. */
   #abandoned: Abandoned | undefined;
   #lastEnd: number;
+  readonly #onHarvest: (pages: DirtyBitmaps) => void;
 
   /**
+   * @param onHarvest called with the pages of each harvest
    * @param before the harvester whose place this one takes, when everything is sent anew: an abandoned harvest of the former may
    *   still take bits from the trackers, which are then in no other bitmap
    */
-  constructor(memory: GuestMemory, queue: PageQueue, tracker: TrackerUnion, clock: Clock, before?: Harvester) {
+  constructor(
+    memory: GuestMemory,
+    queue: PageQueue,
+    tracker: TrackerUnion,
+    clock: Clock,
+    onHarvest: (pages: DirtyBitmaps) => void,
+    before?: Harvester,
+  ) {
+    this.#onHarvest = onHarvest;
     if (before !== undefined) this.#abandoned = before.#abandoned;
     this.#tracker = tracker;
     this.#clock = clock;
@@ -79,6 +89,7 @@ export class Harvester {
     this.#abandoned = undefined;
     this.#spare = bitmaps;
     this.#queue.owe(bitmaps);
+    this.#onHarvest(bitmaps);
     const end = this.#clock.now();
     this.#lastEnd = end;
     const { harvests: trackers } = this.#tracker;

@@ -99,6 +99,11 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly hotPagesLast?: boolean;
   /**
+   * How long the guest may take, before round 1, to name the pages that it has freed (`MigratableVm.freePages`); the pages that it has named
+   * by then are not sent. Milliseconds; default 1,000. With 0 it is not asked.
+   */
+  readonly freePagesTimeoutMs?: number;
+  /**
    * Time for the whole migration, in milliseconds, which policies use: the presets end with it, `gentle` and `balanced` by giving up,
    * `urgent` by force. Default: that of the preset.
    */
@@ -205,6 +210,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly missingEncoding: 'refuse' | 'warn';
   readonly adaptiveEncodings: boolean;
   readonly hotPagesLast: boolean;
+  readonly freePagesTimeoutMs: number;
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
   readonly shadows: Readonly<Record<string, ConvergencePolicy>>;
@@ -250,6 +256,7 @@ const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
   postcopy: true,
   background: true,
   hotPagesLast: true,
+  freePagesTimeoutMs: true,
   timeBudgetMs: true,
   policy: true,
   shadows: true,
@@ -339,6 +346,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     missingEncoding: oneOf('missingEncoding', options.missingEncoding ?? 'refuse', ['refuse', 'warn']),
     adaptiveEncodings: flag('adaptiveEncodings', options.adaptiveEncodings, true),
     hotPagesLast: flag('hotPagesLast', options.hotPagesLast, false),
+    freePagesTimeoutMs: nonNegative('freePagesTimeoutMs', options.freePagesTimeoutMs ?? 1000),
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),

@@ -22,6 +22,7 @@ import type { Harvest, Harvester } from './harvester.js';
 import type { HotPages } from './hot-pages.js';
 import type { LimitReach } from './limit-reach.js';
 import type { RoundCuts } from './mid-round.js';
+import type { NamedFree } from './named-free.js';
 import type { ResolvedOptions } from './options.js';
 import type { PauseRehearsal } from './pause-rehearsal.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
@@ -108,6 +109,8 @@ export interface SourceContext {
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */
   readonly requests: EmbedderRequests;
+  /** The pages that the guest has freed: the destination has zeros there. */
+  readonly namedFree: NamedFree;
   /** `undefined` when each round sends all dirty pages. */
   hotPages: HotPages | undefined;
   /** Replaced when the destination was restarted. */

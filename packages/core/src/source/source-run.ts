@@ -24,6 +24,7 @@ import { GuestThrottle } from './guest-throttle.js';
 import { Harvester } from './harvester.js';
 import { HotPages } from './hot-pages.js';
 import { LimitReach } from './limit-reach.js';
+import { NamedFree } from './named-free.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
 import { PauseRehearsal } from './pause-rehearsal.js';
@@ -240,6 +241,7 @@ function makeContext(
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const postcopy = options.postcopy ? { open: new Int32Array(sharedWord()) } : undefined;
   const background = { frozen: false, bytes: 0 };
+  const namedFree = new NamedFree({ vm, options, claim, emit });
   const session = new SourceSession({ vm, connector, options, encodings, postcopy, emit });
   const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.limitedBytes);
   const devices = new DeviceSender(vm.devices, { limit, clock, onWrite: () => meter.wrote() });
@@ -339,7 +341,8 @@ function makeContext(
     requests: new EmbedderRequests(),
     // With encodings a page that is sent again is small, and the cost of a page is known only after it was sent.
     hotPages: options.hotPagesLast && options.encodings.length === 0 ? new HotPages(memory) : undefined,
-    harvester: new Harvester(memory, queue, tracker, clock),
+    namedFree,
+    harvester: new Harvester(memory, queue, tracker, clock, (pages) => namedFree.written(pages)),
     settling: new AbortController(),
     transferred: false,
     postcopy,

@@ -27,14 +27,17 @@ export async function verifyMemory(context: SourceContext, connection: SourceCon
 }
 
 async function compare(
-  { vm, windows, options, rounds }: SourceContext,
+  { vm, windows, options, rounds, namedFree }: SourceContext,
   connection: SourceConnection,
   signal: AbortSignal,
 ): Promise<number> {
   const { control: stream } = connection;
   const answer = connection.expect('verified');
   const { maximumPayload } = rounds.welcome;
-  const sent = await sendDigests({ windows, stream, clock: options.clock, signal, maximumPayload });
+  const sent = await sendDigests({
+    ...{ windows, stream, clock: options.clock, signal, maximumPayload },
+    unneeded: namedFree.pages,
+  });
   const { pagesCompared, pagesDifferent, differences } = await abortable(answer, signal);
   if (!(pagesCompared >= sent)) {
     throw new GodwitError(

@@ -1,4 +1,5 @@
 import { GodwitError } from '@godwit/core/errors';
+import { type CpuidRegister, FEATURE_WORDS, featureNames, LIVE_BITS } from './cpu-features.js';
 import { kvmCpuid2, kvmCpuidEntry2 } from './kvm-structs.js';
 
 /** The most entries that KVM accepts (KVM_MAX_CPUID_ENTRIES, asm/kvm_host.h). */
@@ -19,31 +20,10 @@ export interface CpuidEntry {
   readonly edx: number;
 }
 
-type Register = 'eax' | 'ebx' | 'ecx' | 'edx';
-
-/**
- * Registers in which every bit is a feature, by (function, index): Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix
- * E. A guest that has seen a feature bit may use the feature, so the destination must have it.
- */
-const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: readonly Register[]])[] = [
-  [0x1, 0, ['ecx', 'edx']],
-  [0x7, 0, ['ebx', 'ecx', 'edx']],
-  [0x7, 1, ['eax']],
-  [0xd, 0, ['eax', 'edx']],
-  [0xd, 1, ['eax']],
-  [0x4000_0001, 0, ['eax']],
-  [0x8000_0001, 0, ['ecx', 'edx']],
-  [0x8000_0008, 0, ['ebx']],
-];
-
-/**
- * Bits that KVM itself turns on and off as the guest runs, by function: they say what the guest has enabled, and no host offers them.
- * OSXSAVE (1, ecx 27) and APIC (1, edx 9) follow CR4 and the APIC's base, OSPKE (7, ecx 4) follows CR4.
- */
-const LIVE_BITS: Readonly<Record<number, Readonly<Partial<Record<Register, number>>>>> = {
-  1: { ecx: 1 << 27, edx: 1 << 9 },
-  7: { ecx: 1 << 4 },
-};
+/** Leaf 0 has the vendor's name in these registers, in this order. */
+const VENDOR_REGISTERS = ['ebx', 'edx', 'ecx'] as const;
+/** The leaf with the widths of addresses; bits 0 to 7 of eax are those of a physical one. */
+const ADDRESS_LEAF = 0x8000_0008;
 
 /**
  * The answers of CPUID to a guest: `struct kvm_cpuid2` with its entries.
@@ -117,33 +97,56 @@ export class Cpuid {
   }
 
   /** The same CPU with these bits of a register set; an entry that does not exist stays absent. */
-  with(fn: number, index: number, bits: Readonly<Partial<Record<Register, number>>>): Cpuid {
+  with(fn: number, index: number, bits: Readonly<Partial<Record<CpuidRegister, number>>>): Cpuid {
     return new Cpuid(
       this.entries.map((entry) => {
         if (entry.function !== fn || entry.index !== index) return entry;
-        const changed = Object.entries(bits).map(([name, mask]) => [name, (entry[name as Register] | mask) >>> 0]);
+        const changed = Object.entries(bits).map(([name, mask]) => [name, (entry[name as CpuidRegister] | mask) >>> 0]);
         return { ...entry, ...Object.fromEntries(changed) };
       }),
     );
   }
 
-  /** Features of this CPU that `host` cannot give, as `leaf 7.0 ebx 0x20`; empty when a guest of this CPU can run there. */
-  missingOn(host: Cpuid): readonly string[] {
-    const missing: string[] = [];
-    for (const [fn, index, registers] of FEATURE_BITS) {
-      const wanted = this.#find(fn, index);
-      if (wanted === undefined) continue;
-      const offered = host.#find(fn, index);
-      for (const register of registers) {
-        const live = LIVE_BITS[fn]?.[register] ?? 0;
-        const lacking = (wanted[register] & ~(offered?.[register] ?? 0) & ~live) >>> 0;
-        if (lacking !== 0) missing.push(`leaf 0x${fn.toString(16)}.${index} ${register} 0x${lacking.toString(16)}`);
-      }
-    }
-    return missing;
+  /** The same CPU without these bits of a register. */
+  without(fn: number, index: number, register: CpuidRegister, mask: number): Cpuid {
+    return new Cpuid(
+      this.entries.map((entry) =>
+        entry.function === fn && entry.index === index
+          ? { ...entry, [register]: (entry[register] & ~mask) >>> 0 }
+          : entry,
+      ),
+    );
   }
 
-  #find(fn: number, index: number): CpuidEntry | undefined {
+  /** The entry of a leaf; undefined when there is none. */
+  leaf(fn: number, index = 0): CpuidEntry | undefined {
     return this.entries.find((entry) => entry.function === fn && entry.index === index);
+  }
+
+  /** `GenuineIntel`, `AuthenticAMD`, ...; empty without leaf 0. */
+  get vendor(): string {
+    const leaf = this.leaf(0);
+    if (leaf === undefined) return '';
+    return Buffer.from(Uint32Array.from(VENDOR_REGISTERS.map((name) => leaf[name])).buffer).toString('latin1');
+  }
+
+  /**
+   * What of this CPU `host` cannot give, each by its name: a feature as in /proc/cpuinfo (`avx512f`), the vendor, or wider physical
+   * addresses; empty when a guest of this CPU can run there.
+   */
+  missingOn(host: Cpuid): readonly string[] {
+    const missing = new Set<string>();
+    for (const word of FEATURE_WORDS) {
+      const wanted = this.leaf(word.function, word.index)?.[word.register];
+      if (wanted === undefined) continue;
+      const offered = host.leaf(word.function, word.index)?.[word.register] ?? 0;
+      const live = LIVE_BITS[word.function]?.[word.register] ?? 0;
+      for (const name of featureNames(word, (wanted & ~offered & ~live) >>> 0)) missing.add(name);
+    }
+    const [vendor, theirs] = [this.vendor, host.vendor];
+    if (vendor !== '' && theirs !== '' && vendor !== theirs) missing.add(`vendor ${vendor} (the host has ${theirs})`);
+    const [width, most] = [this, host].map((cpu) => (cpu.leaf(ADDRESS_LEAF)?.eax ?? 0) & 0xff) as [number, number];
+    if (most !== 0 && width > most) missing.add(`physical addresses of ${width} bits (the host has ${most})`);
+    return [...missing];
   }
 }

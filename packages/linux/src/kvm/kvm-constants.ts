@@ -13,6 +13,7 @@ export const KvmSystemRequest = {
   KVM_CHECK_EXTENSION: 0xae03,
   KVM_GET_VCPU_MMAP_SIZE: 0xae04,
   KVM_GET_SUPPORTED_CPUID: 0xc008_ae05,
+  KVM_GET_MSR_FEATURE_INDEX_LIST: 0xc004_ae0a,
 } as const;
 
 /** Requests of a VM's descriptor. KVM_CHECK_EXTENSION works on it too, and then answers for that VM. */
@@ -30,6 +31,7 @@ export const KvmVmRequest = {
   KVM_SET_PIT2: 0x4070_aea0,
   KVM_SET_CLOCK: 0x4030_ae7b,
   KVM_GET_CLOCK: 0x8030_ae7c,
+  KVM_IOEVENTFD: 0x4040_ae79,
 } as const;
 
 /** Requests of a vCPU's descriptor. */
@@ -63,6 +65,11 @@ export const KvmVcpuRequest = {
   KVM_SET_XCRS: 0x4188_aea7,
   KVM_GET_XSAVE2: 0x9000_aecf,
   KVM_GET_STATS_FD: 0xaece,
+  KVM_GET_NESTED_STATE: 0xc080_aebe,
+  KVM_SET_NESTED_STATE: 0x4080_aebf,
+  KVM_SET_DEVICE_ATTR: 0x4018_aee1,
+  KVM_GET_DEVICE_ATTR: 0x4018_aee2,
+  KVM_HAS_DEVICE_ATTR: 0x4018_aee3,
 } as const;
 
 /** The arguments of KVM_CHECK_EXTENSION. */
@@ -75,6 +82,7 @@ export const KvmCapability = {
   KVM_CAP_MP_STATE: 14,
   KVM_CAP_PIT2: 33,
   KVM_CAP_PIT_STATE2: 35,
+  KVM_CAP_IOEVENTFD: 36,
   KVM_CAP_SET_IDENTITY_MAP_ADDR: 37,
   KVM_CAP_ADJUST_CLOCK: 39,
   KVM_CAP_VCPU_EVENTS: 41,
@@ -86,9 +94,14 @@ export const KvmCapability = {
   KVM_CAP_MAX_VCPUS: 66,
   KVM_CAP_TSC_DEADLINE_TIMER: 72,
   KVM_CAP_IMMEDIATE_EXIT: 136,
+  KVM_CAP_GET_MSR_FEATURES: 153,
+  KVM_CAP_NESTED_STATE: 157,
+  KVM_CAP_EXCEPTION_PAYLOAD: 164,
   KVM_CAP_SREGS2: 200,
   KVM_CAP_BINARY_STATS_FD: 203,
   KVM_CAP_XSAVE2: 208,
+  KVM_CAP_SYS_ATTRIBUTES: 209,
+  KVM_CAP_X86_TRIPLE_FAULT_EVENT: 218,
 } as const;
 
 /** The reasons for which KVM_RUN returns. */
@@ -121,6 +134,10 @@ export const KvmValue = {
   KVM_CLOCK_TSC_STABLE: 2,
   KVM_CLOCK_REALTIME: 4,
   KVM_CLOCK_HOST_TSC: 8,
+  KVM_IOEVENTFD_FLAG_DATAMATCH: 1,
+  KVM_VCPU_TSC_CTRL: 0,
+  KVM_VCPU_TSC_OFFSET: 0,
+  KVM_X86_XCOMP_GUEST_SUPP: 0,
 } as const;
 
 /**

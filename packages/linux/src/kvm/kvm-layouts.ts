@@ -9,6 +9,13 @@ import * as structs from './kvm-structs.js';
 const ARGUMENTS: Readonly<Record<string, string>> = {
   KVM_GET_MSR_INDEX_LIST: 'kvm_msr_list',
   KVM_GET_SUPPORTED_CPUID: 'kvm_cpuid2',
+  KVM_GET_MSR_FEATURE_INDEX_LIST: 'kvm_msr_list',
+  KVM_GET_NESTED_STATE: 'kvm_nested_state',
+  KVM_SET_NESTED_STATE: 'kvm_nested_state',
+  KVM_SET_DEVICE_ATTR: 'kvm_device_attr',
+  KVM_GET_DEVICE_ATTR: 'kvm_device_attr',
+  KVM_HAS_DEVICE_ATTR: 'kvm_device_attr',
+  KVM_IOEVENTFD: 'kvm_ioeventfd',
   KVM_SET_USER_MEMORY_REGION: 'kvm_userspace_memory_region',
   KVM_IRQ_LINE: 'kvm_irq_level',
   KVM_GET_IRQCHIP: 'kvm_irqchip',
@@ -61,6 +68,7 @@ const ONLY_X64: ReadonlySet<string> = new Set([
     'kvm_cpuid_entry2',
   ],
   ...['kvm_pit_state2', 'KVM_CAP_PIT2', 'KVM_CAP_PIT_STATE2', 'KVM_CAP_DEBUGREGS', 'KVM_CAP_XSAVE', 'KVM_CAP_XCRS'],
+  ...['kvm_nested_state', 'KVM_VCPU_TSC_CTRL', 'KVM_VCPU_TSC_OFFSET', 'KVM_X86_XCOMP_GUEST_SUPP'],
   ...['KVM_IRQCHIP_PIC_MASTER', 'KVM_IRQCHIP_PIC_SLAVE', 'KVM_IRQCHIP_IOAPIC', 'KVM_CPUID_FLAG_SIGNIFCANT_INDEX'],
 ]);
 

@@ -228,3 +228,24 @@ export const kvmClockData = {
   size: 48,
   fields: { clock: [0, 8], flags: [8, 4], realtime: [16, 8], host_tsc: [24, 8] },
 } as const satisfies StructLayout;
+
+/** `addr` is the address of the attribute's value in this process. */
+export const kvmDeviceAttr = {
+  header,
+  struct: 'kvm_device_attr',
+  size: 24,
+  fields: { flags: [0, 4], group: [4, 4], attr: [8, 8], addr: [16, 8] },
+} as const satisfies StructLayout;
+/** The head; what follows (a VMCS or VMCB of the guest's own guest) is part of the `size` in it. */
+export const kvmNestedState = {
+  header,
+  struct: 'kvm_nested_state',
+  size: 128,
+  fields: { flags: [0, 2], format: [2, 2], size: [4, 4], 'hdr.vmx.vmxon_pa': [8, 8] },
+} as const satisfies StructLayout;
+export const kvmIoeventfd = {
+  header,
+  struct: 'kvm_ioeventfd',
+  size: 64,
+  fields: { datamatch: [0, 8], addr: [8, 8], len: [16, 4], fd: [20, 4], flags: [24, 4] },
+} as const satisfies StructLayout;

@@ -1,12 +1,21 @@
 import { GodwitError } from '@godwit/core/errors';
 import { closeFd, ioctl, MapFlags, mmap, munmap, tryIoctlOnce } from '../libc/index.js';
 import { Cpuid } from './cpuid.js';
+import { getAttribute, hasAttribute, type KvmAttribute, setAttribute } from './device-attribute.js';
 import { KvmCapability, KvmValue, KvmVcpuRequest } from './kvm-constants.js';
 import { KvmRun } from './kvm-run.js';
+import { kvmNestedState } from './kvm-structs.js';
 import { type MsrValue, readMsrs, writeMsrs } from './msrs.js';
+import { NestedState } from './nested-state.js';
 import { GeneralRegisters, SpecialRegisters } from './vcpu-registers.js';
 import { VcpuState, type VcpuStatePart } from './vcpu-state-part.js';
 import { VcpuStatistics } from './vcpu-statistics.js';
+
+const TSC_OFFSET: KvmAttribute = {
+  name: 'KVM_VCPU_TSC_OFFSET',
+  group: KvmValue.KVM_VCPU_TSC_CTRL,
+  attribute: KvmValue.KVM_VCPU_TSC_OFFSET,
+};
 
 interface NewVcpu {
   readonly id: number;
@@ -148,6 +157,39 @@ export class KvmVcpu {
   /** A frequency other than the host's needs KVM_CAP_TSC_CONTROL; without it KVM answers EINVAL. */
   setTscKhz(khz: number): void {
     ioctl(this.fd, KvmVcpuRequest.KVM_SET_TSC_KHZ, khz, 'KVM_SET_TSC_KHZ');
+  }
+
+  /**
+   * The value that KVM adds to the host's counter (scaled to the guest's frequency) for the guest's, modulo 2^64; undefined before Linux
+   * 5.16. Unlike a write of the counter, a write of the offset is exact, so that differences between vCPUs are kept.
+   */
+  tscOffset(): bigint | undefined {
+    return hasAttribute(this.fd, TSC_OFFSET) ? getAttribute(this.fd, TSC_OFFSET) : undefined;
+  }
+
+  /** Throws `SyscallError` where there is no such attribute. */
+  setTscOffset(offset: bigint): void {
+    setAttribute(this.fd, TSC_OFFSET, offset);
+  }
+
+  /** Most bytes of the state of nested virtualization; 0 where this KVM has none. */
+  get nestedStateBytes(): number {
+    return Math.max(0, this.#checkExtension(KvmCapability.KVM_CAP_NESTED_STATE));
+  }
+
+  /** The state of nested virtualization (KVM_GET_NESTED_STATE), without unused bytes; undefined where this KVM has none. */
+  nestedState(): NestedState | undefined {
+    const most = this.nestedStateBytes;
+    if (most === 0) return undefined;
+    const bytes = new Uint8Array(Math.max(most, kvmNestedState.size));
+    new DataView(bytes.buffer).setUint32(kvmNestedState.fields.size[0], bytes.byteLength, true);
+    ioctl(this.fd, KvmVcpuRequest.KVM_GET_NESTED_STATE, bytes, 'KVM_GET_NESTED_STATE');
+    return NestedState.decode(bytes);
+  }
+
+  /** KVM_SET_NESTED_STATE. Throws `SyscallError`, also for a state of the other vendor's virtualization. */
+  setNestedState(state: NestedState): void {
+    ioctl(this.fd, KvmVcpuRequest.KVM_SET_NESTED_STATE, state.bytes, 'KVM_SET_NESTED_STATE');
   }
 
   /** Idempotent. No thread may be in KVM_RUN, and no view of `kvm_run` may be touched afterwards. */

@@ -1,8 +1,11 @@
+import { KVM_ENABLE_CAP, KvmDirtyLog } from '../layouts/kvm-dirty-log.js';
+import { StructBuffer } from '../layouts/struct-buffer.js';
 import { closeFd, ioctl, sizeArgument } from '../libc/index.js';
 import { type DirtyRings, enableDirtyRings } from './dirty-ring.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
 import {
   kvmClockData,
+  kvmIoeventfd,
   kvmIrqchip,
   kvmIrqLevel,
   kvmPitConfig,
@@ -22,6 +25,17 @@ export interface KvmMemoryRegion {
   readonly hostAddress: bigint;
   /** Turns dirty logging on: see `KvmDirtyLogTracker` and `KvmDirtyRingTracker`. */
   readonly logDirty?: boolean;
+}
+
+const ALL_EVENTS = [KvmCapability.KVM_CAP_EXCEPTION_PAYLOAD, KvmCapability.KVM_CAP_X86_TRIPLE_FAULT_EVENT];
+
+/** A write of the guest that is to be told by an event counter: see `KvmVm.notifyByEvent`. */
+export interface GuestNotification {
+  /** Guest-physical. */
+  readonly address: number;
+  readonly value: number;
+  /** Of `eventfd`. */
+  readonly fd: number;
 }
 
 /** One of the three interrupt chips inside KVM; the values are KVM_IRQCHIP_*. */
@@ -91,6 +105,37 @@ export class KvmVm {
   /** Two 8259 PICs, an IOAPIC, and a local APIC in each vCPU made afterwards. HLT then waits inside KVM_RUN. */
   createIrqchip(): void {
     ioctl(this.fd, KvmVmRequest.KVM_CREATE_IRQCHIP, 0, 'KVM_CREATE_IRQCHIP');
+  }
+
+  /**
+   * Lets KVM_GET_VCPU_EVENTS give events that it would otherwise deliver or drop when it is called: the address of a page fault and the
+   * cause of a debug exception that are pending, and a triple fault. To be called before the first vCPU is made.
+   */
+  reportAllEvents(): void {
+    for (const capability of ALL_EVENTS) {
+      if (this.checkExtension(capability) === 0) continue;
+      const { bytes } = new StructBuffer(KVM_ENABLE_CAP).set('cap', capability).set('args[0]', 1);
+      ioctl(this.fd, KvmDirtyLog.KVM_ENABLE_CAP, bytes, 'KVM_ENABLE_CAP');
+    }
+  }
+
+  /** Whether `notifyByEvent` works. */
+  get hasEvents(): boolean {
+    return this.checkExtension(KvmCapability.KVM_CAP_IOEVENTFD) > 0;
+  }
+
+  /**
+   * Lets KVM add one to an event counter when the guest writes `value` as 4 bytes to an address outside its memory; the vCPU then stays in
+   * the guest, and no exit is seen. It lasts until the VM or the event counter is closed.
+   */
+  notifyByEvent({ address, value, fd }: GuestNotification): void {
+    const { bytes } = new StructBuffer(kvmIoeventfd)
+      .set('datamatch', value)
+      .set('addr', address)
+      .set('len', 4)
+      .set('fd', fd)
+      .set('flags', KvmValue.KVM_IOEVENTFD_FLAG_DATAMATCH);
+    ioctl(this.fd, KvmVmRequest.KVM_IOEVENTFD, bytes, 'KVM_IOEVENTFD');
   }
 
   /** See `setIrqLine`. */

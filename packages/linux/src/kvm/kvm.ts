@@ -1,13 +1,23 @@
 import { existsSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
-import { closeFd, ioctl, openDevice } from '../libc/index.js';
+import { closeFd, ioctl, openDevice, requestGuestState } from '../libc/index.js';
 import { Cpuid } from './cpuid.js';
+import { getAttribute, hasAttribute, type KvmAttribute } from './device-attribute.js';
 import { KvmCapability, KvmSystemRequest, KvmValue } from './kvm-constants.js';
 import { kvmMsrList } from './kvm-structs.js';
 import { KvmVm } from './kvm-vm.js';
 
 /** Room for every index list so far (some 120 MSRs on current hardware); KVM returns E2BIG if it is not enough. */
 const MAX_MSRS = 1024;
+
+/** The components of the XSAVE area that guests can be given, as bits: see `allowAmx`. */
+const GUEST_COMPONENTS: KvmAttribute = {
+  name: 'KVM_X86_XCOMP_GUEST_SUPP',
+  group: 0,
+  attribute: KvmValue.KVM_X86_XCOMP_GUEST_SUPP,
+};
+/** The component with the tiles of AMX (asm/fpu/types.h). */
+const AMX_DATA = 18;
 
 /** The capabilities that this directory requires; every x86 kernel since 4.12 has all of them. */
 const REQUIRED = [
@@ -80,12 +90,34 @@ export class Kvm {
     return Cpuid.decode(request);
   }
 
-  /** Indices of the model-specific registers that a guest has and that must be saved with it. */
+  /**
+   * Indices of the model-specific registers that KVM lists as a guest's state, or as the value of a feature: see `guestMsrs` for those
+   * of one vCPU.
+   */
   msrIndices(): readonly number[] {
+    const listed = this.#msrList('KVM_GET_MSR_INDEX_LIST');
+    if (this.checkExtension(KvmCapability.KVM_CAP_GET_MSR_FEATURES) === 0) return listed;
+    return [...new Set([...listed, ...this.#msrList('KVM_GET_MSR_FEATURE_INDEX_LIST')])];
+  }
+
+  #msrList(request: 'KVM_GET_MSR_INDEX_LIST' | 'KVM_GET_MSR_FEATURE_INDEX_LIST'): number[] {
     const list = new Uint32Array(kvmMsrList.size / 4 + MAX_MSRS);
     list[0] = MAX_MSRS;
-    ioctl(this.fd, KvmSystemRequest.KVM_GET_MSR_INDEX_LIST, new Uint8Array(list.buffer), 'KVM_GET_MSR_INDEX_LIST');
+    ioctl(this.fd, KvmSystemRequest[request], new Uint8Array(list.buffer), request);
     return Array.from(list.subarray(1, 1 + (list[0] as number)));
+  }
+
+  /**
+   * Lets the guests of this process have AMX, whose state is large, where the processor and KVM have it: `supportedCpuid` then has it.
+   * To be called before the first vCPU of the process is made.
+   *
+   * @returns whether guests may have AMX
+   */
+  allowAmx(): boolean {
+    if (this.checkExtension(KvmCapability.KVM_CAP_SYS_ATTRIBUTES) === 0) return false;
+    if (!hasAttribute(this.fd, GUEST_COMPONENTS)) return false;
+    if ((getAttribute(this.fd, GUEST_COMPONENTS) & (1n << BigInt(AMX_DATA))) === 0n) return false;
+    return requestGuestState(AMX_DATA);
   }
 
   /** KVM_CREATE_VM. Throws `SyscallError`. */

@@ -2,6 +2,7 @@ import { GodwitError } from '@godwit/core/errors';
 import { ioctl } from '../libc/index.js';
 import { KvmVcpuRequest } from './kvm-constants.js';
 import { kvmMsrEntry, kvmMsrs } from './kvm-structs.js';
+import { msrName } from './msr-names.js';
 
 /** Most entries of one KVM_GET_MSRS or KVM_SET_MSRS (MAX_IO_MSRS, arch/x86/kvm/x86.c). */
 const MAX_ENTRIES = 256;
@@ -18,6 +19,39 @@ export const Msr = {
   tscAdjust: 0x3b,
   tscDeadline: 0x6e0,
 } as const;
+
+const MTRR_CAPABILITIES = 0xfe;
+const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff];
+const MTRR_VARIABLE = 0x200;
+const MACHINE_CHECK_CAPABILITIES = 0x179;
+const MACHINE_CHECK_BANK = 0x400;
+const MACHINE_CHECK_CONTROL_2 = 0x280;
+/** Capabilities: the banks raise interrupts for corrected errors, and so have a second control register. */
+const CORRECTED_ERRORS = 1n << 10n;
+
+/**
+ * All MSRs that hold state of a vCPU: those that KVM lists, those of features, and those that it has and does not list, since it counts
+ * on a VMM to know them: memory types (MTRR), and the banks of machine checks. An MSR that this vCPU's CPUID does not have is left out.
+ *
+ * @param listed of `Kvm.msrIndices`
+ * @example
+ * const state = readMsrs(vcpu.fd, guestMsrs(vcpu.fd, kvm.msrIndices()));
+ */
+export function guestMsrs(vcpuFd: number, listed: readonly number[]): readonly number[] {
+  const capabilities = readMsrs(vcpuFd, [MTRR_CAPABILITIES, MACHINE_CHECK_CAPABILITIES]);
+  const of = (index: number): bigint | undefined => capabilities.find((msr) => msr.index === index)?.value;
+  const range = (first: number, count: number): number[] => Array.from({ length: count }, (_, i) => first + i);
+  const memoryTypes = of(MTRR_CAPABILITIES);
+  const machineChecks = of(MACHINE_CHECK_CAPABILITIES) ?? 0n;
+  const banks = Number(machineChecks & 0xffn);
+  const all = [
+    ...listed,
+    ...(memoryTypes === undefined ? [] : [...range(MTRR_VARIABLE, 2 * Number(memoryTypes & 0xffn)), ...MTRR_FIXED]),
+    ...range(MACHINE_CHECK_BANK, 4 * banks),
+    ...((machineChecks & CORRECTED_ERRORS) === 0n ? [] : range(MACHINE_CHECK_CONTROL_2, banks)),
+  ];
+  return readMsrs(vcpuFd, [...new Set(all)]).map(({ index }) => index);
+}
 
 /**
  * Reads many MSRs. KVM_GET_MSRS stops at the first MSR that it cannot read, and returns the number that it has read;
@@ -62,7 +96,7 @@ export function writeMsrs(vcpuFd: number, values: readonly MsrValue[]): void {
       const has = present === undefined ? 'has no such MSR' : `has 0x${present.value.toString(16)}`;
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
-        `KVM refuses to set MSR 0x${refused.index.toString(16)} to 0x${refused.value.toString(16)}; this vCPU ${has}`,
+        `KVM refuses to set MSR ${msrName(refused.index)} to 0x${refused.value.toString(16)}; this vCPU ${has}`,
       );
     }
     at++;

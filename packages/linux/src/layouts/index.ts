@@ -10,6 +10,7 @@ export { KVM_DIRTY_GFN, KvmDirtyRing, kvmDirtyRingLayouts } from './kvm-dirty-ri
 export { libcLayouts } from './libc-numbers.js';
 export { PAGE_REGION, PagemapScan, PM_SCAN_ARG, pagemapScanLayouts } from './pagemap-scan.js';
 export { StructBuffer } from './struct-buffer.js';
+export { IFREQ, Tun, tunLayouts } from './tun.js';
 export {
   UFFD_MSG,
   UFFDIO_API,

@@ -25,6 +25,13 @@ const ADVICE: readonly (readonly [prefix: string, advice: Advice])[] = [
     },
   ],
   [
+    '/dev/net/tun',
+    {
+      missing: 'load the module (`modprobe tun`)',
+      denied: 'give your user access to /dev/net/tun',
+    },
+  ],
+  [
     '/dev/vfio',
     {
       missing: 'load vfio-pci, turn the IOMMU on and bind the device to vfio-pci',

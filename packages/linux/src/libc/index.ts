@@ -16,6 +16,7 @@ export {
   writeFd,
   writeFdAsync,
 } from './file-descriptor.js';
+export { requestGuestState } from './guest-state.js';
 export { exactArgument, intArgument, sizeArgument } from './integer-argument.js';
 export { uninterrupted, uninterruptedAsync } from './interrupted.js';
 export { type IoctlArgument, ioctl, ioctlAsync, tryIoctl, tryIoctlAsync, tryIoctlOnce } from './ioctl.js';

@@ -34,6 +34,10 @@ export function sourceLine(event: MigrationEvent): Line | undefined {
       return info(
         `connection ${event.connection} is there, after ${msText(event.downMs)}${event.restarted ? '; the destination has lost everything: it is sent again' : ''}`,
       );
+    case 'free-pages':
+      return info(
+        `${event.name} has named ${countText(event.pages)} free pages in ${msText(event.ms)}${event.complete ? '' : ', and not all yet'}: they are not sent`,
+      );
     case 'round':
       return info(
         `round ${event.round.round}: ${countText(event.round.dirtyPages)} pages, ${bytesText(event.round.wireBytes)} on the wire in ${msText(event.round.totalMs)}; ${event.round.decision.action}: ${event.round.decision.reason}`,

@@ -1,4 +1,5 @@
 import { lastValueFrom, tap } from 'rxjs';
+import type { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';
 import { populatedBitmaps } from '../../memory/populated-pages.js';
 import { Switchover } from '../decide.js';
 import { settleGivenUp } from '../go-back.js';
@@ -56,16 +57,19 @@ export class PreCopy implements SourcePhase {
         pending = undefined;
         context.model.restarted();
         context.queue.clear();
-        const { vm, queue, tracker, options, harvester } = context;
-        context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, harvester);
+        const { vm, queue, tracker, options, harvester, namedFree } = context;
+        const written = (pages: DirtyBitmaps) => namedFree.written(pages);
+        context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, written, harvester);
       }
     }
   }
 
-  /** Every page is accounted for in round 1, whatever was migrated before. */
-  async #populated({ vm, options, session, queue, meter }: SourceContext): Promise<Harvest> {
+  /** Every page is accounted for in round 1, whatever was migrated before: those that the guest has freed count as holes. */
+  async #populated({ vm, options, session, queue, meter, namedFree }: SourceContext): Promise<Harvest> {
+    await namedFree.collect(session.signal);
     const start = options.clock.now();
     await populatedBitmaps(vm.memory, queue.owed, options.clock, session.signal);
+    if (namedFree.pages !== undefined) queue.owed.andNot(namedFree.pages);
     const harvestMs = options.clock.now() - start;
     const dirtyPages = queue.count();
     meter.harvested(dirtyPages);
