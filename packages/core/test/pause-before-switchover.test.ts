@@ -1,6 +1,7 @@
 import type { MigrationState } from '@godwit/core';
+import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
-import { expectMoved, start, states, type Toy } from './toy-migration.js';
+import { BLOCKS, expectMoved, filledVm, start, states, type Toy } from './toy-migration.js';
 
 function atState(wanted: MigrationState) {
   return (toy: Toy, arrived: () => void) => {
@@ -43,5 +44,53 @@ describe('pauseBeforeSwitchover', () => {
     atState('device')(toy, () => expect(() => toy.migration.proceed()).toThrow(invalid));
     expectMoved(toy, await toy.settled());
     expect(() => toy.migration.proceed()).toThrow(invalid);
+  });
+
+  test('goes back when it is not told in time, with the guest running, and waits for its time in the next attempt', async () => {
+    const toy = start({ migrate: { pauseBeforeSwitchover: true, preSwitchoverTimeoutMs: 3000, pauseLimitMs: 200 } });
+    let held = 0;
+    toy.migration.subscribe((event) => {
+      if (event.type !== 'state' || event.state !== 'pre-switchover' || ++held < 2) return;
+      void toy.clock.sleep(2999).then(() => toy.migration.proceed());
+    });
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toMatchObject([
+      {
+        attempt: 1,
+        reason: {
+          code: 'GODWIT_SWITCHOVER_OVERRAN',
+          message: 'proceed() was not called within preSwitchoverTimeoutMs (3000 ms)',
+        },
+      },
+    ]);
+    expect([held, toy.source.resumes]).toEqual([2, 1]);
+    expect(ends.sent).toMatchObject({ value: { heldMs: 2999 } });
+  });
+
+  test('has the pause bounded again once it proceeds', async () => {
+    const source = filledVm();
+    let saves = 0;
+    source.devices = [
+      Object.assign(new FaultyDevice('uart'), {
+        async *save() {
+          if (++saves === 1) await toy.clock.sleep(50_000);
+          yield Uint8Array.of(1);
+        },
+      }),
+    ];
+    const toy: Toy = start({
+      source,
+      destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }),
+      migrate: { pauseBeforeSwitchover: true, pauseLimitMs: 200 },
+    });
+    toy.migration.subscribe((event) => {
+      if (event.type !== 'state' || event.state !== 'pre-switchover') return;
+      void toy.clock.sleep(1000).then(() => toy.migration.proceed());
+    });
+    expectMoved(toy, await toy.settled());
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toMatchObject([
+      { attempt: 1, term: 'deviceMs', elapsedMs: 200, limitMs: 200 },
+    ]);
   });
 });

@@ -1,5 +1,5 @@
 import type { ConvergencePolicy, DirtyTracker, Frame, MigrationSummary, RoundRecord } from '@godwit/core';
-import { FaultyDevice, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { FaultyDevice, type FrameTap, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { ThrottledVm } from './throttled-vm.js';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
@@ -140,6 +140,32 @@ test('without a bound of its own an attempt may take twice the downtime limit th
   const toy = begin({}, { migrate: { policy, pauseLimitMs: undefined as never } });
   expectMoved(toy, await toy.settled());
   expect(toy.events.filter(({ type }) => type === 'switchover-start')).toMatchObject([{ limitMs: 1400 }]);
+});
+
+describe('the comparison of all RAM', () => {
+  test('does not count in the bound, however long it takes', async () => {
+    let skip: (ms: number) => void = () => {};
+    const onHarvest: Times['onHarvest'] = (_, world) => {
+      skip = world.skip;
+    };
+    const fromSource: FrameTap = (frame, payload) => {
+      if (frame.type === 'digests') skip(500);
+      return { frame, payload };
+    };
+    const toy = begin({ onHarvest }, { migrate: { verify: true }, link: { fromSource } });
+    expectMoved(toy, await toy.settled());
+    expect(toy.events.filter(({ type }) => type === 'verified')).toMatchObject([{ verifyMs: 500 }]);
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([]);
+    expect(toy.source.pauses).toBe(1);
+  });
+
+  test('has what follows count again', async () => {
+    const toy = begin({ slowHarvest: [4, LONG] }, { migrate: { verify: true } });
+    expectMoved(toy, await toy.settled());
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toMatchObject([
+      { attempt: 1, term: 'harvestMs', elapsedMs: 200 },
+    ]);
+  });
 });
 
 describe('a destination that cannot go back', () => {
