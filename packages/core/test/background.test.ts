@@ -296,6 +296,43 @@ test('each step is waited for, and the summary has its time', async () => {
   ]);
 });
 
+test('device state leaves once all pages are saved, and in its order', async () => {
+  const leaves: string[] = [];
+  const toy: Saving = saving({}, undefined, undefined, true, {
+    // Each frame takes a while, and only one is on its way.
+    ...{ bytesPerSecond: 1000, capacity: 1 },
+    fromSource: (frame, payload) => {
+      const { log } = toy;
+      if (frame.type === 'device' || frame.type === 'roundEnd') leaves.push(`${frame.type} after "${log.at(-1)}"`);
+      return { frame, payload };
+    },
+  });
+  const [disk] = toy.source.devices;
+  Object.assign(disk as object, {
+    async *save() {
+      for (const byte of [1, 2, 3]) yield Uint8Array.of(byte);
+    },
+  });
+  expect((await toy.settled()).code).toBeUndefined();
+  // A device has a last piece, which is empty.
+  expect(leaves).toEqual([...new Array(4).fill('device after "lift"'), 'roundEnd after "lift"']);
+  expect(toy.log).toContain('load 1 2 3');
+});
+
+test('the result comes when the connection is closed and the devices are released', async () => {
+  const toy = saving();
+  const [disk] = toy.source.devices;
+  let released = false;
+  Object.assign(disk as object, {
+    release: async () => {
+      await toy.clock.sleep(100);
+      released = true;
+    },
+  });
+  await toy.migration.result;
+  expect([released, toy.link.openStreams]).toEqual([true, 0]);
+});
+
 describe('progress', () => {
   test('is what was saved so far, told every progressIntervalMs', async () => {
     const toy: Saving = saving({ progressIntervalMs: 1 }, (protection) => {
@@ -454,6 +491,21 @@ describe('the file', () => {
     const { message } = (sent as PromiseRejectedResult).reason as GodwitError;
     expect(message).toContain('did not get its name within switchoverTimeoutMs (3000 ms), and may get it later');
   });
+
+  test.each(['roundAck', 'ready'] as const)(
+    'that waits for "%s" is given up at once when the caller cancels',
+    async (type) => {
+      // Longer than anybody waits for the end.
+      const toy = saving({ switchoverTimeoutMs: 36_000_000 }, undefined, undefined, true, {
+        fromDestination: (frame, payload) => {
+          if (frame.type !== type) return { frame, payload };
+          void toy.clock.sleep(100).then(() => toy.migration.cancel());
+          return undefined;
+        },
+      });
+      expect([(await toy.settled()).code, toy.source.running]).toEqual(['GODWIT_CANCELLED', true]);
+    },
+  );
 
   test('gets no name once the caller has cancelled, in whatever moment', async () => {
     const outcomes = new Set<string>();

@@ -123,3 +123,24 @@ test('of a guest that has ended in its pause nothing is saved', async () => {
   const ends = await toy.settled();
   expect([ends.code, device.saves, toy.destination.resumes]).toEqual(['GODWIT_GUEST_ENDED', 0, 0]);
 });
+
+test('a guest that is recovered was lost for as long as it was paused', async () => {
+  const toy: Toy = start({
+    link: {
+      fromDestination: (frame, payload) =>
+        frame.type === 'running' || frame.type === 'resumed' ? undefined : { frame, payload },
+    },
+    migrate: { switchoverTimeoutMs: 1000, settleTimeoutMs: 600_000, progressIntervalMs: 0 },
+  });
+  let pausedAt = 0;
+  toy.source.onPause = async () => {
+    await toy.clock.sleep(7);
+    pausedAt = toy.clock.now();
+  };
+  await toy.clock.sleep(5000);
+  expect([toy.source.running, toy.migration.state]).toEqual([false, 'settling']);
+  const { lostMs } = await toy.migration.recover({ destinationIsDead: true });
+  expect([lostMs, pausedAt > 0]).toEqual([toy.clock.now() - pausedAt, true]);
+  toy.incoming.cancel();
+  await toy.settled();
+});

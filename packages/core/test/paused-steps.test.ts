@@ -117,6 +117,46 @@ describe('a step of a stop-and-copy that takes too long is named', () => {
   });
 });
 
+test('a destination that does not answer at all once it is to load is given up at the bound', async () => {
+  const toy = begin(
+    {},
+    {
+      link: {
+        fromDestination: (frame, payload) => {
+          const silent = toy.source.resumes === 0 && !toy.source.running;
+          return silent && (frame.type === 'pong' || frame.type === 'ready') ? undefined : { frame, payload };
+        },
+      },
+    },
+  );
+  expectMoved(toy, await toy.settled());
+  expect(toy.events.filter(({ type }) => type === 'went-back')).toMatchObject([
+    { attempt: 1, term: 'loadMs', elapsedMs: 200, reason: { code: 'GODWIT_SWITCHOVER_OVERRAN' } },
+  ]);
+});
+
+test('a link that is lost with the guest paused is told with its own reason', async () => {
+  let cuts = 0;
+  const toy = begin(
+    {},
+    {
+      link: {
+        fromDestination: (frame, payload) => {
+          if (frame.type !== 'ready' || cuts++ > 0) return { frame, payload };
+          toy.link.cut();
+          return undefined;
+        },
+      },
+      migrate: { pauseLimitMs: 60_000 },
+    },
+  );
+  expectMoved(toy, await toy.settled());
+  expect(toy.events.filter(({ type }) => type === 'link-lost')).toMatchObject([
+    { reason: { code: 'GODWIT_LINK_LOST', message: 'the link was cut' } },
+  ]);
+  expect(toy.source.pauses).toBe(1);
+});
+
 describe('the last check before the transfer', () => {
   test('notices a bound that was passed while this thread was busy, and no timer could fire', async () => {
     const toy = begin({ onHarvest: (harvest, { skip }) => (harvest === 4 ? skip(500) : undefined) });
@@ -232,6 +272,37 @@ describe('what the steps of an attempt have taken is what the next prediction sa
   test('of the pause, the device and the loading', async () => {
     const prediction = await predicted({ pauseMs: 3, saveMs: 40, loadMs: 70, slowHarvest: [4, LONG] });
     expect(prediction).toMatchObject({ pauseMs: 3, deviceMs: 40, loadMs: 70 });
+  });
+
+  test('of the pages, where the link is no slower than before', async () => {
+    let skip: (ms: number) => void = () => {};
+    const after = async (pausedMs: number) => {
+      const toy = begin(
+        {
+          loadMs: 10_000,
+          onHarvest: (_, world) => {
+            skip = world.skip;
+          },
+        },
+        {
+          migrate: { pauseLimitMs: 3000, downtimeLimitMs: 3000 },
+          link: {
+            // Round 1 takes long enough for the rate to be known.
+            bytesPerSecond: 200_000,
+            fromSource: (frame, payload) => {
+              if (frame.type === 'pages' && !toy.source.running && toy.source.resumes === 0) skip(pausedMs);
+              return { frame, payload };
+            },
+          },
+        },
+      );
+      expectMoved(toy, await toy.settled());
+      const [first, last] = rounds(toy).filter(({ phase }) => phase === 'pre-copy');
+      return { first: first as RoundRecord, last: last as RoundRecord };
+    };
+    const [usual, slower] = [await after(0), await after(600)];
+    expect(slower.last.prediction.ramMs).toBeGreaterThan(3 * usual.last.prediction.ramMs);
+    expect(slower.last.linkBytesPerSecond).toBeCloseTo(usual.last.linkBytesPerSecond, -4);
   });
 
   test('of the harvest', async () => {

@@ -1,5 +1,5 @@
 import type { ConvergencePolicy, Frame, MigrateOptions, ReceiveOptions } from '@godwit/core';
-import { FaultyDevice, type MemoryLinkOptions, ManualTracker, ToyFaultService, ToyVm } from '@godwit/core/testing';
+import { FaultyDevice, ManualTracker, type MemoryLinkOptions, ToyFaultService, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { expectMoved, expectStayed, PAGE, start, type Toy } from './toy-migration.js';
 

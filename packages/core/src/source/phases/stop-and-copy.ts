@@ -15,7 +15,7 @@ import type { PausedTimes } from '../paused-times.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { describeSent } from '../sent-rounds.js';
 import type { SourceConnection } from '../source-connection.js';
-import type { GivenUp, PrecopyRound, SourceContext, SourcePhase } from '../source-context.js';
+import type { PrecopyRound, SourceContext, SourcePhase } from '../source-context.js';
 import { stillAsSaved } from '../still-as-saved.js';
 import {
   accountedFor,
@@ -81,13 +81,11 @@ export class StopAndCopy implements SourcePhase {
       session.signal.throwIfAborted();
       context.guest.checkAlive();
       const record = context.byPostcopy ? withoutRam(this.#last.record) : this.#last.record;
-      return context.phases.handOver(this.#connection, record, times, (refused) =>
-        this.#giveUp(context, bound, refused),
-      );
+      return context.phases.handOver(this.#connection, record, times, (refused) => goBack(context, bound, refused));
     } catch (error) {
       if (!canGoBack) throw error;
-      const reason = this.#reasonToGoBack(context, bound, error);
-      return context.phases.preCopy(await this.#giveUp(context, bound, reason));
+      const reason = this.#reasonToGoBack(context, error);
+      return context.phases.preCopy(await goBack(context, bound, reason));
     } finally {
       bound.hold();
     }
@@ -188,7 +186,7 @@ export class StopAndCopy implements SourcePhase {
   }
 
   /** Waits in `pre-switchover`, if that is asked for: the bound's clock is stopped, and the wait has its own limit. */
-  async #hold({ options, session, requests, setState, byPostcopy }: SourceContext, bound: PauseBound): Promise<void> {
+  async #hold({ options, requests, setState, byPostcopy }: SourceContext, bound: PauseBound): Promise<void> {
     const { clock, pauseBeforeSwitchover, preSwitchoverTimeoutMs } = options;
     if (pauseBeforeSwitchover) {
       bound.hold();
@@ -198,7 +196,6 @@ export class StopAndCopy implements SourcePhase {
         : inTime(holding, clock, preSwitchoverTimeoutMs, () => notProceeded(preSwitchoverTimeoutMs)));
       bound.run();
     }
-    session.signal.throwIfAborted();
     setState(byPostcopy ? 'postcopy-device' : 'device');
   }
 
@@ -279,20 +276,14 @@ export class StopAndCopy implements SourcePhase {
    * Returns the reason for going back to pre-copy: the passed bound or a lost link. Throws the first cause of any other failure. A
    * reason that the peer may have sent for a lost link is learned by reconnecting, with the guest running.
    */
-  #reasonToGoBack({ session }: SourceContext, bound: PauseBound, error: unknown): GodwitError {
+  #reasonToGoBack({ session }: SourceContext, error: unknown): GodwitError {
     session.signal.throwIfAborted();
     if (GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN') return error;
     const { signal } = this.#connection;
     const told = GodwitError.is(error) && error.remote;
     const cause: unknown = signal.aborted && !told ? signal.reason : error;
     if (isLost(cause)) return cause as GodwitError;
-    if (bound.signal.aborted) return bound.signal.reason as GodwitError;
     throw cause;
-  }
-
-  #giveUp(context: SourceContext, bound: PauseBound, reason: GodwitError): Promise<GivenUp> {
-    bound.giveUp(reason);
-    return goBack(context, bound, reason);
   }
 }
 
