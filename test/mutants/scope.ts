@@ -116,6 +116,10 @@ export const SCOPE: readonly Scope[] = [
       'broken-on-purpose',
       'hostile-destination',
       'background',
+      'pause-call',
+      'listeners-of-attempts',
+      'tell-missing',
+      'postcopy-named',
     ],
   },
   {

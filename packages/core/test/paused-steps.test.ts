@@ -276,7 +276,7 @@ describe('what the steps of an attempt have taken is what the next prediction sa
 
   test('of the pages, where the link is no slower than before', async () => {
     let skip: (ms: number) => void = () => {};
-    const after = async (pausedMs: number) => {
+    const measured = async (pausedMs: number) => {
       const toy = begin(
         {
           loadMs: 10_000,
@@ -300,7 +300,7 @@ describe('what the steps of an attempt have taken is what the next prediction sa
       const [first, last] = rounds(toy).filter(({ phase }) => phase === 'pre-copy');
       return { first: first as RoundRecord, last: last as RoundRecord };
     };
-    const [usual, slower] = [await after(0), await after(600)];
+    const [usual, slower] = [await measured(0), await measured(600)];
     expect(slower.last.prediction.ramMs).toBeGreaterThan(3 * usual.last.prediction.ramMs);
     expect(slower.last.linkBytesPerSecond).toBeCloseTo(usual.last.linkBytesPerSecond, -4);
   });

@@ -72,6 +72,7 @@ export const QUEUE: readonly Survivors[] = [
       'PageTaker.#present: 0 -> 1 #2',
       'PageTaker.#holes: 0 -> 1',
       'PageTaker.#holes: 0 -> 1 #2',
+      'PageTaker.#pass: 0 -> 1',
       'PageTaker.#chunkPages: 0 -> 1',
     ],
   },

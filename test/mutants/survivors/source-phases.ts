@@ -119,4 +119,74 @@ export const SOURCE_PHASES: readonly Survivors[] = [
     why: 'a migration that is over has ended its connection, which was looked at in the same tick',
     mutants: ['StopAndCopy.run: session.signal.throwIfAborted(); removed'],
   },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: '`ready` and `verified` lead to this phase as they are read; over a new link that tells of an old `ready` it only refuses frames that nobody waits for',
+    mutants: [
+      "StopAndCopy.#pausedSteps: session.phase = 'deciding'; removed",
+      "StopAndCopy.#pausedSteps: 'deciding' -> ''",
+    ],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'without post-copy every page is acknowledged by then: none is owed or taken, so that no page that was written counts as named',
+    mutants: ['StopAndCopy.#pausedSteps: context.byPostcopy -> true'],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'the harvest before it rejects when the link is lost, and nothing is read from the link between the two',
+    mutants: ['StopAndCopy.#pausedSteps: this.#connection.signal.throwIfAborted(); removed'],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'a signal aborts once, and the listener is removed when `pause` has returned',
+    mutants: [
+      "StopAndCopy.#pause: signal.addEventListener('abort', onLost, { once: true }) without its last argument",
+      'StopAndCopy.#pause: true -> false',
+    ],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: '`#within` rejects in the same tick, and `settleAbandoned` stops the sending: the signal stops it only some milliseconds earlier',
+    mutants: ['StopAndCopy.#send: rounds.sendPaused(this.#connection, bound.signal) without its last argument'],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'when the bound is passed, the error is that of the bound, unless the link is lost in the same tick: then the new link is given up at once',
+    mutants: ['StopAndCopy.#load: bound.signal.aborted || !isLost(error) -> right side'],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'everything that is thrown here is an error, and only errors of the engine have these properties',
+    mutants: [
+      "StopAndCopy.#reasonToGoBack: GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN' -> right side",
+      'StopAndCopy.#reasonToGoBack: GodwitError.is(error) && error.remote -> right side',
+    ],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'a step that fails with the connection rejects with the reason of its signal: the two differ only if something else fails in the same tick',
+    mutants: [
+      'StopAndCopy.#reasonToGoBack: GodwitError.is(error) && error.remote -> left side',
+      'StopAndCopy.#reasonToGoBack: signal.aborted && !told -> false',
+      'StopAndCopy.#reasonToGoBack: signal.aborted && !told -> left side',
+    ],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'after the abort the sleep rejects in the same tick, and the loop ends without another look, unless one was due in that very tick',
+    mutants: ['Background.#untilSaved: await looking; removed', 'Background.#untilSaved: await looking without await'],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'the end of the migration ends the connection in the same tick, and with it the round',
+    mutants: ['Background.#commit: rounds.sendPaused(this.#connection, signal) without its last argument'],
+  },
+  {
+    file: 'source/phases/background.ts',
+    why: 'devices are asked only for what went over page channels, and a file has none',
+    mutants: [
+      'Background.#commit: askToLoad( this.#connection, { attempt, round: rounds.round, runState: guest.runState }, devices, ) without its last argument',
+    ],
+  },
 ];
