@@ -120,6 +120,7 @@ export const SCOPE: readonly Scope[] = [
       'listeners-of-attempts',
       'tell-missing',
       'postcopy-named',
+      'named-free',
     ],
   },
   {

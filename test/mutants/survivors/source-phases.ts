@@ -76,7 +76,7 @@ export const SOURCE_PHASES: readonly Survivors[] = [
     file: 'source/phases/pre-copy.ts',
     why: 'what the old harvester still owes is then sent once more: that costs pages, and none is lost',
     mutants: [
-      'PreCopy.run: context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, harvester); removed',
+      'PreCopy.run: context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, written, harvester); removed',
     ],
   },
   {
