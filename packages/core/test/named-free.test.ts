@@ -1,5 +1,5 @@
-import type { DirtyBitmaps, FreePages } from '@godwit/core';
-import { ToyVm, VirtualClock } from '@godwit/core/testing';
+import { type DirtyBitmaps, type FreePages, receive } from '@godwit/core';
+import { memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, filledVm, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
 
@@ -153,4 +153,37 @@ test('a page that a tracker could not follow is sent', async () => {
   const toy = begin(source, { migrate: { policy: switchAfter(2) } });
   expect((await toy.settled()).code).toBeUndefined();
   expect(toy.source.memory.firstDifference(toy.destination.memory)).toBeUndefined();
+});
+
+test('of a destination that was restarted, verify compares those that were written since', async () => {
+  const clock = new VirtualClock();
+  const [first, second] = [memoryLink({ clock }), memoryLink({ clock })];
+  let there = first;
+  const source = naming(names);
+  const toy = begin(source, {
+    clock,
+    listener: second.listener,
+    connector: { connect: (request, signal) => there.connector.connect(request, signal) },
+    migrate: { policy: switchAfter(2), reconnectTimeoutMs: 8000 },
+  });
+  const died = receive(first.listener, {
+    prepare: () => new ToyVm(BLOCKS, { running: false }),
+    clock,
+    reconnectTimeoutMs: 0,
+  });
+  died.result.catch(() => {});
+  let restarted = false;
+  toy.migration.subscribe((event) => {
+    if (event.type === 'round' && there === first) {
+      there = second;
+      first.cut();
+    }
+    restarted ||= event.type === 'reconnected' && event.restarted;
+    if (restarted && event.type === 'round-start' && source.running) source.write(0, 34 * PAGE, Uint8Array.of(0xa2));
+  });
+  const { code, sent } = await toy.settled();
+  expect(code).toBeUndefined();
+  expect(restarted).toBe(true);
+  expect(sent).toMatchObject({ value: { verifiedPages: 32 - FREED.length + 1 } });
+  expect([firstByte(toy.destination, 34), firstByte(toy.destination, 36)]).toEqual([0xa2, 0]);
 });
