@@ -15,6 +15,7 @@ import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
 import { type RestoreOptions, restoreBenchmark } from './restore/restore.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
+import { type WorkingSetOptions, workingSetBenchmark } from './working-set/working-set.js';
 import { zeroCopyBenchmark } from './zero-copy/zero-copy.js';
 
 /**
@@ -172,6 +173,18 @@ program
   .option('--size <MiB>', 'memory of the guest', atLeastOne, 512)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: BackgroundOptions) => backgroundBenchmark(options));
+
+program
+  .command('working-set')
+  .description('which pages of a live guest are read and written, as a picture; needs Linux 7.3')
+  .option('--samples <n>', 'how many', atLeastOne, 40)
+  .option('--interval <ms>', 'between two samples', atLeastOne, 250)
+  .option('--size <MiB>', 'memory of the guest', atLeastOne, 64)
+  .option('--writes <MiB>', 'memory that it writes', atLeastOne, 16)
+  .option('--rate <pages/s>', 'pages that it writes a second', atLeastOne, 2000)
+  .option('--out <file>', 'where the picture goes', 'working-set.svg')
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: WorkingSetOptions) => workingSetBenchmark(options));
 
 program
   .command('profile')

@@ -30,6 +30,12 @@ export const SCOPE = [
   { files: 'packages/core/dist-test/connection', runs: true, why: ENGINE },
   { files: 'packages/core/dist-test/named-pages.', runs: true, why: 'a worker thread, and memory that it shares' },
   { files: 'packages/core/dist-test/failures.', runs: true, why: 'causes and stacks of errors' },
+  {
+    files: 'packages/core/dist-test/processor-time.',
+    runs: true,
+    why: 'the way to a module of Node without an import',
+  },
+  { files: 'packages/core/dist-test/digest-', runs: true, why: 'WebAssembly' },
   { files: 'packages/core/dist-test/write-a', runs: true, why: 'modules that are loaded as an embedder loads them' },
   {
     files: 'packages/core/dist-test/',

@@ -1,34 +1,30 @@
 /**
- * `npm run test:kernel -- [--machine NAME] [--prepare] [--run COMMAND] [--timeout SECONDS] [PATTERN...]`
+ * `npm run test:kernel -- [--machine NAME] [--prepare] [--run COMMAND [--keep FOLDER]] [--timeout SECONDS] [PATTERN...]`
  *
  * Boots the kernels that the suites of this folder need, runs the suites inside, and counts their tests like any other
- * Jest run. A machine's suites are in the folder of its name. With patterns, only the test files whose path matches one;
+ * Jest run. A machine's suites are in the folder of its name; `newest` has those of `stock` too. With patterns, only the test files whose path matches one;
  * `--machine` keeps to one machine. `--prepare` downloads and builds what is not cached yet, and boots nothing; `--run`
- * runs a shell command inside instead of the suites, in the project's folder.
+ * runs a shell command inside instead of the suites, in the project's folder; files that it leaves in /run/godwit are copied to the
+ * folder after `--keep`.
  */
-import { appendFileSync, readdirSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, MODULES_VARIABLE } from './guest/linux-files.js';
-import { type DebianTree, debianTree } from './harness/debian-packages.js';
+import {
+  BUSYBOX_VARIABLE,
+  KERNEL_VARIABLE,
+  MODULES_VARIABLE,
+  MOVES_VARIABLE,
+  TRACE_VARIABLE,
+} from './guest/linux-files.js';
+import { debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
-import { iommufdImage } from './harness/iommufd-image.js';
-import { nestedImage } from './harness/nested-image.js';
-import { stockImage } from './harness/stock-image.js';
-import { type BootImage, type BootResult, bootAndRun } from './harness/test-machine.js';
+import { COMMAND_FILE, STATUS_FILE } from './harness/init-script.js';
+import { isMachine, MACHINE_NAMES, MACHINES, type MachineName, ROOT, suiteFolders } from './harness/machines.js';
+import { type BootResult, bootAndRun, TALLY_FILE } from './harness/test-machine.js';
 
-/** The repository; this file runs compiled, in test/dist/kernel. */
-const ROOT = join(import.meta.dirname, '..', '..', '..');
-const MODULE_SOURCES = join(ROOT, 'test/kernel/module');
-
-const MACHINES: Readonly<Record<string, (tree: DebianTree) => Promise<BootImage>>> = {
-  /** Debian's kernel, with an IOMMU, PCI devices behind it, and KVM. */
-  stock: (tree) => stockImage(tree, MODULE_SOURCES),
-  /** Debian's kernel on one processor, with KVM for guests of its own. */
-  nested: (tree) => nestedImage(tree),
-  /** A kernel of our configuration, for what Debian's does not have. */
-  iommufd: (tree) => iommufdImage(tree, MODULE_SOURCES, join(ROOT, 'test/kernel/harness/iommufd-kernel.config')),
-};
+/** Files of the share that the harness itself has put there. */
+const OF_THE_HARNESS: ReadonlySet<string> = new Set([COMMAND_FILE, STATUS_FILE, TALLY_FILE]);
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -36,6 +32,7 @@ const { values, positionals } = parseArgs({
     machine: { type: 'string' },
     prepare: { type: 'boolean', default: false },
     run: { type: 'string' },
+    keep: { type: 'string' },
     timeout: { type: 'string', default: '1500' },
   },
 });
@@ -44,44 +41,59 @@ try {
   const names = machines();
   const tree = await debianTree();
   for (const name of names) {
-    const image = await (MACHINES[name] as (tree: DebianTree) => Promise<BootImage>)(tree);
+    const { image, kernel } = await MACHINES[name](tree);
     if (values.prepare) continue;
     const variables = {
-      [KERNEL_VARIABLE]: tree.vmlinuz,
-      [MODULES_VARIABLE]: tree.modules,
+      [KERNEL_VARIABLE]: kernel.vmlinuz,
+      [MODULES_VARIABLE]: kernel.modules,
       [BUSYBOX_VARIABLE]: tree.program('busybox'),
+      ...image.variables,
+      ...passedOn(),
     };
     const script =
       values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
     process.stdout.write(`kernel: booting ${name}\n`);
-    report(name, await bootAndRun(tree, image, script, Number(values.timeout) * 1000));
+    const result = await bootAndRun(tree, image, script, Number(values.timeout) * 1000);
+    if (values.keep !== undefined) keepFiles(result, values.keep);
+    report(name, result);
   }
 } catch (error) {
   process.stdout.write(`kernel: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;
 }
 
+/** The variables of this process that are for the suites. */
+function passedOn(): Record<string, string> {
+  const values = [MOVES_VARIABLE, TRACE_VARIABLE].map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(values.filter((entry): entry is [string, string] => entry[1] !== undefined));
+}
+
 /** The machines that were asked for: those with a suite that matches. */
-function machines(): string[] {
+function machines(): readonly MachineName[] {
   if (values.machine !== undefined) {
-    if (MACHINES[values.machine] === undefined) {
-      throw new Error(`there is no machine ${values.machine}; there are ${Object.keys(MACHINES).join(' and ')}`);
+    if (!isMachine(values.machine)) {
+      throw new Error(`there is no machine ${values.machine}; there are ${MACHINE_NAMES.join(', ')}`);
     }
     return [values.machine];
   }
   if (values.run !== undefined) return ['stock'];
-  const names = Object.keys(MACHINES).filter((name) => suitesOf(name).length > 0);
+  const names = MACHINE_NAMES.filter((name) => suitesOf(name).length > 0);
   if (names.length === 0) throw new Error(`no test file matches ${positionals.join(' or ')}`);
   return names;
 }
 
 /** The test files of a machine that match, as paths in the repository. */
-function suitesOf(machine: string): string[] {
-  const folder = join('test/dist/kernel', machine);
-  return readdirSync(join(ROOT, folder))
-    .filter((name) => name.endsWith('.test.js'))
-    .map((name) => join(folder, name))
+function suitesOf(machine: MachineName): string[] {
+  return suiteFolders(machine)
+    .map((folder) => join('test/dist/kernel', folder))
+    .flatMap((folder) => readdirSync(join(ROOT, folder)).map((name) => join(folder, name)))
+    .filter((path) => path.endsWith('.test.js'))
     .filter((path) => positionals.length === 0 || positionals.some((pattern) => new RegExp(pattern).test(path)));
+}
+
+function keepFiles({ files }: BootResult, folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  for (const [name, text] of files) if (!OF_THE_HARNESS.has(name)) writeFileSync(join(folder, name), text);
 }
 
 function report(name: string, result: BootResult): void {

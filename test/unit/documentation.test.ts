@@ -17,6 +17,10 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run screenshots': 'it rewrites the pictures in docs/page; npm run test:page reads the same page',
   'npm run bench -- estimate': 'it measures for minutes; its verdict depends on the load of the machine',
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
+  'npm run bench -- working-set':
+    'it needs Linux 7.3; what it rests on is tested by npm run test:kernel -- --machine newest',
+  'npm run test:selftests':
+    'it downloads 167 MB and takes an hour of an emulated processor; its readers are tested by npm test',
 };
 
 /** Pages whose commands a test of their own runs, in an empty folder. */

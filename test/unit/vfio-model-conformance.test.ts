@@ -2,7 +2,7 @@ import { Iommufd } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
 import { Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { errnoOrResult, named } from '../kernel/conformance/conformance-row.js';
+import { answerOf, DESCRIBED, errnoOrResult, named } from '../kernel/conformance/conformance-row.js';
 import { deviceFeatureTable } from '../kernel/conformance/device-feature-table.js';
 import { dirtyPagesTable, MAPPING } from '../kernel/conformance/dirty-pages-table.js';
 import { askInfo, infoTable } from '../kernel/conformance/info-table.js';
@@ -37,7 +37,7 @@ afterAll(() => {
 });
 
 describe('containers, groups and devices', () => {
-  test.each(named(setUpTable))('%s: %s', (_when, result, row) => {
+  test.each(named(setUpTable, DESCRIBED))('%s: %s', (_when, result, row) => {
     const port = new VfioModel([{ number: GROUP, devices: { device: DMA } }]);
     const container = { port, fd: port.open('/dev/vfio/vfio') };
     const group = { port, fd: port.open(`/dev/vfio/${GROUP}`) };
@@ -55,7 +55,7 @@ describe('a container', () => {
     return container;
   }
 
-  test.each(dirtyPagesTable.map((row) => [`row ${row.row}`, row.when, row.result, row] as const))(
+  test.each(dirtyPagesTable.map((row) => [`row ${row.row}`, row.when, answerOf(row.result, DESCRIBED), row] as const))(
     'VFIO_IOMMU_DIRTY_PAGES: %s: %s: %s',
     (_number, _when, result, row) => {
       made(Vfio[row.iommu ?? 'VFIO_TYPE1v2_IOMMU']);
@@ -70,16 +70,16 @@ describe('a container', () => {
     expect(askInfo(made(), row)).toEqual(row.result);
   });
 
-  test.each(named(mapTable))('VFIO_IOMMU_MAP_DMA: %s: %s', (_when, result, row) => {
+  test.each(named(mapTable, DESCRIBED))('VFIO_IOMMU_MAP_DMA: %s: %s', (_when, result, row) => {
     expect(errnoOrResult(row.call({ container: made(), vaddr: memory.address, place }))).toBe(result);
   });
 
-  test.each(named(unmapTable))('VFIO_IOMMU_UNMAP_DMA: %s: %s', (_when, result, row) => {
+  test.each(named(unmapTable, DESCRIBED))('VFIO_IOMMU_UNMAP_DMA: %s: %s', (_when, result, row) => {
     expect(errnoOrResult(row.call({ container: made(), vaddr: memory.address, place }))).toBe(result);
   });
 });
 
-test.each(named(deviceFeatureTable))('VFIO_DEVICE_FEATURE: %s: %s', (_when, result, row) => {
+test.each(named(deviceFeatureTable, DESCRIBED))('VFIO_DEVICE_FEATURE: %s: %s', (_when, result, row) => {
   const port = new VfioModel([
     { number: GROUP, devices: { device: DMA } },
     { number: GROUP + 1, devices: { mtty: MTTY } },
@@ -90,7 +90,7 @@ test.each(named(deviceFeatureTable))('VFIO_DEVICE_FEATURE: %s: %s', (_when, resu
 });
 
 describe('iommufd with a mock IOMMU', () => {
-  test.each(named(iommufdTable))('%s: %s', async (_when, result, row) => {
+  test.each(named(iommufdTable, DESCRIBED))('%s: %s', async (_when, result, row) => {
     const port = new VfioModel([]);
     const iommufd = Iommufd.open(port);
     const kernel = port.iommufd(iommufd.fd);

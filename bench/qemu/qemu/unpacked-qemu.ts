@@ -1,17 +1,9 @@
 import { execFile } from 'node:child_process';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { cacheFolder } from '../cache-folder.js';
+import { DebianSuites } from './debian-suites.js';
 
 const run = promisify(execFile);
 
@@ -30,6 +22,8 @@ export const DEBIAN_12: QemuRelease = { series: '7.2', suites: ['bookworm'] };
 export interface UnpackedQemu {
   /** `11.1.3` */
   readonly version: string;
+  /** Runs any program with this QEMU's C library and its other libraries: the program's path comes behind it. */
+  readonly loader: readonly [string, ...string[]];
   /** The program and its first arguments: QEMU has its own C library, and so its own loader. */
   readonly command: readonly [string, ...string[]];
   readonly environment: Readonly<Record<string, string>>;
@@ -40,7 +34,6 @@ export class NoQemu extends Error {}
 
 const PACKAGES = ['qemu-system-x86', 'seabios'];
 const ARCHITECTURE = 'x86_64-linux-gnu';
-const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 /** Written last: a folder that has this file is complete. */
 const VERSION_FILE = 'version';
 
@@ -73,39 +66,11 @@ export async function unpackedQemu(release: QemuRelease, report: (text: string) 
 
 /** Downloads and unpacks everything below `scratch`; resolves with the complete folder of the unpacked files. */
 async function download(release: QemuRelease, scratch: string): Promise<string> {
-  const place = (name: string): string => {
-    const path = join(scratch, name);
-    mkdirSync(path, { recursive: true });
-    return path;
-  };
-  const signed = existsSync(KEYRING) ? `[signed-by=${KEYRING}] ` : '';
-  const archive = await debianArchive();
-  writeFileSync(
-    join(scratch, 'sources.list'),
-    release.suites.map((suite) => `deb ${signed}${archive} ${suite} main\n`).join(''),
-  );
-  // No package counts as installed, so that all dependencies are downloaded, the C library too.
-  writeFileSync(join(place('state'), 'status'), '');
-  const settings = {
-    'Dir::Etc::sourcelist': join(scratch, 'sources.list'),
-    'Dir::Etc::sourceparts': '/dev/null',
-    'Dir::State': join(scratch, 'state'),
-    'Dir::State::status': join(scratch, 'state', 'status'),
-    'Dir::State::lists': place('lists'),
-    'Dir::Cache': place('cache'),
-    'APT::Install-Recommends': '0',
-    // By default apt downloads as a user that cannot read this user's cache.
-    'APT::Sandbox::User': 'root',
-  };
-  const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
-  await run('apt-get', ['-qq', ...options, '-o', 'APT::Update::Error-Mode=any', 'update']);
   const target = release.suites.at(-1) as string;
-  await run('apt-get', ['-qq', ...options, '-t', target, '-y', '--download-only', 'install', ...PACKAGES]);
-  const root = place('root');
-  const archives = join(scratch, 'cache', 'archives');
-  for (const name of readdirSync(archives)) {
-    if (name.endsWith('.deb')) await run('dpkg-deb', ['-x', join(archives, name), root]);
-  }
+  const root = join(scratch, 'root');
+  mkdirSync(root);
+  const suites = await DebianSuites.open(release.suites, scratch);
+  await suites.unpackWithDependencies(PACKAGES, target, root);
   const { command, environment } = describe(root, '');
   const [program, ...args] = command;
   const { stdout } = await run(program, [...args, '--version'], { env: { ...process.env, ...environment } });
@@ -117,21 +82,6 @@ async function download(release: QemuRelease, scratch: string): Promise<string> 
   return root;
 }
 
-/**
- * The archive of this machine's own packages: the one that the package lists name, or, before any list was fetched, the one with the
- * usual name. Its signatures are checked in either case.
- */
-async function debianArchive(): Promise<string> {
-  const repositories = async (...criteria: string[]): Promise<string[]> => {
-    const { stdout } = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', ...criteria]);
-    return stdout.split('\n').filter((line) => line !== '');
-  };
-  const [listed] = await repositories('Created-By: Packages', 'Origin: Debian', 'Label: Debian');
-  const archive = listed ?? (await repositories('--no-release-info')).find((uri) => /\/debian\/?$/.test(uri));
-  if (archive === undefined) throw new NoQemu("this machine's package sources have no Debian archive");
-  return archive;
-}
-
 function describe(root: string, version = readFileSync(join(root, VERSION_FILE), 'utf8')): UnpackedQemu {
   const libraries = join(root, 'usr/lib', ARCHITECTURE);
   // Since Debian 13 all files are below usr; before, the C library was not.
@@ -139,14 +89,15 @@ function describe(root: string, version = readFileSync(join(root, VERSION_FILE),
     .map((path) => join(path, 'ld-linux-x86-64.so.2'))
     .find((path) => existsSync(path));
   if (loader === undefined) throw new NoQemu(`there is no loader below ${root}`);
+  const withLibraries = [loader, '--library-path', `${libraries}:${join(root, 'lib', ARCHITECTURE)}`] as const;
+  const data = ['usr/share/qemu', 'usr/share/seabios', 'usr/lib/ipxe/qemu'];
   return {
     version,
+    loader: withLibraries,
     command: [
-      loader,
-      '--library-path',
-      `${libraries}:${join(root, 'lib', ARCHITECTURE)}`,
+      ...withLibraries,
       join(root, 'usr/bin/qemu-system-x86_64'),
-      ...['usr/share/qemu', 'usr/share/seabios', 'usr/lib/ipxe/qemu'].flatMap((path) => ['-L', join(root, path)]),
+      ...data.flatMap((path) => ['-L', join(root, path)]),
     ],
     environment: { QEMU_MODULE_DIR: join(libraries, 'qemu') },
   };

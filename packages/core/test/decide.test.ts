@@ -37,7 +37,14 @@ function migration(
     signal: new AbortController().signal,
     write: async (frame: { readonly attempt: number }) => void asked.push(frame.attempt),
   };
-  const vm = { alive: true, settled: true, rehearsed: true, blocker: undefined as string | undefined, sequences: [0] };
+  const vm = {
+    slowerBySeconds: 0,
+    alive: true,
+    settled: true,
+    rehearsed: true,
+    blocker: undefined as string | undefined,
+    sequences: [0],
+  };
   const session = { signal: end.signal, attempt: 1, current: connection as typeof connection | undefined };
   const context = {
     records: [] as RoundRecord[],
@@ -46,7 +53,17 @@ function migration(
     attempts,
     meter: { elapsedMs: 77, round: 1 },
     vm: { memory: { pageSize: 4096 } },
-    model: { pagesPerSecond: () => undefined },
+    model: {
+      pagesPerSecond: () => undefined,
+      /** A prediction after the destination has answered: other than that of the round. */
+      forecast: () => ({
+        prediction: { ...OUTCOME.prediction, loadMs: 4 + 1000 * vm.slowerBySeconds },
+        predictionRange: OUTCOME.predictionRange,
+        predictedDowntimeMs: OUTCOME.predictedDowntimeMs + 1000 * vm.slowerBySeconds,
+        predictedDowntimeRangeMs: OUTCOME.predictedDowntimeRangeMs,
+      }),
+    },
+    harvester: { sinceMs: 0 },
     throttle: { fraction: 0, available: false, unavailable: 'it cannot' },
     shadows: { ask: () => {} },
     reach: { check: () => {} },
@@ -70,6 +87,7 @@ function migration(
     },
     rehearsal: { stop: async () => vm.rehearsed },
     devices: {
+      reports: { outlook: { bytes: 0 } },
       get sequences() {
         return vm.sequences;
       },
@@ -97,7 +115,17 @@ function migration(
       });
     }
   };
-  const made = () => new Switchover(context as unknown as Context);
+  const made = () => {
+    const switchover = new Switchover(context as unknown as Context);
+    return {
+      after: async (outcome: RoundRecord) => (await switchover.after(outcome)).decision,
+      judged: (outcome: RoundRecord) => switchover.after(outcome),
+      untilNext: (next: RoundRecord) => switchover.untilNext(next),
+      get offersDevices() {
+        return switchover.offersDevices;
+      },
+    };
+  };
   return { clock, context, vm, session, attempts, readiness, end, asked, emitted, wish, answer, fail, made };
 }
 
@@ -255,6 +283,28 @@ describe('a switchover waits', () => {
     void m.clock.sleep(60).then(m.answer);
     expect(await m.made().after(OUTCOME)).toBe(NOW);
     expect([m.clock.now(), m.clock.sleepers, m.emitted]).toEqual([60, 0, []]);
+  });
+
+  test('for an answer that comes meanwhile, and is then decided again, with what the destination has said', async () => {
+    const seen: number[] = [];
+    const m = migration(({ outcome }) => {
+      seen.push(outcome.prediction.loadMs);
+      return outcome.predictedDowntimeMs < 1500 ? NOW : undefined;
+    });
+    m.vm.slowerBySeconds = 5;
+    void m.clock.sleep(60).then(m.answer);
+    const switchover = m.made();
+    const judged = await switchover.judged(OUTCOME);
+    expect(judged.decision).toEqual({
+      action: 'continue',
+      reason: 'predicted downtime 6234.6 ms exceeds the limit of 300 ms',
+    });
+    expect(judged.outcome).toMatchObject({ round: 1, prediction: { loadMs: 5004 } });
+    expect(judged.outcome.predictedDowntimeMs).toBeCloseTo(6234.56, 6);
+    expect([seen, m.wish.taken]).toEqual([[4, 5004], 0]);
+    // The next round has the answer from the start.
+    const later = await switchover.judged({ ...OUTCOME, predictedDowntimeMs: 1000 });
+    expect([later.decision, later.outcome.predictedDowntimeMs, seen.length]).toEqual([NOW, 1000, 3]);
   });
 
   test('for the destination beyond readinessTimeoutMs: that is said once, and so is its end', async () => {

@@ -59,7 +59,17 @@ const isCalled = (id: number): string =>
   )[id] ?? '';
 
 /** linux/vfio.h: VFIO_*_IOMMU, VFIO_UNMAP_ALL, VFIO_UPDATE_VADDR, and a number that is not an extension. */
-const EXTENSIONS_BEFORE = { 1: 1, 3: 1, 4: 0, 6: 1, 7: 0, 8: 0, 9: 1, 10: 0, 11: 0 } as const;
+const EXTENSIONS_BEFORE = {
+  1: 1,
+  3: 1,
+  4: 0,
+  6: { from: { '6.12': 1, '7.3': 0 } },
+  7: 0,
+  8: 0,
+  9: 1,
+  10: 0,
+  11: 0,
+} as const;
 /**
  * With only a mediated device, every domain enforces cache coherency, since there is no domain. And a vaddr cannot be
  * updated.

@@ -1,9 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { TRACE_VARIABLE, VMM_VARIABLE } from './linux-files.js';
 
 /** The command, from this file's place: test/dist/kernel/guest. */
-const VMM = join(import.meta.dirname, '../../../../examples/node-vmm/dist/command/cli.js');
+const VMM = process.env[VMM_VARIABLE] ?? join(import.meta.dirname, '../../../../examples/node-vmm/dist/command/cli.js');
 const TAIL = 3000;
+/** Whether all that guests and VMMs say is shown. */
+const TRACED = process.env[TRACE_VARIABLE] !== undefined;
 
 /** A process of `npm run vmm --` whose guest is typed at, and what came of it. */
 export class LinuxHost {
@@ -22,10 +25,12 @@ export class LinuxHost {
     const { stdout, stderr } = this.#child;
     stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.#console += text.replaceAll('\r', '');
+      if (TRACED) process.stdout.write(text);
       this.#look();
     });
     stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#messages += text;
+      if (TRACED) process.stdout.write(text);
       this.#look();
     });
     this.ended = new Promise((resolve) => {
@@ -35,6 +40,11 @@ export class LinuxHost {
         this.#look();
       });
     });
+  }
+
+  /** The VMM's process. */
+  get pid(): number {
+    return this.#child.pid ?? 0;
   }
 
   /** All that the VMM has said. */

@@ -9,19 +9,25 @@ const SERIES = '6.12';
 /** Programs that are used from the machine if it has them, and otherwise unpacked beside the kernel. */
 const PROGRAMS = ['qemu-system-x86', 'busybox-static', 'flex', 'bison', 'bc', 'libelf-dev'];
 
-/** Debian's kernel and the programs to boot it, unpacked; nothing is installed on the machine. */
-export interface DebianTree {
-  readonly folder: string;
+/** A kernel of Debian's, unpacked; nothing is installed on the machine. */
+export interface DebianKernel {
   /** `6.12.117+deb12-amd64` */
   readonly release: string;
   readonly vmlinuz: string;
   readonly modules: string;
   /** For building modules against this kernel. */
   readonly headers: string;
+  /** What `make` is told beside that. */
+  readonly makeArguments: readonly string[];
+  /** Packages and versions, which are part of the key of everything that is built from it. */
+  readonly key: readonly string[];
+}
+
+/** Debian's kernel and the programs to boot it. */
+export interface DebianTree extends DebianKernel {
+  readonly folder: string;
   /** Debian's source of this kernel, `linux-source-6.12.tar.xz`. */
   readonly sourceArchive: string;
-  /** The packages and versions of the tree, which are part of the key of everything that is built from it. */
-  readonly key: readonly string[];
   /**
    * The absolute path of a program, unpacked or the machine's own, for running and for reading it. Throws if there is none.
    */
@@ -64,6 +70,7 @@ export async function debianTree(): Promise<DebianTree> {
     vmlinuz: join(folder, 'boot', `vmlinuz-${release}`),
     modules: join(folder, 'lib/modules', release, 'kernel'),
     headers: headersOf(folder, release),
+    makeArguments: [],
     sourceArchive: join(folder, 'usr/src', `linux-source-${SERIES}.tar.xz`),
     key: packages,
     program,
@@ -130,7 +137,7 @@ function headersOf(folder: string, release: string): string {
  * Makes the headers usable in this folder: they name each other by their installed paths. Without vmlinux, modules are built
  * without pahole (BTF).
  */
-function makeHeadersMovable(folder: string, release: string): void {
+export function makeHeadersMovable(folder: string, release: string): void {
   const makefile = join(headersOf(folder, release), 'Makefile');
   writeFileSync(makefile, readFileSync(makefile, 'utf8').replaceAll('/usr/src/', `${join(folder, 'usr/src')}/`));
   rmSync(join(headersOf(folder, release), 'vmlinux'), { force: true });

@@ -37,7 +37,11 @@ function padding(length: number): Uint8Array {
 }
 
 /** Writes an initramfs with busybox, the modules (under /modules, in their order) and `/init`. */
-export function writeInitramfs(path: string, tree: DebianTree, modules: readonly KernelModule[]): void {
+export function writeInitramfs(
+  path: string,
+  tree: Pick<DebianTree, 'program'>,
+  modules: readonly KernelModule[],
+): void {
   const init = initScript(modules.map(({ name }) => `/modules/${name}.ko`));
   const files: InitramfsFile[] = [
     { path: 'bin', mode: FileMode.FOLDER },

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { UnpackedQemu } from '@godwit/bench/qemu';
@@ -14,10 +14,16 @@ export interface BootImage {
   readonly qemu?: Pick<UnpackedQemu, 'command' | 'environment'>;
   /** QEMU's name of the processor, and how many. Default: two with all that QEMU emulates. */
   readonly processor?: { readonly model: string; readonly count: number };
+  /** In GiB. Default: 2. */
+  readonly memoryGiB?: number;
+  /** QEMU's way to emulate: the argument of `-accel`. Default: one thread for all processors. */
+  readonly accelerator?: string;
   /** QEMU's options for the devices of this machine. */
   readonly devices: readonly string[];
   /** Added to the kernel's command line. */
   readonly parameters: string;
+  /** Environment variables for the suites. */
+  readonly variables?: Readonly<Record<string, string>>;
 }
 
 export interface BootResult {
@@ -25,6 +31,8 @@ export interface BootResult {
   readonly status: number | undefined;
   /** The counts of the Jest runs inside, one JSON line a run; undefined when there were none. */
   readonly tally: string | undefined;
+  /** What the command has written into the share (`SHARE_IN_GUEST`), by file name. */
+  readonly files: ReadonlyMap<string, string>;
   readonly seconds: number;
   readonly timedOut: boolean;
   /** The end of what the console printed. */
@@ -56,6 +64,7 @@ export async function bootAndRun(
     return {
       status: status === undefined ? undefined : Number(status),
       tally: textOf(join(share, TALLY_FILE)),
+      files: new Map(readdirSync(share).map((name) => [name, readFileSync(join(share, name), 'utf8')])),
       seconds: (Date.now() - started) / 1000,
       timedOut,
       consoleTail,
@@ -73,7 +82,18 @@ export async function bootAndRun(
 function qemuArguments(image: BootImage, share: string): string[] {
   const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
   return [
-    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
+    ...[
+      '-machine',
+      'q35',
+      '-accel',
+      image.accelerator ?? 'tcg,thread=single',
+      '-cpu',
+      model,
+      '-smp',
+      String(count),
+      '-m',
+      `${image.memoryGiB ?? 2}G`,
+    ],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],

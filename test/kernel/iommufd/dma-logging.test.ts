@@ -1,3 +1,4 @@
+import { release } from 'node:os';
 import { DirtyBitmaps, PageRunList } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 import { DmaLoggingTracker, Type1Container, VfioDevice, VfioGroup } from '@godwit/vfio';
@@ -47,7 +48,7 @@ afterEach(() => {
 });
 
 describe('by raw calls', () => {
-  test.each(named([reportRow(true)]))('%s: %s', (_when, result, row) => {
+  test.each(named([reportRow(true)], release()))('%s: %s', (_when, result, row) => {
     const file = { port: linuxKernel, fd: device.fd };
     expect(errnoOrResult(row.call({ dma: file, mtty: file, unmapped: 0n }))).toBe(result);
   });

@@ -1,3 +1,4 @@
+import { release } from 'node:os';
 import { DirtyBitmaps, PageRunList } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 import { type DmaMapping, type HardwarePagetable, type Ioas, Iommufd, IommufdTracker } from '@godwit/vfio';
@@ -51,7 +52,7 @@ describe('what Linux 6.12 answers', () => {
     bench = { iommufd, ...numbers, device, incapable, place, vaddr: memory.address };
   });
 
-  test.each(named(iommufdTable))('%s: %s', (_when, result, row) => {
+  test.each(named(iommufdTable, release()))('%s: %s', (_when, result, row) => {
     expect(errnoOrResult(row.call(bench))).toBe(result);
   });
 

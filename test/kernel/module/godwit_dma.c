@@ -13,6 +13,7 @@
 #include <linux/iova_bitmap.h>
 #include <linux/mdev.h>
 #include <linux/module.h>
+#include <linux/version.h>
 #include <linux/vfio.h>
 #include <linux/xarray.h>
 
@@ -485,6 +486,11 @@ static void __exit godwit_dma_module_exit(void)
 module_init(godwit_dma_module_init);
 module_exit(godwit_dma_module_exit);
 
+/* The name of a namespace is a string since 6.13. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
 MODULE_IMPORT_NS(IOMMUFD);
+#else
+MODULE_IMPORT_NS("IOMMUFD");
+#endif
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Godwit's test device: writes guest memory when told to");

@@ -13,6 +13,7 @@ import { randomId, resolveOptions } from '../source/options.js';
 import { type LinkProbe, probeLink } from '../source/probe-link.js';
 import { SourceSession } from '../source/source-session.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
+import { describeDevices } from './describe-devices.js';
 import { type Estimate, type EstimateSettings, estimateFrom } from './estimate-from.js';
 import { type GuestSample, SAMPLE_MS, sampleGuest } from './sample-guest.js';
 
@@ -79,12 +80,7 @@ export async function estimate(
     const known = isConnector(link) ? await probed(vm, link, options, clock, signal) : scenarioOf(link);
     const sample = await watched(vm, claim, { clock, sampleMs, signal });
     const sizes = await abortable(new DeviceSender(vm.devices).reports.ask(signal), signal);
-    const devices = vm.devices.map(({ id, parallel }, index) => ({
-      id,
-      bytes: sizes[index] ?? 0,
-      ...(parallel === undefined ? {} : { parallel }),
-    }));
-    return await estimateFrom(sample, devices, known, options);
+    return await estimateFrom(sample, describeDevices(vm.devices, sizes), known, options);
   } finally {
     claim.end();
   }

@@ -62,6 +62,11 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
   const host = { ...DEFAULT_HOST, ...scenario.host };
   for (const [name, value] of Object.entries(host)) if (!(value >= 0)) throw invalid(`host.${name}`, value);
   if (!(host.scanBytesPerSecond > 0)) throw invalid('host.scanBytesPerSecond', host.scanBytesPerSecond);
+  for (const { id, bytes: state, precopyBytes = 0 } of devices) {
+    // A device without state is refused by a real migration.
+    if (!(state >= 0 && precopyBytes >= 0 && state + precopyBytes > 0))
+      throw invalid(`the bytes of device "${id}"`, state);
+  }
   if (!Number.isSafeInteger(seed)) throw invalid('seed', seed);
   const channels = scenario.link.channels ?? 1;
   if (!Number.isInteger(channels) || channels < 1 || channels > MAXIMUM_PAGE_CHANNELS) {

@@ -1,4 +1,5 @@
 import { GodwitError } from '../errors.js';
+import { describeDevices } from '../estimate/describe-devices.js';
 import { sampleGuest } from '../estimate/sample-guest.js';
 import type { WelcomeFrame } from '../protocol/frame.js';
 import { probeLink } from './probe-link.js';
@@ -20,7 +21,7 @@ export async function admit(
   const { sampleMs } = refuseAbove;
   const sample = await sampleGuest(vm.memory, tracker, { clock, sampleMs, signal: session.signal });
   const sizes = await devices.reports.ask(session.signal);
-  const described = vm.devices.map(({ id }, index) => ({ id, bytes: sizes[index] ?? 0 }));
+  const described = describeDevices(vm.devices, sizes);
   const { converges, totalMs, downtimeMs, reason } = await forecast(sample, described, link, options);
   session.signal.throwIfAborted();
   const exceeded = [

@@ -1,15 +1,23 @@
+import type { Forecast } from '../convergence/downtime-model.js';
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { isForced, type PauseDecision, pauseLimitOf, pauses } from './attempt-limits.js';
 import { BetweenRounds, GATED_MS } from './between-rounds.js';
 import type { MidRound } from './mid-round.js';
 import { opinion } from './opinion.js';
+import { outcomeSince } from './outcome-now.js';
 import type { SourceContext } from './source-context.js';
 
 /** The reason why a switchover has to wait. */
 interface Obstacle {
   readonly gate: 'readiness' | 'other';
   readonly why: string;
+}
+
+/** A decision, and the round's outcome with the prediction on which the decision was made. */
+export interface Judged {
+  readonly decision: Decision;
+  readonly outcome: RoundOutcome;
 }
 
 /** The most rounds in a policy's history. */
@@ -44,30 +52,45 @@ export class Switchover implements MidRound {
   }
 
   /** The decision after this round. Rejects with the first cause once the migration ends, or the guest has ended. */
-  async after(outcome: RoundOutcome): Promise<Decision> {
-    const { session, requests, options } = this.#context;
+  async after(outcome: RoundOutcome): Promise<Judged> {
+    const { session, requests, readiness } = this.#context;
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
     this.#ask();
     const cutFor = this.#cutFor;
     this.#cutFor = undefined;
+    this.#gate = undefined;
+    this.#waiting = undefined;
+    let judged = outcome;
+    for (;;) {
+      const { said, wanted } = this.#judge(judged, cutFor);
+      if (!pauses(wanted)) return { decision: wanted, outcome: judged };
+      const { answers } = readiness;
+      const obstacle = await this.#obstacle(wanted, true);
+      if (obstacle !== undefined) {
+        // A requested switchover waits, but the policy may still abort.
+        if (said?.action === 'abort') return { decision: said, outcome: judged };
+        this.#gate = obstacle.gate;
+        this.#waiting = wanted;
+        const reason = `${wanted.reason}; it waits: ${obstacle.why}`;
+        return { decision: { action: 'continue', reason }, outcome: judged };
+      }
+      if (readiness.answers === answers) {
+        requests.taken();
+        return { decision: wanted, outcome: judged };
+      }
+      // The destination has said meanwhile how long it takes to load and to resume: the decision was made without that.
+      judged = { ...outcome, ...forecastOf(outcomeSince(this.#context, outcome)) };
+    }
+  }
+
+  #judge(outcome: RoundOutcome, cutFor: PauseDecision | undefined) {
+    const { session, options } = this.#context;
     const said = opinion(this.#context, 'round-end', outcome, this.#history);
     session.signal.throwIfAborted();
     const stands = cutFor !== undefined && said === undefined && stillHolds(cutFor, outcome, options.downtimeLimitMs);
     const wanted = this.#requested('round-end', outcome) ?? (stands ? cutFor : said) ?? this.#byDefault(outcome);
-    this.#gate = undefined;
-    this.#waiting = undefined;
-    if (!pauses(wanted)) return wanted;
-    const obstacle = await this.#obstacle(wanted, true);
-    if (obstacle === undefined) {
-      requests.taken();
-      return wanted;
-    }
-    // A requested switchover waits, but the policy may still abort.
-    if (said?.action === 'abort') return said;
-    this.#gate = obstacle.gate;
-    this.#waiting = wanted;
-    return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
+    return { said, wanted };
   }
 
   inRound(
@@ -179,6 +202,11 @@ export class Switchover implements MidRound {
     }
     return `the destination has not said "prepared" for ${waitedMs.toFixed(0)} ms`;
   }
+}
+
+function forecastOf(outcome: RoundOutcome): Forecast {
+  const { prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs } = outcome;
+  return { prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs };
 }
 
 /**

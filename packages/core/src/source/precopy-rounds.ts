@@ -84,10 +84,11 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     dirtyPagesPerSecond: (pending.freshPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     ...forecast,
   };
-  const decision = await decide.after(outcome);
+  const judged = await decide.after(outcome);
+  const { decision } = judged;
   model.decided(clock.now() - harvestedAt);
   if (!isLast(decision)) context.rehearsal.begin();
-  return { record: { ...outcome, decision }, pending };
+  return { record: { ...judged.outcome, decision }, pending };
 }
 
 async function nextRound({ record, pending }: PrecopyRound, parts: PrecopyParts): Promise<PrecopyRound> {

@@ -19,6 +19,8 @@ interface Question {
 export class Readiness {
   readonly #clock: Clock;
   readonly #changed = new Set<() => void>();
+  /** Answers so far: each has said anew how long the destination expects to load and to resume. */
+  answers = 0;
   #question: Question | undefined;
   #prepared: Question | undefined;
   /** The time at which the destination was first asked after it was last prepared. */
@@ -60,6 +62,7 @@ export class Readiness {
     const question = this.#question;
     if (question === undefined || frame.attempt !== question.attempt) return;
     if (!sameNumbers(frame.deviceSequences, question.sequences)) return;
+    this.answers++;
     this.#prepared = question;
     this.#question = undefined;
     this.#waitingSince = undefined;

@@ -251,6 +251,8 @@ describe('what cannot be is refused with the reason', () => {
       { ...BASE, workload: { kind: 'sweep', rate: Number.NaN } },
     ],
     ['host.pauseMs of a simulation cannot be -1', { ...BASE, host: { pauseMs: -1 } }],
+    ['the bytes of device "port" of a simulation cannot be 0', { ...BASE, devices: [{ id: 'port', bytes: 0 }] }],
+    ['the bytes of device "port" of a simulation cannot be -1', { ...BASE, devices: [{ id: 'port', bytes: -1 }] }],
     ['seed of a simulation cannot be 0.5', BASE, { seed: 0.5 }],
     ['the granularity must be a power of two', BASE, { granularity: 5000 }],
     ['deltaShare must be from 0 to 1, got 7', { ...BASE, encoding: { deltaShare: 7 } }],

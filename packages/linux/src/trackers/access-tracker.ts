@@ -28,6 +28,8 @@ const STEP_BYTES = 2 ** 26;
  * The kernel has one bit of a page table entry for RWP and for the write protection of a `PagemapTracker`: only one of the two can have a
  * range. KVM's dirty log and rings can be used together with this class.
  *
+ * A huge page, reserved or transparent, is one page here: a sample reports all of it.
+ *
  * The first access to a page after each sample takes a fault of about a microsecond. Pages that are not mapped yet are not protected: a
  * sample reports them once they are mapped. Pages that become holes, by `discard` or otherwise, lose their protection.
  *

@@ -1,21 +1,18 @@
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, PATIENT, writeShellInitramfs } from '../guest/linux-files.js';
 import { LinuxHost } from '../guest/linux-host.js';
+import { ask, PATIENCE } from '../guest/vmm-control.js';
 
 /**
  * node-vmm boots Debian's kernel, nested in a machine that is emulated, to a shell on its serial port, and moves it between processes
  * while it works.
  */
 
-const VMM = join(import.meta.dirname, '../../../../examples/node-vmm/dist/command/cli.js');
 const MINUTES = 60_000;
 const MD5 = /^([0-9a-f]{32}) /m;
-/** Nothing is measured here: a pause may take as long as an emulated processor needs. */
-const PATIENCE = ['--downtime-limit', '20000', '--pause-limit', '600000', '--connect-timeout', '120000'];
 
 let folder: string;
 const kernel = process.env[KERNEL_VARIABLE] ?? '';
@@ -55,12 +52,7 @@ async function moved(from: string, to: string): Promise<LinuxHost> {
   const uri = `unix:${join(folder, `${to}.link`)}`;
   const next = host(to, 'receive', uri, '--once');
   await next.says(/a guest may come/);
-  const client = spawnSync(
-    process.execPath,
-    [VMM, 'migrate', uri, '--control', join(folder, `${from}.sock`), ...PATIENCE],
-    { encoding: 'utf8' },
-  );
-  expect(`${client.status} ${client.stdout}${client.stderr}`).toMatch(/^0 /);
+  await ask(join(folder, `${from}.sock`), 'migrate', { to: uri, ...PATIENCE });
   return next;
 }
 
