@@ -12,6 +12,7 @@ const OUTCOME = {
   predictedDowntimeMs: 1234.56,
   prediction: { pauseMs: 1, harvestMs: 2, ramMs: 1200, deviceMs: 3, loadMs: 4, roundTripMs: 5, resumeMs: 6 },
   totalMs: 100,
+  dirtyPagesPerSecond: 500,
 } as RoundRecord;
 const NOW: Decision = { action: 'switchover', reason: 'it is time' };
 const FORCED: Decision = { ...NOW, force: true };
@@ -56,14 +57,14 @@ function migration(
     model: {
       pagesPerSecond: () => undefined,
       /** A prediction after the destination has answered: other than that of the round. */
-      forecast: () => ({
-        prediction: { ...OUTCOME.prediction, loadMs: 4 + 1000 * vm.slowerBySeconds },
+      forecast: ({ dirtyPages }: { readonly dirtyPages: number }) => ({
+        prediction: { ...OUTCOME.prediction, ramMs: dirtyPages, loadMs: 4 + 1000 * vm.slowerBySeconds },
         predictionRange: OUTCOME.predictionRange,
         predictedDowntimeMs: OUTCOME.predictedDowntimeMs + 1000 * vm.slowerBySeconds,
         predictedDowntimeRangeMs: OUTCOME.predictedDowntimeRangeMs,
       }),
     },
-    harvester: { sinceMs: 0 },
+    harvester: { sinceMs: 40 },
     throttle: { fraction: 0, available: false, unavailable: 'it cannot' },
     shadows: { ask: () => {} },
     reach: { check: () => {} },
@@ -118,8 +119,8 @@ function migration(
   const made = () => {
     const switchover = new Switchover(context as unknown as Context);
     return {
-      after: async (outcome: RoundRecord) => (await switchover.after(outcome)).decision,
-      judged: (outcome: RoundRecord) => switchover.after(outcome),
+      after: async (outcome: RoundRecord) => (await switchover.after(outcome, 500)).decision,
+      judged: (outcome: RoundRecord) => switchover.after(outcome, 500),
       untilNext: (next: RoundRecord) => switchover.untilNext(next),
       get offersDevices() {
         return switchover.offersDevices;
@@ -299,7 +300,7 @@ describe('a switchover waits', () => {
       action: 'continue',
       reason: 'predicted downtime 6234.6 ms exceeds the limit of 300 ms',
     });
-    expect(judged.outcome).toMatchObject({ round: 1, prediction: { loadMs: 5004 } });
+    expect(judged.outcome).toMatchObject({ round: 1, prediction: { ramMs: 520, loadMs: 5004 } });
     expect(judged.outcome.predictedDowntimeMs).toBeCloseTo(6234.56, 6);
     expect([seen, m.wish.taken]).toEqual([[4, 5004], 0]);
     // The next round has the answer from the start.

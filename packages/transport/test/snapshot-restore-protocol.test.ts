@@ -26,7 +26,7 @@ class Destination {
   private constructor(readonly link: IncomingLink) {}
 
   static async of(path: string, verify = false): Promise<Destination> {
-    return new Destination(await (await listenOn(file({ path, verify }))).accept(never));
+    return new Destination(await (await listenOn(file({ path, verify, pageChannels: 0 }))).accept(never));
   }
 
   async say(frame: Frame): Promise<void> {

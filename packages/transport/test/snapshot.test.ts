@@ -70,6 +70,25 @@ test('a snapshot that was saved with some channels is restored with others', asy
   }
 });
 
+test.each([
+  [0, undefined, 8],
+  [11, undefined, 11],
+  [2, 0, 0],
+  [2, 3, 3],
+])(
+  'a snapshot that was saved with %i channels, and asked for %p, is restored with %i',
+  async (pageChannels, wanted, count) => {
+    const path = newPath();
+    await save(fill(machine()), path, { pageChannels });
+    const links = await listenOn(file({ path, ...(wanted !== undefined && { pageChannels: wanted }) }));
+    const never = new AbortController().signal;
+    const link = await links.accept(never);
+    expect((await link.control.read())?.frame).toMatchObject({ type: 'hello', pageChannels: count });
+    expect(await link.pageChannels('0'.repeat(32), count, never)).toHaveLength(count);
+    await link.control.close();
+  },
+);
+
 test('pages that are sent again overwrite themselves: the file does not grow, whatever the number of rounds', async () => {
   const sizes: number[] = [];
   for (const count of [2, 40]) {

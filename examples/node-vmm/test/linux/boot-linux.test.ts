@@ -185,5 +185,6 @@ testKvm('a machine for a Linux has no mailbox, and says what it was booted from'
   const { machine } = await booted(toyKernel([0xf4]), '');
   expect(machine.description).toMatchObject({ kind: 'kvm', memoryBytes: MEMORY_BYTES, vcpus: 1, boot: 'linux' });
   expect(machine.trackers.map(({ name }) => name)).toEqual(['kvm']);
-  expect(machine.devices.map(({ id }) => id)).toEqual(['chipset', 'vcpu0', 'serial', 'pause-clock', 'power']);
+  const devices = ['chipset', 'vcpu0', 'serial', 'pause-clock', 'power', 'cmos', 'generation'];
+  expect(machine.devices.map(({ id }) => id)).toEqual(devices);
 });

@@ -1,11 +1,10 @@
-import type { Forecast } from '../convergence/downtime-model.js';
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { isForced, type PauseDecision, pauseLimitOf, pauses } from './attempt-limits.js';
 import { BetweenRounds, GATED_MS } from './between-rounds.js';
 import type { MidRound } from './mid-round.js';
 import { opinion } from './opinion.js';
-import { outcomeSince } from './outcome-now.js';
+import { predictedAgain } from './outcome-now.js';
 import type { SourceContext } from './source-context.js';
 
 /** The reason why a switchover has to wait. */
@@ -51,8 +50,11 @@ export class Switchover implements MidRound {
     return this.#gate !== 'readiness';
   }
 
-  /** The decision after this round. Rejects with the first cause once the migration ends, or the guest has ended. */
-  async after(outcome: RoundOutcome): Promise<Judged> {
+  /**
+   * The decision after this round, at whose end `pages` would have been left if the guest had been paused. Rejects with the first cause once
+   * the migration ends, or the guest has ended.
+   */
+  async after(outcome: RoundOutcome, pages: number): Promise<Judged> {
     const { session, requests, readiness } = this.#context;
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
@@ -80,7 +82,7 @@ export class Switchover implements MidRound {
         return { decision: wanted, outcome: judged };
       }
       // The destination has said meanwhile how long it takes to load and to resume: the decision was made without that.
-      judged = { ...outcome, ...forecastOf(outcomeSince(this.#context, outcome)) };
+      judged = predictedAgain(this.#context, outcome, pages);
     }
   }
 
@@ -202,11 +204,6 @@ export class Switchover implements MidRound {
     }
     return `the destination has not said "prepared" for ${waitedMs.toFixed(0)} ms`;
   }
-}
-
-function forecastOf(outcome: RoundOutcome): Forecast {
-  const { prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs } = outcome;
-  return { prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs };
 }
 
 /**

@@ -1,3 +1,4 @@
+import type { Forecast } from '../convergence/downtime-model.js';
 import type { RoundOutcome } from '../convergence/policy.js';
 import { noPages } from '../round-record.js';
 import { NO_FORECAST } from './downtime-terms.js';
@@ -28,11 +29,22 @@ export function outcomeNow(
 }
 
 /** The last complete round, with the pages that are owed some time after it, before another round has begun. */
-export function outcomeSince({ model, harvester, devices }: SourceContext, last: RoundOutcome): RoundOutcome {
-  const dirtied = (last.dirtyPagesPerSecond * harvester.sinceMs) / 1000;
-  const newlyDirtyPages = last.newlyDirtyPages + Math.round(dirtied);
-  const deviceBytes = devices.reports.outlook.bytes;
-  return { ...last, newlyDirtyPages, ...model.forecast({ dirtyPages: newlyDirtyPages, deviceBytes }) };
+export function outcomeSince(context: SourceContext, last: RoundOutcome): RoundOutcome {
+  const newlyDirtyPages = last.newlyDirtyPages + dirtiedSince(context, last);
+  return { ...last, newlyDirtyPages, ...forecastNow(context, newlyDirtyPages) };
+}
+
+/** The same round with the present prediction; `pages` would have been left at its end if the guest had been paused then. */
+export function predictedAgain(context: SourceContext, last: RoundOutcome, pages: number): RoundOutcome {
+  return { ...last, ...forecastNow(context, pages + dirtiedSince(context, last)) };
+}
+
+function dirtiedSince({ harvester }: SourceContext, { dirtyPagesPerSecond }: RoundOutcome): number {
+  return Math.round((dirtyPagesPerSecond * harvester.sinceMs) / 1000);
+}
+
+function forecastNow({ model, devices }: SourceContext, dirtyPages: number): Forecast {
+  return model.forecast({ dirtyPages, deviceBytes: devices.reports.outlook.bytes });
 }
 
 function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number {

@@ -84,7 +84,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     dirtyPagesPerSecond: (pending.freshPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     ...forecast,
   };
-  const judged = await decide.after(outcome);
+  const judged = await decide.after(outcome, pending.pagesWhenStopped);
   const { decision } = judged;
   model.decided(clock.now() - harvestedAt);
   if (!isLast(decision)) context.rehearsal.begin();
