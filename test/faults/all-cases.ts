@@ -44,10 +44,10 @@ export interface PlanSize {
 }
 
 /** CI's sample takes every so many of the frames; the commit says from which on. */
-export const SAMPLED_STEP = { precopy: 2, postcopy: 4 } as const;
+export const SAMPLED_STEP = { precopy: 4, postcopy: 8 } as const;
 
 /** Number of byte offsets in each direction in CI's sample. */
-export const SAMPLED_OFFSETS = 40;
+export const SAMPLED_OFFSETS = 24;
 
 /** How often a migration goes back, in the cases with `backs`. */
 const BACKS = 2;
