@@ -78,7 +78,7 @@ async function watched(
   try {
     for (const tracker of trackers) await tracker.start();
     await accesses.start();
-    // What was noted before both ran belongs to no sample.
+    // Pages that were noted before both trackers ran are in no sample.
     await writesOf(machine, new DirtyBitmaps(memory));
     await accesses.sample(new DirtyBitmaps(memory));
     for (let i = 0; i < samples; i++) {

@@ -200,7 +200,7 @@ export class BalloonDevice implements VirtioDevice {
       else if (command === HintCommand.stop && collection.started) collection.done();
       return 0;
     }
-    // What belongs to an earlier command says nothing about now.
+    // A page that answers an earlier command may be in use by now.
     if (collection?.started !== true) return 0;
     for (const range of chain.writable) {
       const pages = this.#memory().wholePages(range);
