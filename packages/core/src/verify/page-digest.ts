@@ -44,9 +44,14 @@ export function digestWords(words: Int32Array, start: number, count: number, int
  * Writes a page's digest out of the four `h` and the four sums of `digestWords`, which are the eight words of `state` from `from` on.
  */
 export function mixDigest(state: Int32Array, from: number, into: Uint32Array, at: number): void {
-  const word = (index: number): number => state[from + index] as number;
-  into[at] = mix(word(0), word(1), word(2), word(3));
-  into[at + 1] = mix(word(7), word(6), word(5), word(4));
+  const h = from;
+  const sum = from + 4;
+  into[at] = mixFour(state, h, h + 1, h + 2, h + 3);
+  into[at + 1] = mixFour(state, sum + 3, sum + 2, sum + 1, sum);
+}
+
+function mixFour(state: Int32Array, a: number, b: number, c: number, d: number): number {
+  return mix(state[a] as number, state[b] as number, state[c] as number, state[d] as number);
 }
 
 /** A bijection of each argument while the others are fixed. */
