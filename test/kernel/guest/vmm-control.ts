@@ -6,7 +6,7 @@ export const SILENCE_MS = 600_000;
 /** Options of `migrate` where nothing is required of an emulated processor's speed: all may take as long as it needs. */
 export const PATIENCE = {
   ...{ downtimeLimitMs: 20_000, pauseLimitMs: SILENCE_MS, connectTimeoutMs: SILENCE_MS },
-  ...{ reconnectTimeoutMs: SILENCE_MS, settleTimeoutMs: SILENCE_MS },
+  ...{ reconnectTimeoutMs: SILENCE_MS, settleTimeoutMs: SILENCE_MS, timeBudgetMs: SILENCE_MS },
 };
 
 /** A VMM's answer to `migrate`: the figures that the suites look at, in milliseconds. */
