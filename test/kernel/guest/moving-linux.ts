@@ -46,30 +46,40 @@ export class MovingLinux {
     return this.#host;
   }
 
+  /** The control socket of the process that has the guest. */
+  get control(): string {
+    return `${this.#folder}/${this.#moves}.sock`;
+  }
+
   /** Types a command, and returns the part of what it prints that the pattern's first group matches. */
   async answer(command: string, pattern: RegExp): Promise<string> {
     this.#host.type(command);
     return (await this.#host.prints(pattern))[1] as string;
   }
 
-  /** Moves the guest over TCP to a process of its own. The one that had it has ended when this resolves. */
-  async move(request: object): Promise<MoveFigures> {
+  /**
+   * Moves the guest over TCP to a process of its own. The one that had it has ended when this resolves.
+   *
+   * @param last done when the destination waits, before the guest is moved
+   */
+  async move(request: object, last: () => Promise<void> = async () => {}): Promise<MoveFigures> {
     const from = this.#host;
-    const control = `${this.#folder}/${this.#moves}.sock`;
-    this.#moves++;
+    const { control } = this;
     const next = new LinuxHost([
       ...['receive', 'tcp:127.0.0.1:0', '--once', '--reconnect-timeout', String(SILENCE_MS), ...this.#devices],
-      ...['--control', `${this.#folder}/${this.#moves}.sock`],
+      ...['--control', `${this.#folder}/${this.#moves + 1}.sock`],
     ]);
-    this.#host = next;
     try {
       const to = (await next.says(/a guest may come to (\S+)/))[1] as string;
+      await last();
+      this.#host = next;
+      this.#moves++;
       const figures = await ask<MoveFigures>(control, 'migrate', { to, ...PATIENCE, ...request });
       const status = await from.ended;
       if (status !== 0) throw new Error(`the source ended with ${status}: ${from.messages}`);
       return figures;
     } catch (error) {
-      from.kill();
+      for (const host of [from, next]) host.kill();
       throw new Error(`move ${this.#moves}: ${String(error)}\n${from.messages}\n${next.messages}`, { cause: error });
     }
   }

@@ -9,11 +9,12 @@ export const PATIENCE = {
   ...{ reconnectTimeoutMs: SILENCE_MS, settleTimeoutMs: SILENCE_MS, timeBudgetMs: SILENCE_MS },
 };
 
-/** A VMM's answer to `migrate`: the figures that the suites look at, in milliseconds. */
+/** A VMM's answer to `migrate` and `snapshot`: the figures that the suites look at, times in milliseconds. */
 export interface MoveFigures {
   readonly downtimeMs: number;
   readonly totalMs: number;
   readonly rounds: number;
+  readonly wireBytes: number;
 }
 
 /**
