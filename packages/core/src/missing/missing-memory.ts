@@ -50,6 +50,8 @@ export interface PagesToServe {
   readonly memory: GuestMemory;
   /** The pages that are to come. The bitmaps are not used after the call. */
   readonly contents: DirtyBitmaps;
+  /** Those of them that are loaded before the others. The bitmaps are not used after the call. Default: none. */
+  readonly first?: DirtyBitmaps | undefined;
   /** The other pages become `zero` (the default), or `stay` as they are. */
   readonly others?: 'zero' | 'stay';
   /** The recipe of the `PageSource`, which each thread makes once. Undefined: the pages come through sinks and `MissingMemory.askOver`. */

@@ -141,15 +141,20 @@ export class RoundSender {
     this.#sharePages = Math.floor(this.#dirtyPages / (channels.length * SHARES_PER_CHANNEL));
     this.#lastProgress = start;
     this.#encodedForLimit = limited && this.#parts.limit.bytesPerSecond > 0 && this.#parts.adaptive === true;
+    // Pages that the guest needs first have a pass of their own, once it waits for pages.
+    let onlyFirst = postcopy && queue.first !== undefined;
     try {
       while (this.#dispatched < this.#dirtyPages) {
         this.#check();
-        const pass = queue.open(channels.length, this.#dirtyPages - this.#dispatched);
+        const most = onlyFirst ? (queue.first?.count() ?? 0) : this.#dirtyPages;
+        const pass = queue.open(channels.length, Math.min(most, this.#dirtyPages - this.#dispatched), onlyFirst);
         const already = this.#dispatched;
         this.#stopped = false;
         if (this.#mayTake(limited)) await this.#letTake(round, pass);
         else await this.#hand(round, pass, limited);
-        if (this.#dispatched === already && !this.#stopped) break;
+        if (this.#stopped) continue;
+        if (this.#dispatched === already && !onlyFirst) break;
+        onlyFirst = false;
       }
     } finally {
       queue.close();

@@ -88,16 +88,17 @@ export class MissingPages {
 
   /**
    * The first page of the first run of missing and unclaimed pages at or after `page` and before `end`; -1 when there is none. `runPages`
-   * is then its length, at most `most`.
+   * is then its length, at most `most`. With `only`, a bitmap of the block, just pages of that.
    */
-  unclaimedRun(block: number, page: number, end: number, most: number): number {
+  unclaimedRun(block: number, page: number, end: number, most: number, only?: Int32Array): number {
     const missing = this.#missing[block] as Int32Array;
     const claimed = this.#claimed[block] as Int32Array;
     this.runPages = 0;
     let start = -1;
     for (let at = page; at < end && this.runPages < most; ) {
       const word = at >>> 5;
-      const free = Atomics.load(missing, word) & ~Atomics.load(claimed, word) & (-1 << (at & 31));
+      const wanted = (only === undefined ? -1 : (only[word] as number)) & (-1 << (at & 31));
+      const free = Atomics.load(missing, word) & ~Atomics.load(claimed, word) & wanted;
       if (start === -1) {
         at = free === 0 ? (at | 31) + 1 : (at & ~31) + lowestBit(free);
         if (free === 0 || at >= end) continue;

@@ -1,5 +1,6 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import {
+  DirtyBitmap,
   DirtyBitmaps,
   type FaultStatus,
   GodwitError,
@@ -45,6 +46,13 @@ interface PresentWait {
   readonly reject: (error: GodwitError) => void;
 }
 
+/** A copy of a bitmap that other threads read. */
+function sharedBits(bitmap: DirtyBitmap): SharedArrayBuffer {
+  const shared = new SharedArrayBuffer(DirtyBitmap.storageBytes(bitmap.pageCount));
+  bitmap.copyWords(0, new Uint32Array(shared));
+  return shared;
+}
+
 /** Memory whose pages come while the guest runs, and the two threads that bring them. */
 export class ServedMemory implements MissingMemory {
   readonly whole: Promise<void>;
@@ -84,7 +92,7 @@ export class ServedMemory implements MissingMemory {
    */
   constructor(
     memory: MappedGuestMemory,
-    { contents, source, onLost }: PagesToServe,
+    { contents, first, source, onLost }: PagesToServe,
     user: SharedUserfaultfd,
     threads: readonly [faults: ServiceThread, loading: ServiceThread],
   ) {
@@ -107,6 +115,7 @@ export class ServedMemory implements MissingMemory {
       pageSize,
       blocks: blocks.map(({ hostAddress, byteLength }) => ({ address: Number(hostAddress), byteLength })),
       missing: this.#missing.buffers,
+      first: first?.blocks.map(sharedBits),
       statistics: this.#statistics.storage,
       control: this.#control.buffer as SharedArrayBuffer,
       wake: this.#wake,
