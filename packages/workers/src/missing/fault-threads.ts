@@ -96,7 +96,10 @@ export function faultThreads(): FaultThreads {
 }
 
 function pair(): readonly [ServiceThread, ServiceThread] {
-  return [startServiceThread('godwit page faults'), startServiceThread('godwit page loading')];
+  const faults = startServiceThread('godwit page faults');
+  // Only the code of the one that a vCPU waits for is compiled beforehand.
+  faults.worker.postMessage({ warmUp: true });
+  return [faults, startServiceThread('godwit page loading')];
 }
 
 /** Gives back the memory behind the pages, or those of `only`: from now on they are missing. */

@@ -46,11 +46,18 @@ function take(orders: MessagePort | undefined): FaultOrder | undefined {
   return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
 }
 
-/** True until the order comes, which has the role: both threads are started alike. */
+/** True until the order comes, which has the role. */
 let waiting = true;
 
-port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+port.on('message', (message: { warmUp: true } | { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+  if ('warmUp' in message) {
+    void warmUpFaults(nextTurn);
+    return;
+  }
+  // An order is the only one; after it comes the end at most, which the thread sees in shared memory.
+  if (!waiting) return;
   waiting = false;
+  const { order, orders } = message;
   if (order === undefined) {
     port.close();
     return;
@@ -66,7 +73,6 @@ port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders
     });
 });
 report({ type: 'ready' });
-void warmUpFaults(nextTurn);
 
 /** Lets the event loop run; resolves with true when no order has come. */
 async function nextTurn(): Promise<boolean> {
