@@ -59,6 +59,12 @@ const FRAME_BYTES = 4 * 2 ** 20;
  */
 const NICER = 2;
 
+/**
+ * How long the thread that answers polls for the next request before it sleeps, where it has its priority: a guest that has got a page
+ * soon waits for the next one. Milliseconds.
+ */
+const ANSWER_POLL_MS = 0.04;
+
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
 
@@ -202,10 +208,9 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const windows = new MemoryWindows(memory).open();
   const queue = PageQueue.join(memory, order.queue);
   const totals = noTotals();
-  bytes?.neverPoll();
   if ((await warm) !== true) await warmUpAnswers(() => !hasBytes(socket));
   // Not before: the warm-up never sleeps.
-  beFirst();
+  bytes?.pollFor(beFirst() ? ANSWER_POLL_MS : 0);
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });
   report({ type: 'received' });

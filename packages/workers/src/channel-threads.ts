@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads';
 import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
 import { threadFile } from './thread-modules.js';
+import { withLargeYoungGeneration } from './young-generation.js';
 
 /**
  * A thread for one page channel. A thread must not be terminated before it is ready: koffi, which it loads, would end the whole
@@ -81,21 +82,18 @@ export class ChannelThreads {
 
   /** Starts threads until `count` are idle. */
   #start(count: number): void {
-    while (this.#idle.size < count && !this.#closed) this.#startOne();
-    if (!this.#postcopy || this.#answering !== undefined) return;
-    const [thread] = this.#idle;
-    thread?.worker.postMessage({ type: 'warm up' } satisfies ChannelOrder);
-    this.#answering = thread;
+    while (this.#idle.size < count && !this.#closed) {
+      if (!this.#postcopy || this.#answering !== undefined) this.#startOne(startThread());
+      else {
+        const worker = withLargeYoungGeneration(startThread);
+        worker.postMessage({ type: 'warm up' } satisfies ChannelOrder);
+        this.#answering = this.#startOne(worker);
+      }
+    }
   }
 
-  #startOne(): void {
-    const [file, options] = threadFile('channel-thread');
-    const worker = new Worker(file, {
-      ...options,
-      name: 'godwit page channel',
-      // Only the process's options for V8's profiler are passed on: others may load modules that this thread must not have.
-      execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
-    });
+  /** Takes a thread that has just been started among the idle ones. */
+  #startOne(worker: Worker): ChannelThread {
     worker.unref();
     const ready = new Promise<void>((resolve) => {
       worker.once('message', () => resolve());
@@ -109,7 +107,18 @@ export class ChannelThreads {
       if (this.#answering === thread) this.#answering = undefined;
     });
     this.#idle.add(thread);
+    return thread;
   }
+}
+
+function startThread(): Worker {
+  const [file, options] = threadFile('channel-thread');
+  return new Worker(file, {
+    ...options,
+    name: 'godwit page channel',
+    // Only the process's options for V8's profiler are passed on: others may load modules that this thread must not have.
+    execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
+  });
 }
 
 /** Options of `channelThreads`. */

@@ -23,6 +23,9 @@ const report = (message: ServiceReport): void => port.postMessage(message);
  */
 const NICER = 4;
 
+/** How long the fault thread polls for an answer before it sleeps, where it has its priority. Milliseconds. */
+const ANSWER_POLL_MS = 0.04;
+
 async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
   const source =
     parts.source === undefined ? undefined : ((await makeFromRecipe(parts.source, 'a PageSource')) as PageSource);
@@ -30,8 +33,8 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
     report({ type: 'serving' });
     source?.warmUp?.();
     if (role === 'faults') {
-      beFirst();
-      new FaultLoop(parts, source, () => take(orders), report).run();
+      const pollMs = beFirst() ? ANSWER_POLL_MS : 0;
+      new FaultLoop(parts, source, () => take(orders), report, pollMs).run();
     } else if (source !== undefined) {
       beNicerBy(NICER);
       new PageLoader(parts, source, report).run();
