@@ -36,6 +36,7 @@ export function heatPicture({ title, samples, intervalMs, memoryBytes }: HeatPic
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${LEFT + WIDTH + 40} ${bottom + BOTTOM}" font-family="sans-serif" font-size="11">`,
+    `<title>${title}</title>`,
     '<rect width="100%" height="100%" fill="#fff"/>',
     `<text x="${LEFT}" y="22" font-size="15">${title}</text>`,
     `<rect x="${LEFT}" y="32" width="12" height="12" fill="${colour(STEPS, STEPS)}"/><text x="${LEFT + 18}" y="42">written</text>`,

@@ -1,5 +1,5 @@
 import type { GuestMemory } from '@godwit/core';
-import type { KvmVcpu } from '@godwit/linux';
+import type { KvmVcpu, KvmVm } from '@godwit/linux';
 import { Cpuid, type MsrValue, NestedState, VcpuState, type VcpuStatePart } from '@godwit/linux/kvm';
 import { expect, test } from '@jest/globals';
 import { VcpuDevice } from '../dist/vcpu/vcpu-device.js';
@@ -10,12 +10,30 @@ import { inChunks, savedState } from './cold-migration.js';
 const memory = { pageSize: 4096, blocks: [] } as unknown as GuestMemory;
 const CPUID = new Cpuid([{ function: 0, index: 0, flags: 0, eax: 1, ebx: 0, ecx: 0, edx: 0 }]);
 const TSC = 0x10;
+const DEADLINE = 0x6e0;
 
 interface Host {
   readonly xsaveBytes?: number;
   readonly nestedBytes?: number;
   readonly offset?: bigint | undefined;
   readonly keepsOffset?: boolean;
+}
+
+/** The time of a host, in nanoseconds; each call takes some. Its counter counts once in a nanosecond, as those of its vCPUs do. */
+class HostTime {
+  now = 10n ** 9n;
+  clockOffset: bigint;
+
+  constructor(clockOffset: bigint) {
+    this.clockOffset = clockOffset;
+  }
+
+  call(nanoseconds: bigint): bigint {
+    this.now += nanoseconds;
+    return this.now;
+  }
+
+  getClock = () => this.call(100n) + this.clockOffset;
 }
 
 class NotingVcpu {
@@ -25,16 +43,18 @@ class NotingVcpu {
   #offset: bigint | undefined;
   readonly id: number;
   readonly #host: Host;
+  readonly #time: HostTime;
 
-  constructor(id: number, host: Host) {
+  constructor(id: number, host: Host, time: HostTime) {
     this.id = id;
     this.#host = host;
+    this.#time = time;
     this.#offset = host.offset;
   }
 
   cpuid = () => CPUID;
   setCpuid = () => this.done.push('cpuid');
-  tscKhz = () => 1000;
+  tscKhz = () => 1_000_000;
   tscOffset = () => this.#offset;
   setTscOffset(offset: bigint) {
     this.done.push(`offset ${offset}`);
@@ -48,9 +68,15 @@ class NotingVcpu {
     this.done.push('nested');
     this.nested = state;
   }
-  readMsrs = (): MsrValue[] => [{ index: TSC, value: 10n ** 9n }];
+  readMsrs = (indices: readonly number[]): MsrValue[] =>
+    indices.map((index) => ({
+      index,
+      value: index === DEADLINE ? 5n : BigInt.asUintN(64, this.#time.call(100n) + (this.#offset ?? 0n)),
+    }));
   writeMsrs(values: readonly MsrValue[]) {
-    if (values.length > 0) this.done.push('msrs');
+    if (values.length > 0) this.done.push(values.some(({ index }) => index === DEADLINE) ? 'timer' : 'msrs');
+    // Writing a counter takes its time.
+    this.#time.call(23_000_000n);
   }
   has = () => true;
   sizeOf = (part: VcpuStatePart) => (part.name === VcpuState.xsave2.name ? (this.#host.xsaveBytes ?? 4096) : part.size);
@@ -64,10 +90,11 @@ class NotingVcpu {
 
 /** A machine's vCPUs, and the device of the last one. */
 function vcpus(...hosts: Host[]) {
-  const all = hosts.map((host, id) => new NotingVcpu(id, host));
+  const time = new HostTime(0n);
+  const all = hosts.map((host, id) => new NotingVcpu(id, host, time));
   const last = all.at(-1) as NotingVcpu;
-  const hardware = { vcpus: all as unknown as KvmVcpu[], msrIndices: [TSC] };
-  return { last, device: new VcpuDevice(last as unknown as KvmVcpu, hardware, memory, async () => {}) };
+  const hardware = { vm: time as unknown as KvmVm, vcpus: all as unknown as KvmVcpu[], msrIndices: [TSC, DEADLINE] };
+  return { time, last, device: new VcpuDevice(last as unknown as KvmVcpu, hardware, memory, async () => {}) };
 }
 
 async function move(from: VcpuDevice, to: VcpuDevice, version = from.version): Promise<void> {
@@ -152,9 +179,55 @@ test('a host without nested virtualization refuses a guest that uses it, and tak
   expect(to.last.done).not.toContain('nested');
 });
 
-test('a state of version 1, which has neither, is still loaded; one of version 3 is not', async () => {
-  const to = vcpus({ offset: 5n, nestedBytes: 4096 });
-  await move(vcpus({}).device, to.device, 1);
-  expect(to.last.done).toContain(VcpuState.events.name);
-  await expect(move(vcpus({}).device, to.device, 3)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_FAILED' });
+test("vCPU 0's counter stands to the paravirtual clock at its new host as it did before, however long anything took", async () => {
+  for (const clockOffset of [5_000_000n, -20_000_000n, 0n]) {
+    const from = vcpus({ offset: 700n });
+    const state = await savedState(from.device);
+    const ahead = from.time.now + 700n - from.time.getClock();
+    const to = vcpus({ offset: 90_000n });
+    to.time.clockOffset = clockOffset;
+    await to.device.load(inChunks(state), from.device.version);
+    const aheadThere = to.time.now + (to.last.tscOffset() ?? 0n) - to.time.getClock();
+    // The calls that read both take 300 ns.
+    expect(Number(BigInt.asIntN(64, aheadThere) - ahead)).toBeLessThan(300);
+    expect(Number(ahead - BigInt.asIntN(64, aheadThere))).toBeLessThan(300);
+    // The counter was written before, and would undo the offset; the timer compares with it.
+    const offset = to.last.done.findIndex((what) => what.startsWith('offset'));
+    expect(to.last.done.lastIndexOf('msrs')).toBeLessThan(offset);
+    expect(to.last.done.indexOf('timer')).toBeGreaterThan(offset);
+  }
+});
+
+test('a KVM that takes no offset keeps its own counter', async () => {
+  const to = vcpus({ offset: 0n, keepsOffset: false });
+  await move(vcpus({ offset: 7n }).device, to.device);
+  expect(to.last.tscOffset()).toBe(0n);
+  const without = vcpus({});
+  await move(vcpus({ offset: 7n }).device, without.device);
+  expect(without.last.tscOffset()).toBeUndefined();
+  expect(without.last.done).toContain(VcpuState.events.name);
+});
+
+test('a state of version 2, without the reading of both clocks, or of version 1 is still loaded; one of version 4 is not', async () => {
+  const state = await savedState(vcpus({ offset: 7n }).device);
+  const reading = Buffer.from(state).indexOf('CLKS');
+  const older = Buffer.concat([state.subarray(0, reading), state.subarray(reading + 8 + 16)]);
+  for (const version of [1, 2]) {
+    const to = vcpus({ offset: 5n, nestedBytes: 4096 });
+    await to.device.load(inChunks(older), version);
+    expect(to.last.tscOffset()).toBe(5n);
+    expect(to.last.done).toContain(VcpuState.events.name);
+  }
+  await expect(move(vcpus({}).device, vcpus({}).device, 4)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_FAILED' });
+});
+
+test('a reading of both clocks that is cut short is refused', async () => {
+  const state = Buffer.from(await savedState(vcpus({ offset: 7n }).device));
+  const reading = state.indexOf('CLKS');
+  state.writeUInt32LE(8, reading + 4);
+  const short = Buffer.concat([state.subarray(0, reading + 16), state.subarray(reading + 24)]);
+  await expect(vcpus({ offset: 7n }).device.load(inChunks(short), 3)).rejects.toMatchObject({
+    code: 'GODWIT_DEVICE_FAILED',
+    message: expect.stringContaining('8 bytes, not 16'),
+  });
 });

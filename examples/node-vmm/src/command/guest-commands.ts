@@ -237,7 +237,7 @@ function common(command: Command): Command {
     .option('--control <path>', "the control socket (default: the next free one of this user's folder)")
     .option(
       '--disk <file>',
-      "a Linux guest's disk: a raw file, or FILE,readonly; a guest that has one needs it at each host",
+      "a Linux guest's disk: a raw file, or FILE,readonly or FILE,direct; a guest that has one needs it at each host",
       disk,
     )
     .option(

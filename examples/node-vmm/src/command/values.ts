@@ -64,12 +64,13 @@ export async function readNamed(option: string, path: string): Promise<Buffer> {
   }
 }
 
-/** A file, and whether it is only read: `FILE` or `FILE,readonly`. */
+/** A file, and how it is accessed: `FILE`, with `,readonly` and `,direct` behind it or neither. */
 export function disk(text: string): DiskChoice {
-  const readonly = text.endsWith(',readonly');
-  const path = readonly ? text.slice(0, -',readonly'.length) : text;
-  if (path === '') throw new InvalidArgumentError('It is a file, such as disk.img or disk.img,readonly.');
-  return { path, readonly };
+  const [, path, ways = ''] = /^(.*?)((?:,(?:readonly|direct))*)$/s.exec(text) ?? [];
+  if (path === undefined || path === '') {
+    throw new InvalidArgumentError('It is a file, such as disk.img or disk.img,readonly,direct.');
+  }
+  return { path, readonly: ways.includes(',readonly'), direct: ways.includes(',direct') };
 }
 
 /** A tap interface, `tap:NAME`, or a UNIX socket, and whether this side listens: `PATH` or `PATH,listen`. */

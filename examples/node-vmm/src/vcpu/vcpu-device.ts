@@ -1,8 +1,10 @@
 import { GodwitError, type GuestMemory, type MigratableDevice } from '@godwit/core';
-import type { KvmVcpu } from '@godwit/linux';
+import type { KvmVcpu, KvmVm } from '@godwit/linux';
 import { Cpuid, Msr, type MsrValue, NestedState, VcpuState, type VcpuStatePart } from '@godwit/linux/kvm';
 import type { KvmHardware } from '../machine/kvm-hardware.js';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { counterCorrection, decodeReading, encodeReading, readClocks } from './clock-relation.js';
+import { packMsrs, unpackMsrs } from './msr-bytes.js';
 import { pagesWrittenByMsrs } from './msr-memory.js';
 
 /**
@@ -39,10 +41,9 @@ const LOADED_BEFORE_MSRS = ['MPST', 'REGS', 'SRG2', 'SREG', 'XCRS', 'XSV2', 'XSA
 const LOADED_AFTER_MSRS = ['EVNT'];
 
 const PARTS = new Map<string, VcpuStatePart>([...SAVED.flat(), EVENTS]);
-const TAGS = ['CPID', 'TSCF', 'MSRS', 'TSCO', 'NEST', ...PARTS.keys()];
+const TAGS = ['CPID', 'TSCF', 'MSRS', 'CLKS', 'TSCO', 'NEST', ...PARTS.keys()];
 /** Areas that are longer where the processor has more, such as AMX: a longer one can be loaded if it uses no more. */
 const GROWING = ['XSAV', 'XSV2'];
-const MSR_BYTES = 12;
 
 /**
  * MSRs that are written after all others, in this order. When the time-stamp counter is written, KVM computes an offset from
@@ -61,16 +62,21 @@ const FAR_AWAY = 2n ** 42n;
 /**
  * The state that KVM keeps of a vCPU, as a device. It is saved and loaded only while the vCPU's thread is parked.
  *
- * A loaded time-stamp counter continues from its value at the save: it never goes back, and does not count the time in between (the
- * pause clock does). KVM matches the counters of vCPUs that are loaded within a second of each other, so that they stay equal. When a
+ * A loaded time-stamp counter continues from its value when the guest was paused: it never goes back, and does not count the time in
+ * between (the pause clock does). vCPU 0's counter stands to the paravirtual clock, which the chipset has set before, as it stood at the
+ * source, where this host's KVM takes offsets; those of the others follow it. KVM matches the counters of vCPUs that are loaded within a second of each other, so that they stay equal. When a
  * state is loaded again after the guest has run on at the source, vCPU 0, which comes first, ensures that its counter is not matched
  * with those of the first load.
  */
 export class VcpuDevice implements MigratableDevice {
   readonly id: string;
-  /** Version 2 has the offset of the time-stamp counter (TSCO) and the state of nested virtualization (NEST). */
-  readonly version = 2;
+  /**
+   * Version 2 has the offset of the time-stamp counter (TSCO) and the state of nested virtualization (NEST), version 3 a reading of the
+   * paravirtual clock beside vCPU 0's counter (CLKS).
+   */
+  readonly version = 3;
   readonly minimumVersion = 1;
+  readonly #vm: Pick<KvmVm, 'getClock'>;
   readonly #vcpu: KvmVcpu;
   /** vCPU 0, from whose time-stamp counter those of the others differ. */
   readonly #first: KvmVcpu;
@@ -84,17 +90,19 @@ export class VcpuDevice implements MigratableDevice {
 
   /**
    * @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it
+   * @param hardware.vm for its paravirtual clock
    * @param hardware.msrIndices the MSRs that are state of the machine's vCPUs
    * @param memory the guest's memory: KVM writes it when some registers are set
    * @param parked resolves when the vCPU's thread has started and is parked; awaited before a load
    */
   constructor(
     vcpu: KvmVcpu,
-    { vcpus, msrIndices }: Pick<KvmHardware, 'vcpus' | 'msrIndices'>,
+    { vm, vcpus, msrIndices }: Pick<KvmHardware, 'vm' | 'vcpus' | 'msrIndices'>,
     memory: GuestMemory,
     parked: () => Promise<void>,
   ) {
     this.id = `vcpu${vcpu.id}`;
+    this.#vm = vm;
     this.#vcpu = vcpu;
     this.#first = vcpus[0] ?? vcpu;
     this.#msrIndices = msrIndices;
@@ -121,6 +129,7 @@ export class VcpuDevice implements MigratableDevice {
     writer.section('CPID', vcpu.cpuid().encode());
     writer.section('TSCF', new Uint8Array(Uint32Array.of(vcpu.tscKhz()).buffer));
     writer.section('MSRS', packMsrs(vcpu.readMsrs(this.#msrIndices)));
+    saveSection(writer, 'CLKS', this.#bothClocks());
     saveSection(writer, 'TSCO', this.#counterDifference());
     saveSection(writer, 'NEST', vcpu.nestedState()?.bytes);
     const [tag, part] = EVENTS;
@@ -164,7 +173,7 @@ export class VcpuDevice implements MigratableDevice {
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
     this.#loaded = true;
     await this.#parked();
-    if (version !== this.minimumVersion) requireVersion(this.id, version, this.version);
+    if (version < this.minimumVersion || version > this.version) requireVersion(this.id, version, this.version);
     this.#set(await StateReader.read(this.id, state, TAGS));
   }
 
@@ -190,12 +199,36 @@ export class VcpuDevice implements MigratableDevice {
     this.#vcpu.writeMsrs(msrs.filter(({ index }) => !isLast(index)));
     this.#forgetLastCounter(msrs);
     this.#vcpu.writeMsrs(ofThese(COUNTER_MSRS));
+    const follows = this.#followClock(reader.optional('CLKS'));
     this.#keepDifference(reader.optional('TSCO'));
     this.#vcpu.writeMsrs(ofThese(TIMER_MSRS));
-    this.#refuseTimeGoingBack(msrs);
+    if (!follows) this.#refuseTimeGoingBack(msrs);
     // The MSRs of its capabilities come before: KVM checks the state against them.
     if (nested !== undefined && this.#vcpu.nestedStateBytes > 0) this.#vcpu.setNestedState(nested);
     this.#load(reader, LOADED_AFTER_MSRS);
+  }
+
+  /** The paravirtual clock beside the counter of vCPU 0; undefined for the others. */
+  #bothClocks(): Uint8Array | undefined {
+    if (this.#vcpu.id !== this.#first.id) return undefined;
+    const reading = readClocks(this.#vm, this.#vcpu);
+    return reading && encodeReading(reading);
+  }
+
+  /**
+   * Sets vCPU 0's counter so that it stands to the paravirtual clock as it stood at the source. The guest has seen neither run on after the
+   * chipset was saved, and the clock continues from there: so the counter is not behind what the guest has seen.
+   *
+   * @returns false where it stays as it is: for another vCPU, without such a reading, and where this host's KVM takes no offset
+   */
+  #followClock(bytes: Uint8Array | undefined): boolean {
+    if (bytes === undefined || this.#vcpu.id !== this.#first.id) return false;
+    const there = decodeReading(this.id, bytes);
+    const [offset, here] = [this.#vcpu.tscOffset(), readClocks(this.#vm, this.#vcpu)];
+    if (offset === undefined || here === undefined) return false;
+    const wanted = BigInt.asUintN(64, offset + counterCorrection(there, here, this.#vcpu.tscKhz()));
+    this.#vcpu.setTscOffset(wanted);
+    return this.#vcpu.tscOffset() === wanted;
   }
 
   /** How far this vCPU's time-stamp counter is ahead of vCPU 0's, as 64 bits; undefined where KVM does not give its offset. */
@@ -348,29 +381,4 @@ function decodeCpuid(device: string, bytes: Uint8Array): Cpuid {
   } catch (error) {
     throw new GodwitError('GODWIT_DEVICE_FAILED', `the CPUID of ${device} cannot be read`, { cause: error });
   }
-}
-
-/** The bytes of MSRs: u32 index, u64 value each. */
-function packMsrs(values: readonly MsrValue[]): Uint8Array {
-  const bytes = new Uint8Array(values.length * MSR_BYTES);
-  const view = new DataView(bytes.buffer);
-  values.forEach(({ index, value }, i) => {
-    view.setUint32(i * MSR_BYTES, index, true);
-    view.setBigUint64(i * MSR_BYTES + 4, value, true);
-  });
-  return bytes;
-}
-
-function unpackMsrs(device: string, bytes: Uint8Array): MsrValue[] {
-  if (bytes.byteLength % MSR_BYTES !== 0) {
-    throw new GodwitError(
-      'GODWIT_DEVICE_FAILED',
-      `the MSRs of ${device} are ${bytes.byteLength} bytes, not a multiple of ${MSR_BYTES}`,
-    );
-  }
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return Array.from({ length: bytes.byteLength / MSR_BYTES }, (_, i) => ({
-    index: view.getUint32(i * MSR_BYTES, true),
-    value: view.getBigUint64(i * MSR_BYTES + 4, true),
-  }));
 }

@@ -1,10 +1,19 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { GodwitError } from '@godwit/core';
+import { alignedBytes, reopenDirect } from './direct-access.js';
 import { mayLockFile, tryLockFile, unlockFile } from './file-lock.js';
 
 /** Bytes of a sector, the unit of a disk's size and of every request. */
 export const SECTOR_BYTES = 512;
+
+/** How a file is a disk. */
+export interface DiskAccess {
+  /** Whether the guest may only read it. Default: it may write too. */
+  readonly readonly?: boolean;
+  /** Whether reads and writes go past the host's page cache (O_DIRECT). Default false. */
+  readonly direct?: boolean;
+}
 
 /**
  * A raw file as a disk. Reads and writes are made on threads of libuv's pool.
@@ -17,6 +26,7 @@ export class DiskFile {
   /** A multiple of `SECTOR_BYTES`. */
   readonly byteLength: number;
   readonly readonly: boolean;
+  readonly direct: boolean;
   readonly #file: FileHandle;
   #locked = false;
   /** Whether the lock is to be kept: `lock` may come while `unlock` still waits. */
@@ -25,22 +35,25 @@ export class DiskFile {
   #written = 0;
   #flushed = 0;
 
-  private constructor(path: string, file: FileHandle, byteLength: number, readonly: boolean) {
+  private constructor(path: string, file: FileHandle, byteLength: number, access: Required<DiskAccess>) {
     this.path = path;
     this.#file = file;
     this.byteLength = byteLength;
-    this.readonly = readonly;
+    this.readonly = access.readonly;
+    this.direct = access.direct;
   }
 
   /**
    * Opens an existing file or block device. Nothing is locked yet.
    *
-   * @throws GodwitError GODWIT_INVALID_ARGUMENT when there is no such file, it cannot be opened, or its size is no multiple of a sector
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when there is no such file, it cannot be opened, its size is no multiple of a sector, or `direct` is
+   * not possible
    */
-  static async open(path: string, readonly: boolean): Promise<DiskFile> {
+  static async open(path: string, { readonly = false, direct = false }: DiskAccess = {}): Promise<DiskFile> {
+    const flags = readonly ? constants.O_RDONLY : constants.O_RDWR;
     let file: FileHandle;
     try {
-      file = await open(path, readonly ? constants.O_RDONLY : constants.O_RDWR);
+      file = await open(path, flags);
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException;
       const hint = code === 'ENOENT' ? 'create it, or name another' : 'make it accessible, or name another';
@@ -59,7 +72,8 @@ export class DiskFile {
           `a disk has a multiple of ${SECTOR_BYTES} bytes, and ${path} has ${byteLength}: make it longer (truncate -s)`,
         );
       }
-      return new DiskFile(path, file, byteLength, readonly);
+      if (direct) file = await reopenDirect(file, { path, flags, byteLength, sectorBytes: SECTOR_BYTES });
+      return new DiskFile(path, file, byteLength, { readonly, direct });
     } catch (error) {
       await file.close();
       throw error;
@@ -96,7 +110,7 @@ export class DiskFile {
 
   /** Reads as many bytes as `bytes` has. @throws Error of the system, or when the file has become shorter */
   async read(position: number, byteLength: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(byteLength);
+    const bytes = this.direct ? alignedBytes(byteLength) : new Uint8Array(byteLength);
     for (let at = 0; at < byteLength; ) {
       const { bytesRead } = await this.#file.read(bytes, at, byteLength - at, position + at);
       if (bytesRead === 0) throw new Error(`${this.path} ends at ${position + at}`);
@@ -105,7 +119,9 @@ export class DiskFile {
     return bytes;
   }
 
-  async write(position: number, bytes: Uint8Array): Promise<void> {
+  async write(position: number, given: Uint8Array): Promise<void> {
+    const bytes = this.direct ? alignedBytes(given.byteLength) : given;
+    if (this.direct) bytes.set(given);
     try {
       for (let at = 0; at < bytes.byteLength; ) {
         const { bytesWritten } = await this.#file.write(bytes, at, bytes.byteLength - at, position + at);

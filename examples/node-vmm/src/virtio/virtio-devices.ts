@@ -3,7 +3,7 @@ import { GodwitError } from '@godwit/core';
 import { BalloonDevice } from './balloon-device.js';
 import { BlockDevice } from './block-device.js';
 import { ConsoleDevice } from './console-device.js';
-import { DiskFile } from './disk-file.js';
+import { type DiskAccess, DiskFile } from './disk-file.js';
 import { NetDevice } from './net-device.js';
 import { RngDevice } from './rng-device.js';
 import { type SocketChoice, SocketLink } from './socket-link.js';
@@ -12,10 +12,8 @@ import type { VirtioDescription } from './virtio-description.js';
 import type { VirtioDevice } from './virtio-device.js';
 
 /** A file of this host that is the guest's disk. */
-export interface DiskChoice {
+export interface DiskChoice extends DiskAccess {
   readonly path: string;
-  /** Whether the guest may only read it. Default: it may write too. */
-  readonly readonly?: boolean;
 }
 
 /** Where the frames of a network card go on this host. */
@@ -60,7 +58,7 @@ export async function newVirtio({
   const mac = MAC_PREFIX + randomBytes(3).toString('hex');
   // Before the disk is open: an interface may not be there.
   const card = net && cardOf(mac, net);
-  const file = disk && (await DiskFile.open(disk.path, disk.readonly ?? false));
+  const file = disk && (await DiskFile.open(disk.path, disk));
   const parts = [
     ...(rng ? [{ description: { type: 'rng' } as const, device: new RngDevice() }] : []),
     ...(file === undefined ? [] : [blockParts(file)]),
@@ -128,7 +126,7 @@ async function arrivingDisk(
   if (disk.readonly === true && !readonly) {
     throw refused(`the guest writes its disk, and ${disk.path} is given as read-only: leave out "readonly"`);
   }
-  const file = await DiskFile.open(disk.path, readonly).catch((error: Error) => {
+  const file = await DiskFile.open(disk.path, { ...disk, readonly }).catch((error: Error) => {
     throw refused(error.message, error);
   });
   if (file.byteLength === byteLength) return file;

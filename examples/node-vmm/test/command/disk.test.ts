@@ -63,6 +63,7 @@ test.each([
   [['--console', 'hvc0'], 'are for --kernel'],
   [['--kernel', 'x', '--console', 'tty9'], 'Allowed choices are ttyS0, hvc0'],
   [['--kernel', 'x', '--disk', ',readonly'], 'It is a file'],
+  [['--kernel', 'x', '--disk', ',direct,readonly'], 'It is a file'],
   [['--kernel', 'x', '--net', ''], 'It is the path of a UNIX socket'],
 ])('run %p is refused', (args, told) => {
   const { status, stderr } = vmm('run', ...args);

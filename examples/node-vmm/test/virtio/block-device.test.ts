@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { BlockDevice, BlockRequest, BlockStatus } from '../../dist/virtio/block-device.js';
-import { DiskFile } from '../../dist/virtio/disk-file.js';
+import { type DiskAccess, DiskFile } from '../../dist/virtio/disk-file.js';
 import { inChunks, savedState } from '../cold-migration.js';
 import type { FakeQueue } from './fake-driver.js';
 import { MadeDevice, pageOf } from './made-device.js';
@@ -30,8 +30,8 @@ function newDisk(name: string): string {
   return path;
 }
 
-async function running(path: string, readonly = false): Promise<{ one: MadeDevice; queue: FakeQueue }> {
-  const one = MadeDevice.running(new BlockDevice(await DiskFile.open(path, readonly), 'a-disk'));
+async function running(path: string, access: DiskAccess = {}): Promise<{ one: MadeDevice; queue: FakeQueue }> {
+  const one = MadeDevice.running(new BlockDevice(await DiskFile.open(path, access), 'a-disk'));
   made.push(one);
   return { one, queue: one.driver.queues[0] as FakeQueue };
 }
@@ -105,7 +105,7 @@ test.each<[name: string, type: number, sector: number | bigint, data: Parameters
 
 test('a disk that is read-only says so, and is not written', async () => {
   const path = newDisk('readonly');
-  const disk = await running(path, true);
+  const disk = await running(path, { readonly: true });
   expect(disk.one.driver.offered() & (1n << 5n)).not.toBe(0n);
   const written = await request(disk, BlockRequest.write, 0, { out: new Uint8Array(SECTOR) });
   expect(written).toEqual(Uint8Array.of(BlockStatus.ioError));
@@ -114,7 +114,7 @@ test('a disk that is read-only says so, and is not written', async () => {
 
 test('a request without a header, or without a status, breaks the device', async () => {
   for (const buffers of [[{ room: 1 }], [header(BlockRequest.flush, 0)]]) {
-    const { one, queue } = await running(newDisk('broken'), true);
+    const { one, queue } = await running(newDisk('broken'), { readonly: true });
     queue.add(buffers);
     const broken = one.changed();
     queue.kick();
@@ -146,7 +146,7 @@ test('every page that the device writes is marked for the dirty tracker: data, s
 test('a pause completes what was begun, and gives the disk to another VMM', async () => {
   const path = newDisk('lock');
   const { one, queue } = await running(path);
-  const other = await DiskFile.open(path, false);
+  const other = await DiskFile.open(path);
   expect(() => other.lock()).toThrow(
     expect.objectContaining({ code: 'GODWIT_DEVICE_BUSY', message: expect.stringContaining('in use by another VMM') }),
   );
@@ -168,8 +168,8 @@ test('a state is refused where a third VMM has the disk, and nothing is locked b
   const { one } = await running(path);
   await one.transport.stop();
   const state = await savedState(one.state);
-  const next = new MadeDevice(new BlockDevice(await DiskFile.open(path, false), 'a-disk'), one.memory);
-  const third = await DiskFile.open(path, true);
+  const next = new MadeDevice(new BlockDevice(await DiskFile.open(path), 'a-disk'), one.memory);
+  const third = await DiskFile.open(path, { readonly: true });
   third.lock();
   await expect(next.state.load(inChunks(state), 1)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_BUSY' });
   await third.close();
@@ -181,9 +181,9 @@ test('a state is refused where a third VMM has the disk, and nothing is locked b
 
 test('readers share a disk', async () => {
   const path = newDisk('shared');
-  await running(path, true);
-  await running(path, true);
-  const writer = await DiskFile.open(path, false);
+  await running(path, { readonly: true });
+  await running(path, { readonly: true });
+  const writer = await DiskFile.open(path);
   expect(() => writer.lock()).toThrow(expect.objectContaining({ code: 'GODWIT_DEVICE_BUSY' }));
   await writer.close();
 });
@@ -195,12 +195,12 @@ test.each([
 ])('a disk %s is refused', async (_, spoil, told) => {
   const path = newDisk('refused');
   spoil(path);
-  await expect(DiskFile.open(path, false)).rejects.toMatchObject({
+  await expect(DiskFile.open(path)).rejects.toMatchObject({
     code: 'GODWIT_INVALID_ARGUMENT',
     message: expect.stringContaining(told),
   });
 });
 
 test('a folder is no disk', async () => {
-  await expect(DiskFile.open(folder, true)).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
+  await expect(DiskFile.open(folder, { readonly: true })).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
 });

@@ -30,7 +30,7 @@ const LAYOUT = { pageSize: 4096, blocks: [{ byteLength: MEMORY_BYTES }] } as unk
 const link = { open: () => {}, send: () => {}, close: async () => {} };
 const DEVICES: readonly { readonly name: string; make(): Promise<VirtioDevice> }[] = [
   { name: 'rng', make: async () => new RngDevice() },
-  { name: 'block', make: async () => new BlockDevice(await DiskFile.open(path, false), 'disk') },
+  { name: 'block', make: async () => new BlockDevice(await DiskFile.open(path), 'disk') },
   { name: 'console', make: async () => typedAt() },
   { name: 'balloon', make: async () => askingBalloon() },
   { name: 'net', make: async () => new NetDevice(new Uint8Array(6), link) },

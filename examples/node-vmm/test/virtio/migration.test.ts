@@ -29,7 +29,7 @@ afterEach(() => Promise.all(made.splice(0).map((one) => one.close())));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 async function withDisk(): Promise<MadeDevice> {
-  const one = new MadeDevice(new BlockDevice(await DiskFile.open(path, false), 'disk'));
+  const one = new MadeDevice(new BlockDevice(await DiskFile.open(path), 'disk'));
   made.push(one);
   return one;
 }

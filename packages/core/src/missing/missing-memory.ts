@@ -64,6 +64,11 @@ export interface PagesToServe {
 export interface FaultService {
   /** Resolves when the threads of the next service are ready; the guest is not paused before that. Never rejects. */
   ready(): Promise<void>;
+  /**
+   * Prepares for `serve` of this memory with pages that come over a link, as far as that changes nothing in the memory: the guest is paused
+   * when `serve` is called. May be called any number of times. A failure shows when `serve` is called. Default: nothing is prepared.
+   */
+  prepare?(memory: GuestMemory): void;
   /** Why this memory cannot be served, a sentence for each reason; empty when it can. */
   blockers(memory: GuestMemory): readonly string[];
   /**

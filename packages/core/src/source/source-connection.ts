@@ -217,6 +217,7 @@ export class SourceConnection extends Connection<'source'> {
       tracker,
       deviceBytes: this.#pages.length > 0 ? () => devices.bytes : parts.deviceBytes,
       channels: this.#channels,
+      adaptive: encodings.adaptive,
       clock,
       signal: this.signal,
       acknowledged: (round) => this.#acknowledged(round),

@@ -35,19 +35,28 @@ export class MissingPages {
 
   /** Makes the bits of a memory in which all pages of `contents` are missing. */
   static of(contents: DirtyBitmaps): MissingPages {
-    const pages = contents.blocks.map(({ pageCount }) => pageCount);
+    const made = MissingPages.none(contents.blocks.map(({ pageCount }) => pageCount));
+    made.begin(contents);
+    return made;
+  }
+
+  /** Makes the bits of a memory in which no page is missing. `pages`: for each block, how many it has. */
+  static none(pages: readonly number[]): MissingPages {
     const storage = () => pages.map((count) => new SharedArrayBuffer(Math.ceil(count / 32) * 4));
-    const made = new MissingPages({
+    return new MissingPages({
       pages,
       missing: storage(),
       claimed: storage(),
       counts: new SharedArrayBuffer(COUNTS * 4),
     });
+  }
+
+  /** All pages of `contents` are missing from now on, where none was. Called once, before any thread can wait for a page. */
+  begin(contents: DirtyBitmaps): void {
     for (const [i, bitmap] of contents.blocks.entries()) {
-      bitmap.copyWords(0, new Uint32Array((made.#missing[i] as Int32Array).buffer));
+      bitmap.copyWords(0, new Uint32Array((this.#missing[i] as Int32Array).buffer));
     }
-    made.#counts[LEFT] = contents.count();
-    return made;
+    Atomics.store(this.#counts, LEFT, contents.count());
   }
 
   /** The number of missing pages. */

@@ -65,7 +65,7 @@ export class SetUp implements SourcePhase {
     context.claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
     await abortable(starting, signal);
     context.rehearsal.begin();
-    model.roundTrip(await rounds.ping());
+    await rounds.ping((ms) => model.roundTrip(ms));
     await admit(context, connection, answer);
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();
