@@ -162,6 +162,7 @@ program
   .command('restore')
   .description('restores of a snapshot with a guest that runs at once, from 64 MiB to 8 GiB')
   .option('--runs <n>', 'restores of each', atLeastOne, 10)
+  .option('--only <text>', 'keeps to snapshots that have this in their name')
   .option('--size <MiB>', 'memory of the large guest', atLeastOne, 8192)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: RestoreOptions) => restoreBenchmark(options));

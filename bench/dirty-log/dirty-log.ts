@@ -2,12 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DirtyBitmaps, type DirtyTracker } from '@godwit/core';
 import { Machine } from '@godwit/example-node-vmm';
 import { hostSupport, KvmDirtyRingTracker } from '@godwit/linux';
+import { rearm } from '../rearm.js';
 import { median, type Report, type Row } from '../report.js';
 
 const PAGE_BYTES = 4096;
 const DIRTY_PAGES = [500, 5_000, 20_000] as const;
-/** Pages that the engine re-arms in one call. */
-const CHUNK_PAGES = 4096;
 /** How long the guest writes before each harvest, and how often it is to write each page in that time. */
 const WRITE_MS = 300;
 const TIMES_EACH = 1.2;
@@ -97,17 +96,4 @@ async function costOf(dirtyRing: boolean, memoryBytes: number, pages: number, ru
 
 function waiting(tracker: DirtyTracker): number {
   return tracker instanceof KvmDirtyRingTracker ? (tracker.waiting()[0] ?? 0) : 0;
-}
-
-function rearm(tracker: DirtyTracker, { blocks }: DirtyBitmaps): void {
-  const words = new Uint32Array(CHUNK_PAGES / 32);
-  for (const [index, bitmap] of blocks.entries()) {
-    for (let page = bitmap.nextDirty(0); page !== -1; ) {
-      const first = page - (page % CHUNK_PAGES);
-      const count = Math.min(CHUNK_PAGES, bitmap.pageCount - first);
-      bitmap.copyWords(first, words);
-      tracker.rearmPages?.(index, first, count, words);
-      page = first + count < bitmap.pageCount ? bitmap.nextDirty(first + count) : -1;
-    }
-  }
 }

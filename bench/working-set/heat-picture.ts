@@ -36,10 +36,12 @@ export function heatPicture({ title, samples, intervalMs, memoryBytes }: HeatPic
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${LEFT + WIDTH + 40} ${bottom + BOTTOM}" font-family="sans-serif" font-size="11">`,
+    `<title>${title}</title>`,
     '<rect width="100%" height="100%" fill="#fff"/>',
     `<text x="${LEFT}" y="22" font-size="15">${title}</text>`,
     `<rect x="${LEFT}" y="32" width="12" height="12" fill="${colour(STEPS, STEPS)}"/><text x="${LEFT + 18}" y="42">written</text>`,
     `<rect x="${LEFT + 80}" y="32" width="12" height="12" fill="${colour(STEPS, 0)}"/><text x="${LEFT + 98}" y="42">only read</text>`,
+    `<text x="${LEFT + 180}" y="42">each cell is ${cellText(memoryBytes, samples)} of memory in one sample; the darker, the more of its pages</text>`,
     `<rect x="${LEFT}" y="${TOP}" width="${WIDTH}" height="${bottom - TOP}" fill="#f4f4f1"/>`,
     ...rows,
     ...marks,
@@ -47,6 +49,10 @@ export function heatPicture({ title, samples, intervalMs, memoryBytes }: HeatPic
     '</svg>',
     '',
   ].join('\n');
+}
+
+function cellText(memoryBytes: number, [first]: readonly Sample[]): string {
+  return `${Math.round(memoryBytes / (first?.cells.length ?? 1) / 1024)} KiB`;
 }
 
 /** A sample's cells as boxes: neighbours of one colour are one box. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DirtyBitmaps, type DirtyTracker } from '@godwit/core';
 import { hasKvm, Machine } from '@godwit/example-node-vmm';
 import { AccessTracker, hostSupport } from '@godwit/linux';
+import { rearm } from '../rearm.js';
 import { median, printReport, type Row } from '../report.js';
 import { Heat } from './heat.js';
 import { heatPicture } from './heat-picture.js';
@@ -45,6 +46,8 @@ export async function workingSetBenchmark(options: WorkingSetOptions): Promise<v
   const machine = await Machine.create({
     memoryBytes: size * MIB,
     vcpus: VCPUS,
+    // In anonymous memory the host may use huge pages, which are seen as a whole.
+    memoryFiles: true,
     workload: { workingSetBytes: writes * MIB, pagesPerSecond: rate, order: 'random' },
   });
   try {
@@ -84,10 +87,13 @@ async function watched(
     for (let i = 0; i < samples; i++) {
       await sleep(interval);
       const [used, written] = [new DirtyBitmaps(memory), new DirtyBitmaps(memory)];
+      // Both are of the same moment, so that a page that was written is not only read.
+      await machine.pause();
       const from = performance.now();
       await accesses.sample(used);
       sampleMs.push(performance.now() - from);
       await writesOf(machine, written);
+      await machine.resume();
       heat.add(used, written);
     }
     return { heat, sampleMs };
@@ -98,10 +104,10 @@ async function watched(
 }
 
 /** ORs in what KVM and the VMM have written, and re-arms it. */
-async function writesOf({ trackers, memory }: Machine, into: DirtyBitmaps): Promise<void> {
+async function writesOf({ trackers }: Machine, into: DirtyBitmaps): Promise<void> {
   for (const tracker of trackers as readonly DirtyTracker[]) {
     await tracker.harvest(into);
-    for (const [index, { byteLength }] of memory.blocks.entries()) tracker.rearm?.(index, 0, byteLength / PAGE_BYTES);
+    rearm(tracker, into);
   }
 }
 

@@ -10,6 +10,7 @@
 import { appendFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { ROWS_VARIABLE, rowTable } from './conformance/answered-rows.js';
 import {
   BUSYBOX_VARIABLE,
   KERNEL_VARIABLE,
@@ -19,12 +20,14 @@ import {
 } from './guest/linux-files.js';
 import { debianTree } from './harness/debian-packages.js';
 import { jestScript, shellScript } from './harness/guest-script.js';
-import { COMMAND_FILE, STATUS_FILE } from './harness/init-script.js';
+import { COMMAND_FILE, SHARE_IN_GUEST, STATUS_FILE } from './harness/init-script.js';
 import { isMachine, MACHINE_NAMES, MACHINES, type MachineName, ROOT, suiteFolders } from './harness/machines.js';
 import { type BootResult, bootAndRun, TALLY_FILE } from './harness/test-machine.js';
 
 /** Files of the share that the harness itself has put there. */
 const OF_THE_HARNESS: ReadonlySet<string> = new Set([COMMAND_FILE, STATUS_FILE, TALLY_FILE]);
+/** The rows of the conformance tables that were put to the kernel. */
+const ROWS_FILE = 'rows.jsonl';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -49,6 +52,7 @@ try {
       [BUSYBOX_VARIABLE]: tree.program('busybox'),
       ...image.variables,
       ...passedOn(),
+      [ROWS_VARIABLE]: `${SHARE_IN_GUEST}/${ROWS_FILE}`,
     };
     const script =
       values.run === undefined ? jestScript(ROOT, suitesOf(name), variables) : shellScript(ROOT, values.run, variables);
@@ -98,6 +102,11 @@ function keepFiles({ files }: BootResult, folder: string): void {
 
 function report(name: string, result: BootResult): void {
   const tally = process.env['TALLY_FILE'];
+  const rows = result.files.get(ROWS_FILE);
+  if (rows !== undefined) {
+    const text = rowTable(rows).map((line) => `  ${line}\n`);
+    process.stdout.write(`kernel: what ${name} answers to each row of test/kernel/conformance\n${text.join('')}`);
+  }
   if (tally !== undefined && result.tally !== undefined) appendFileSync(tally, result.tally);
   if (result.status === 0) {
     process.stdout.write(`kernel: ${name} is done, ${result.seconds.toFixed(1)} s from power-on\n`);

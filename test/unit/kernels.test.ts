@@ -1,6 +1,8 @@
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
+import { answered, ROWS_VARIABLE, rowTable } from '../kernel/conformance/answered-rows.js';
 import { answerOf, isBySeries } from '../kernel/conformance/conformance-row.js';
 import { deviceFeatureTable } from '../kernel/conformance/device-feature-table.js';
 import { dirtyPagesTable } from '../kernel/conformance/dirty-pages-table.js';
@@ -76,4 +78,26 @@ describe('the newest kernel of Debian', () => {
     expect(() => newestOf(names('6.16.12+deb13-amd64'))).toThrow('it has 6.16.12+deb13-amd64');
     expect(() => newestOf(['linux-binary-unsigned-7.3.4+deb13-amd64'])).toThrow('it has none');
   });
+});
+
+test('the rows that a kernel was asked, as a table', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'rows-'));
+  const path = join(folder, 'rows.jsonl');
+  process.env[ROWS_VARIABLE] = path;
+  try {
+    const wraps = { when: 'iova + size wraps', result: { from: { '6.12': 'EINVAL', '7.3': 'EOVERFLOW' } } };
+    expect(answered('MAP', wraps, '7.3.4', -75)).toBe('EOVERFLOW');
+    expect(answered('MAP', { when: 'a page', result: 0 }, '7.3.4', 0)).toBe(0);
+    expect(answered('UNMAP', wraps, '6.12.117', -14)).toBe('EFAULT');
+  } finally {
+    delete process.env[ROWS_VARIABLE];
+  }
+  expect(rowTable(readFileSync(path, 'utf8'))).toEqual([
+    'call   when               6.12    here',
+    'MAP    iova + size wraps  EINVAL  EOVERFLOW  differs',
+    'MAP    a page             0       0',
+    'UNMAP  iova + size wraps  EINVAL  EFAULT     WRONG: the tables say EINVAL',
+    '3 rows: 2 answered differently from Linux 6.12, 1 differently from the tables',
+  ]);
+  rmSync(folder, { recursive: true });
 });

@@ -66,6 +66,11 @@ test.each([
   expect(resultsOf('x', { text, status }).at(-1)?.outcome).toBe('not ok');
 });
 
+test('in one run two tests of one name are two', () => {
+  const text = '1..3\nok 1 get half huge page\nok 2 get half huge page\nok 3 other\n';
+  expect(countsOf(resultsOf('mm/pagemap_ioctl', { text, status: 0 }))).toEqual({ ok: 3, notOk: 0, skip: 0 });
+});
+
 test('several runs of parts: plans add up, and a test that ran twice counts once', () => {
   const text =
     '1..2\nok 1 wp-fork on anon\nok 2 rwp-fork on anon\n1..2\nnot ok 1 rwp-fork on anon\nok 2 rwp-gup on anon\n';

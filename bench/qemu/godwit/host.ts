@@ -70,7 +70,7 @@ class Host {
       if (role === 'destination') return null;
       if (spec.random) fill(machine, memoryBytes);
       await machine.resume();
-      this.#threads = channelThreads(pageChannelsFor(machine.memory) + 1);
+      this.#threads = channelThreads(pageChannelsFor(machine.memory) + 1, { postcopy: true });
       await this.#threads.ready();
       return null;
     },

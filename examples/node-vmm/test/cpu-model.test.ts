@@ -1,9 +1,10 @@
 import { Machine, type MachineConfig } from '@godwit/example-node-vmm';
 import { Kvm } from '@godwit/linux';
 import { Cpuid } from '@godwit/linux/kvm';
-import { afterEach, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import { type CpuDescription, parseCpu } from '../dist/vcpu/cpu-description.js';
 import { moveGuest } from './cold-migration.js';
+import { closedAfterEach } from './kept-machines.js';
 import { NO_KVM, testUnless } from './machine-kinds.js';
 import { ObservedGuest } from './observed-guest.js';
 
@@ -16,15 +17,7 @@ const SMALL: MachineConfig = {
 };
 const [FUNCTION, INDEX, , , EBX] = [0, 1, 2, 3, 4];
 
-const machines: Machine[] = [];
-afterEach(async () => {
-  await Promise.all(machines.splice(0).map((machine) => machine.close()));
-});
-
-function kept(machine: Machine): Machine {
-  machines.push(machine);
-  return machine;
-}
+const kept = closedAfterEach();
 
 function cpuOf({ description }: Machine): CpuDescription {
   if (description.cpu === undefined) throw new Error('a machine on KVM tells of its processor');

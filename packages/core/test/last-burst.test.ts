@@ -13,7 +13,7 @@ const BURST = 500e3;
 const LINK = 100e6;
 
 /** One round of so many pages over a link that is ten times as fast as the limit. */
-async function round(pages: number) {
+async function round(pages: number, { adaptive = false, compressed = () => false as boolean } = {}) {
   const clock = new VirtualClock();
   const memory: GuestMemory = {
     pageSize: PAGE,
@@ -23,14 +23,16 @@ async function round(pages: number) {
   queue.owed.at(0).setRange(0, pages);
   let sent = 0;
   let wire: Promise<void> = Promise.resolve();
+  const totals = noTotals();
   const channel: PageChannel = {
-    totals: noTotals(),
+    totals,
     get wireBytes() {
       return sent;
     },
     async send({ runs }: PageBatch) {
       const bytes = runs.pageCount * PAGE;
       sent += bytes;
+      totals[compressed() ? 'compressed' : 'raw'] += runs.pageCount;
       wire = wire.then(() => clock.sleep((bytes / LINK) * 1000));
       await wire;
     },
@@ -41,7 +43,7 @@ async function round(pages: number) {
     // Batches of 16 pages: as small as the limit needs.
     maximumPayload: 16 * PAGE,
     tracker: new TrackerUnion([]),
-    queue,
+    ...{ queue, adaptive },
     limit: new BandwidthLimit(clock, LIMIT, () => sent),
     signal: new AbortController().signal,
     acknowledged: () => wire.then(() => pages),
@@ -63,3 +65,17 @@ test.each([1000, 1001, 1017, 1100, 1187, 1234, 1300])(
     expect((pages * PAGE - 2 * BURST) / totalMs).toBeLessThan((LIMIT / 1000) * 1.01);
   },
 );
+
+test('it says of pages that were encoded for the limit which part of the last burst they were', async () => {
+  const raw = await round(1000);
+  expect([raw.encodedForLimit, raw.burstEncoded]).toEqual([false, 0]);
+  let batch = 0;
+  const half = await round(1000, { adaptive: true, compressed: () => batch++ % 2 === 0 });
+  expect(half.encodedForLimit).toBe(true);
+  expect(half.burstEncoded).toBeGreaterThan(0.4);
+  expect(half.burstEncoded).toBeLessThan(0.6);
+  // Those before the burst do not count.
+  let sent = 0;
+  const before = await round(1000, { adaptive: true, compressed: () => sent++ < 10 });
+  expect(before.burstEncoded).toBe(0);
+});

@@ -152,6 +152,39 @@ describe('takers', () => {
     );
   });
 
+  test('get the pages that go first, as far as they are owed, in a pass for these, and the others in the next', () => {
+    fc.assert(
+      fc.property(shapes, runsOf, runsOf, fc.integer({ min: 1, max: 200 }), (shape, owedRuns, firstRuns, pages) => {
+        const memory = memoryOf(shape);
+        const queue = PageQueue.create(memory);
+        const owed = owe(queue.owed, owedRuns);
+        const preferred = new DirtyBitmaps(memory);
+        const first = owe(preferred, firstRuns);
+        queue.prefer(preferred);
+        const rearmed = new Set<string>();
+        const joined = PageQueue.join(memory, queue.buffers);
+        const taker = new PageTaker(joined, memory, (block, firstPage, _count, words) => {
+          for (let i = 0; i < words.length * 32; i++) {
+            const name = key({ block, page: firstPage + i });
+            if (((words[i >> 5] as number) & (1 << (i % 32))) === 0) continue;
+            expect(rearmed.has(name)).toBe(false);
+            rearmed.add(name);
+          }
+        });
+        const into = batch();
+        for (const onlyFirst of [true, false]) {
+          taker.begin(queue.open(1, queue.count(), onlyFirst));
+          const got = new Set<string>();
+          while (taker.take(into, pages, 5) > 0) for (const page of all(into)) got.add(key(page));
+          expect(got).toEqual(new Set([...owed].filter((name) => first.has(name) === onlyFirst)));
+          for (const name of got) expect(rearmed.has(name)).toBe(true);
+        }
+        expect([queue.count(), rearmed]).toEqual([0, owed]);
+      }),
+      { numRuns: 200 },
+    );
+  });
+
   test('get nothing from a queue that is closed, nor in a pass that is over; what they had claimed is still owed', () => {
     const memory = memoryOf({ pageCounts: [200], holes: new Set(), pageSize: 4096 });
     const queue = PageQueue.create(memory);

@@ -99,7 +99,7 @@ describe.each([0, 2])('a link that is lost once, at any frame, with %i page chan
 });
 
 test('states, events and what they say', async () => {
-  const toy = cutAt(6, 'fromSource', false, 0);
+  const toy = cutAt(9, 'fromSource', false, 0);
   expectMoved(toy, await toy.settled());
   expect(states(toy.events)).toEqual(['setup', 'active', 'reconnecting', 'active', 'device', 'completed']);
   const link = toy.events.filter(({ type }) => type === 'link-lost' || type === 'reconnected');

@@ -14,11 +14,12 @@ import { HOST_PAGE_SIZE } from '@godwit/linux/unstable';
 import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
+import { timeLimit } from './time-limit.js';
 import { testWhen } from './when-usable.js';
 import { type GuestWrite, WritingGuest } from './writing-guest.js';
 
 /** Properties make many system calls; a loaded machine takes its time. */
-jest.setTimeout(60_000);
+jest.setTimeout(timeLimit(60_000));
 
 const PAGE = HOST_PAGE_SIZE;
 const support = hostSupport();

@@ -14,11 +14,12 @@ import { HOST_PAGE_SIZE, KvmDirtyRing, tryIoctl } from '@godwit/linux/unstable';
 import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
+import { timeLimit } from './time-limit.js';
 import { testWhen } from './when-usable.js';
 import { RING_STAYS_FULL, WritingGuest } from './writing-guest.js';
 
 /** Each start of a tracker starts a thread; a loaded machine takes its time. */
-jest.setTimeout(120_000);
+jest.setTimeout(timeLimit(120_000));
 
 const PAGE = HOST_PAGE_SIZE;
 const testRing = testWhen(hostSupport().kvmDirtyRing);

@@ -211,3 +211,31 @@ function isUserfaultfd(fd: number): boolean {
     return false;
   }
 }
+
+testSharing('a reserved range is ordinary memory until it is registered', async () => {
+  const { memory, range, bytes, at } = guest();
+  const reserved = SharedUserfaultfd.reserve([range], 'missing');
+  ending.push(() => reserved.leave());
+  // No page is missing: this thread, which serves none, may touch them.
+  bytes[0] = 1;
+  expect(bytes[4096]).toBe(0);
+  reserved.register();
+  memory.blocks[0]?.discard({ firstPage: 0, pageCount: 1 });
+  put(reserved, at(0));
+  expect(bytes[0]).toBe(7);
+  expect(() => SharedUserfaultfd.join([range], 'missing')).toThrow('used for "missing" faults already');
+});
+
+testSharing(
+  'a reserved range that gets another descriptor meanwhile is not registered, and goes on with that',
+  async () => {
+    const { memory, range, bytes } = guest();
+    const reserved = SharedUserfaultfd.reserve([range], 'missing');
+    ending.push(() => reserved.leave());
+    const tracker = await tracked(memory);
+    expect(() => reserved.register()).toThrow('has got another userfaultfd since it was reserved');
+    reserved.leave();
+    bytes[5 * 4096] = 1;
+    expect(await written(memory, tracker)).toContain(5);
+  },
+);

@@ -16,6 +16,8 @@ export interface Forged {
   runState?: unknown;
   /** Snapshots of before there was a checksum of the bitmaps end with the run state. */
   bitmapsSha256?: Uint8Array | undefined;
+  /** Snapshots that were saved without a working set end with the checksum of the bitmaps. */
+  workingSet?: { readonly offset: number; readonly sha256: Uint8Array } | undefined;
 }
 
 export interface ForgedHeader {
@@ -41,7 +43,8 @@ export function readHeader(file: Buffer): ForgedHeader {
 export function readMetadata(file: Buffer): Forged {
   const { metadataOffset } = readHeader(file);
   const fields = packr.unpack(Uint8Array.from(file.subarray(metadataOffset))) as unknown[];
-  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256] = fields;
+  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256, ...more] =
+    fields;
   return {
     hello: packr.unpack(hello as Uint8Array) as unknown[],
     blockOffsets: blockOffsets as number[],
@@ -51,6 +54,8 @@ export function readMetadata(file: Buffer): Forged {
     pieces: (pieces as Forged['pieces']).map(([a, b, c, d]) => [a, b, c, Uint8Array.from(d)]),
     runState,
     bitmapsSha256: bitmapsSha256 === undefined ? undefined : Uint8Array.from(bitmapsSha256 as Uint8Array),
+    workingSet:
+      more.length === 0 ? undefined : { offset: Number(more[0]), sha256: Uint8Array.from(more[1] as Uint8Array) },
   };
 }
 
@@ -66,6 +71,7 @@ export function forge(file: Buffer, metadata: Forged, header: Partial<ForgedHead
     metadata.pieces.map((piece) => piece.map((value) => (typeof value === 'number' ? exact(value) : value))),
     ...(metadata.runState === undefined ? [] : [metadata.runState]),
     ...(metadata.bitmapsSha256 === undefined ? [] : [metadata.bitmapsSha256]),
+    ...(metadata.workingSet === undefined ? [] : [exact(metadata.workingSet.offset), metadata.workingSet.sha256]),
   ]);
   const made = Buffer.concat([file.subarray(0, metadataOffset), packed]);
   const fields = {

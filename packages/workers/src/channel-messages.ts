@@ -27,7 +27,9 @@ export interface ChannelConnection {
 
 /** Orders from the main thread. Pages are named by their numbers and never copied between threads. */
 export type ChannelOrder =
-  /** The first order; it comes once. */
+  /** Be ready to answer requests for pages: compile that code, until another order comes. */
+  | { readonly type: 'warm up' }
+  /** The first order of a channel; it comes once. */
   | { readonly type: 'connect'; readonly connection: ChannelConnection }
   | {
       readonly type: 'send';

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import {
   answerRequests,
@@ -58,6 +59,12 @@ const FRAME_BYTES = 4 * 2 ** 20;
  */
 const NICER = 2;
 
+/**
+ * How long the thread that answers polls for the next request before it sleeps, where it has its priority: a guest that has got a page
+ * soon waits for the next one. Milliseconds.
+ */
+const ANSWER_POLL_MS = 0.04;
+
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
 
@@ -78,8 +85,12 @@ let framePages = 1;
 let counters: ChannelCounters | undefined;
 let taker: PageTaker | undefined;
 let encodes = false;
+/** True until the first order, apart from the warm-up. */
+let idle = true;
+/** The warm-up while this thread was idle; resolves with whether the code that answers was compiled then. */
+let warm: Promise<boolean> | undefined;
 
-async function obey(order: ChannelOrder): Promise<void> {
+async function obey(order: Exclude<ChannelOrder, OrderOf<'warm up'>>): Promise<void> {
   switch (order.type) {
     case 'connect': {
       const { fd, peer, unread, received, checksums } = order.connection;
@@ -197,10 +208,9 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const windows = new MemoryWindows(memory).open();
   const queue = PageQueue.join(memory, order.queue);
   const totals = noTotals();
-  bytes?.neverPoll();
-  await warmUpAnswers(() => !hasBytes(socket));
+  if ((await warm) !== true) await warmUpAnswers(() => !hasBytes(socket));
   // Not before: the warm-up never sleeps.
-  beFirst();
+  bytes?.pollFor(beFirst() ? ANSWER_POLL_MS : 0);
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });
   report({ type: 'received' });
@@ -278,6 +288,12 @@ function there<T>(part: T | undefined): T {
   return part;
 }
 
+/** Lets the event loop run; resolves with true while no order has come. */
+async function nextTurn(): Promise<boolean> {
+  await setImmediate();
+  return idle;
+}
+
 let failed = false;
 function fail(error: unknown): void {
   if (failed) return;
@@ -292,6 +308,11 @@ function fail(error: unknown): void {
 let last: Promise<unknown> = Promise.resolve();
 const batches = new Set<Promise<void>>();
 port.on('message', (order: ChannelOrder) => {
+  if (order.type === 'warm up') {
+    warm ??= warmUpAnswers(nextTurn).catch(() => false);
+    return;
+  }
+  idle = false;
   if (order.type !== 'batch' && order.type !== 'take' && order.type !== 'device') {
     last = last.then(() => Promise.all(batches)).then(() => (failed ? undefined : obey(order)));
     last.catch(fail);

@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
-import { GodwitError, nonNegative } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
 import { threadFile } from './thread-modules.js';
+import { withLargeYoungGeneration } from './young-generation.js';
 
 /**
  * A thread for one page channel. A thread must not be terminated before it is ready: koffi, which it loads, would end the whole
@@ -27,12 +28,16 @@ export interface ChannelThread {
  */
 export class ChannelThreads {
   readonly #count: number;
+  readonly #postcopy: boolean;
   readonly #idle = new Set<ChannelThread>();
+  /** The idle thread that has made ready to answer, for the urgent stream of a post-copy. */
+  #answering: ChannelThread | undefined;
   #closed = false;
 
   /** Starts `count` threads. */
-  constructor(count: number) {
+  constructor(count: number, { postcopy = false }: ChannelThreadsOptions = {}) {
     this.#count = count;
+    this.#postcopy = postcopy;
     this.#start(count);
   }
 
@@ -46,14 +51,18 @@ export class ChannelThreads {
   }
 
   /**
-   * Returns an idle thread, or a new one. The caller owns the thread from then on, and the thread keeps the process alive.
+   * Returns an idle thread, or a new one; with `last`, the one that has made ready to answer, if there is one, and otherwise that one last
+   * of all. The caller owns the thread from then on, and the thread keeps the process alive.
    *
    * @internal
    */
-  take(): ChannelThread {
+  take(last = false): ChannelThread {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', 'the threads for page channels have been stopped');
     this.#start(1);
-    const [thread] = this.#idle as Iterable<ChannelThread> as [ChannelThread];
+    const idle = [...this.#idle];
+    const wanted = idle.find((one) => (one === this.#answering) === last);
+    const thread = wanted ?? (idle[0] as ChannelThread);
+    if (thread === this.#answering) this.#answering = undefined;
     this.#idle.delete(thread);
     thread.worker.ref();
     return thread;
@@ -73,17 +82,18 @@ export class ChannelThreads {
 
   /** Starts threads until `count` are idle. */
   #start(count: number): void {
-    while (this.#idle.size < count && !this.#closed) this.#startOne();
+    while (this.#idle.size < count && !this.#closed) {
+      if (!this.#postcopy || this.#answering !== undefined) this.#startOne(startThread());
+      else {
+        const worker = withLargeYoungGeneration(startThread);
+        worker.postMessage({ type: 'warm up' } satisfies ChannelOrder);
+        this.#answering = this.#startOne(worker);
+      }
+    }
   }
 
-  #startOne(): void {
-    const [file, options] = threadFile('channel-thread');
-    const worker = new Worker(file, {
-      ...options,
-      name: 'godwit page channel',
-      // Only the process's options for V8's profiler are passed on: others may load modules that this thread must not have.
-      execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
-    });
+  /** Takes a thread that has just been started among the idle ones. */
+  #startOne(worker: Worker): ChannelThread {
     worker.unref();
     const ready = new Promise<void>((resolve) => {
       worker.once('message', () => resolve());
@@ -92,15 +102,40 @@ export class ChannelThreads {
     const thread = { worker, ready };
     // A thread that has ended is no longer idle; a page channel that has taken it receives its error.
     worker.once('error', () => undefined);
-    worker.once('exit', () => this.#idle.delete(thread));
+    worker.once('exit', () => {
+      this.#idle.delete(thread);
+      if (this.#answering === thread) this.#answering = undefined;
+    });
     this.#idle.add(thread);
+    return thread;
   }
+}
+
+function startThread(): Worker {
+  const [file, options] = threadFile('channel-thread');
+  return new Worker(file, {
+    ...options,
+    name: 'godwit page channel',
+    // Only the process's options for V8's profiler are passed on: others may load modules that this thread must not have.
+    execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
+  });
+}
+
+/** Options of `channelThreads`. */
+export interface ChannelThreadsOptions {
+  /**
+   * One of the threads makes ready to answer requests for pages while it waits, which takes 0.3 s of processor time, and the urgent
+   * channel of a migration by post-copy takes that one. Otherwise the migration has this work to do while it pauses the guest. Default:
+   * false.
+   */
+  readonly postcopy?: boolean;
 }
 
 /**
  * Starts threads that wait for page channels.
  *
- * @param count threads that wait at a time. Default: 2, as many as `pageChannels: 'auto'` gives page channels.
+ * @param count threads that wait at a time. Default: 2, as many as `pageChannels: 'auto'` gives page channels. A migration by post-copy
+ *   takes one more, for its urgent channel.
  * @throws GodwitError GODWIT_INVALID_ARGUMENT for a number that is none.
  *
  * @example
@@ -108,8 +143,9 @@ export class ChannelThreads {
  * await threads.ready();
  * const migration = migrate(vm, onWorkers(connectTo(tcp({ host, port })), { threads }));
  */
-export function channelThreads(count = 2): ChannelThreads {
-  return new ChannelThreads(nonNegative('count', count));
+export function channelThreads(count = 2, options: ChannelThreadsOptions = {}): ChannelThreads {
+  checkOptions<ChannelThreadsOptions>('channelThreads', options, { postcopy: true });
+  return new ChannelThreads(nonNegative('count', count), options);
 }
 
 /** `--cpu-prof`, `--cpu-prof-dir FOLDER` and the like, and nothing for another option. */

@@ -37,11 +37,11 @@ export class DescriptorStream implements ByteStream {
   }
 
   /**
-   * From now on a receive blocks at once, without polling before. A polling thread yields its processor, and gets it back only when the
-   * other thread has used up its time; a blocked one of higher priority gets it when the bytes come.
+   * From now on a receive polls for so many milliseconds before it blocks; 0: it blocks at once. A polling thread yields its processor, and
+   * gets it back only when the other thread has used up its time; a blocked one of higher priority gets it when the bytes come.
    */
-  neverPoll(): void {
-    this.#receiver.pollMs = 0;
+  pollFor(milliseconds: number): void {
+    this.#receiver.pollMs = milliseconds;
   }
 
   /** The number of bytes that have come and were not handed out. */

@@ -111,6 +111,7 @@ function moved(
   const onThreads: WorkerStream[] = [];
   try {
     for (const [index, stream] of streams.entries()) {
+      // The last stream is the urgent one where post-copy is agreed on.
       const detached = detachStream(stream, duplicateFd);
       if (detached === undefined) {
         throw new GodwitError(
@@ -119,7 +120,7 @@ function moved(
             'Use one of these, or leave onWorkers out',
         );
       }
-      onThreads.push(new WorkerStream(detached, threads.take(), peer, index));
+      onThreads.push(new WorkerStream(detached, threads.take(index === streams.length - 1), peer, index));
     }
     return onThreads;
   } catch (error) {

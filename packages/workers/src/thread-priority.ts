@@ -36,10 +36,13 @@ export function beUrgent(): void {
  * Lets the calling thread run as soon as it has work, before every other thread of the usual policy: a vCPU waits for that work. A low nice
  * value would not do, since it gives a thread more time but not the next time: it waits while another thread that has just woken up uses
  * its share, which is milliseconds. The thread must sleep whenever it has no work. Where the process may not have this priority
- * (CAP_SYS_NICE, RLIMIT_RTPRIO) the thread is urgent as `beUrgent` says.
+ * (CAP_SYS_NICE, RLIMIT_RTPRIO) the thread is urgent as `beUrgent` says. Returns whether it has the priority: polling for some microseconds
+ * then keeps its processor, which `sched_yield` gives to threads of this priority only.
  */
-export function beFirst(): void {
-  if (setRealTime() < 0) beUrgent();
+export function beFirst(): boolean {
+  if (setRealTime() >= 0) return true;
+  beUrgent();
+  return false;
 }
 
 function niceness(by: number): number {

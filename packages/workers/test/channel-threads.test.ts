@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
+import { setImmediate } from 'node:timers/promises';
 import { type GuestMemory, migrate, receive } from '@godwit/core';
 import { channelThreads, onWorkers, pageChannelsFor } from '@godwit/workers';
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
@@ -55,6 +57,31 @@ test("threads that were started before there were links serve either end, and st
   expect(threads.alive.size).toBe(0);
   await waiting.ready();
   expect(threads.alive.size).toBe(0);
+});
+
+test('the last stream takes the thread that has made ready to answer, and the others leave it there', async () => {
+  const waiting = channelThreads(3, { postcopy: true });
+  await waiting.ready();
+  const [answering, second, third] = threads.started;
+  expect(waiting.take().worker).toBe(second);
+  expect(waiting.take(true).worker).toBe(answering);
+  // Only one makes ready; without it the last stream takes any.
+  expect([waiting.take(true).worker, waiting.take(true).worker]).toEqual([third, threads.started[3]]);
+  for (const worker of threads.started) worker.postMessage({ type: 'close' });
+  await waiting.close();
+  await Promise.all([...threads.alive].map((worker) => once(worker, 'exit')));
+});
+
+test('a thread that makes ready to answer takes orders meanwhile, at any moment', async () => {
+  for (let turns = 0; turns < 4; turns++) {
+    const waiting = channelThreads(2, { postcopy: true });
+    if (turns > 0) await waiting.ready();
+    for (let i = 1; i < turns; i++) await setImmediate();
+    const { connector, listener } = await ends('tcp');
+    await move({ connector: onWorkers(connector, { threads: waiting }), listener }, { pageChannels: 2 });
+    await waiting.close();
+    expect(threads.alive.size).toBe(0);
+  }
 });
 
 test('links whose threads were stopped have no page channels, and the guest stays where it is', async () => {

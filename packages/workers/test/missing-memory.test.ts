@@ -66,9 +66,19 @@ function contentsOf(memory: MappedGuestMemory): DirtyBitmaps {
   return contents;
 }
 
+/** Bitmaps with these pages of each block. */
+function pagesOf(memory: MappedGuestMemory, pages: readonly (readonly number[])[]): DirtyBitmaps {
+  const bitmaps = new DirtyBitmaps(memory);
+  for (const [block, some] of pages.entries()) for (const page of some) bitmaps.at(block).set(page);
+  return bitmaps;
+}
+
 const CONTENTS = PAGES - PAGES / 5 + SECOND;
 
-async function served(options: Partial<Pattern> & { open?: boolean } = {}): Promise<Served> {
+async function served({
+  first,
+  ...options
+}: Partial<Pattern> & { open?: boolean; first?: readonly (readonly number[])[] } = {}): Promise<Served> {
   const memory = guest();
   // What is there before is given up.
   memory.blocks[0]?.view(0, 64 * PAGE).fill(0x55);
@@ -90,6 +100,7 @@ async function served(options: Partial<Pattern> & { open?: boolean } = {}): Prom
   const missing = await threads().serve({
     memory,
     contents: contentsOf(memory),
+    first: first && pagesOf(memory, first),
     source: { module: new URL('./pattern-source.js', import.meta.url).href, make: 'patternSource', options: pattern },
     onLost: (block, page, reason) => lost.push(`${block}/${page}: ${reason.message}`),
   });
@@ -195,6 +206,28 @@ testFaults('a thread that waits for the last page goes on when that is said to b
   expect(await touching).toBe(0);
   missing.arrived();
   await missing.whole;
+});
+
+testFaults('the pages that go first are loaded before the others, and each page once', async () => {
+  const order = new SharedArrayBuffer(4 * 3000);
+  // Page 1004 has no contents.
+  const first = [
+    [1000, 1001, 1003, 1004, 1499 - 1],
+    [5, 6, 7, 8],
+  ];
+  const { missing, reads } = await served({ open: true, order, first });
+  await missing.whole;
+  const numbers = new Int32Array(order);
+  const requests: number[][] = [];
+  for (let at = 1; at <= (numbers[0] as number); at += 3) requests.push([...numbers.subarray(at, at + 3)]);
+  expect(requests.slice(0, 5)).toEqual([
+    [0, 1000, 2],
+    [0, 1003, 1],
+    [0, 1498, 1],
+    [1, 5, 4],
+    [0, 0, 4],
+  ]);
+  expect([...reads]).toEqual(Array.from(reads, (_, page) => (hasContents(0, page) ? 1 : 0)));
 });
 
 testFaults('memory that cannot be registered leaves no thread behind', async () => {

@@ -12,6 +12,8 @@ export interface Pattern {
   readonly broken?: readonly number[];
   /** A request of this page of block 0 alone waits while the number is 0. */
   readonly held?: { readonly page: number; readonly gate: SharedArrayBuffer };
+  /** The block, first page and number of pages of each request, in order, from number 1 on; number 0 is how many numbers there are. */
+  readonly order?: SharedArrayBuffer;
   /** The last check fails. */
   readonly badEnd?: boolean;
   /** No source at all. */
@@ -24,16 +26,18 @@ export function wordOf(block: number, page: number, index: number): number {
 }
 
 /** Answers each request at once, with pages that tell which they are. */
-export function patternSource({ reads, gate, broken = [], held, badEnd, impossible }: Pattern): PageSource {
+export function patternSource({ reads, gate, broken = [], held, order, badEnd, impossible }: Pattern): PageSource {
   if (impossible === true) throw new Error('there is no such source');
   const counts = new Int32Array(reads);
   const open = new Int32Array(gate);
+  const log = order && new Int32Array(order);
   const queue: (PagePlace & { pages: number })[] = [];
   return {
     request: (block, page, pages) => void queue.push({ block, page, pages }),
     take(into, place) {
       const next = queue.shift();
       if (next === undefined) return 0;
+      if (log !== undefined) log.set([next.block, next.page, next.pages], 1 + Atomics.add(log, 0, 3));
       if (next.pages > 1) {
         Atomics.store(open, 1, 1);
         Atomics.wait(open, 0, 0);

@@ -1,10 +1,6 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, PATIENT, writeShellInitramfs } from '../guest/linux-files.js';
-import { LinuxHost } from '../guest/linux-host.js';
-import { ask, PATIENCE } from '../guest/vmm-control.js';
+import type { LinuxHost } from '../guest/linux-host.js';
+import { answer, KERNEL, ShellGuests } from '../guest/shell-guests.js';
 
 /**
  * node-vmm boots Debian's kernel, nested in a machine that is emulated, to a shell on its serial port, and moves it between processes
@@ -14,45 +10,17 @@ import { ask, PATIENCE } from '../guest/vmm-control.js';
 const MINUTES = 60_000;
 const MD5 = /^([0-9a-f]{32}) /m;
 
-let folder: string;
-const kernel = process.env[KERNEL_VARIABLE] ?? '';
-const hosts: LinuxHost[] = [];
-
+let guests: ShellGuests;
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'linux-guest-'));
-  writeShellInitramfs(join(folder, 'initramfs'), process.env[BUSYBOX_VARIABLE] ?? '');
+  guests = new ShellGuests();
 });
-afterEach(async () => {
-  const running = hosts.splice(0);
-  for (const host of running) host.kill();
-  await Promise.all(running.map(({ ended }) => ended));
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-function host(name: string, ...args: string[]): LinuxHost {
-  const started = new LinuxHost([args[0] as string, ...args.slice(1), '--control', join(folder, `${name}.sock`)]);
-  hosts.push(started);
-  return started;
-}
-
-async function booted(name: string, vcpus: number): Promise<LinuxHost> {
-  const guest = host(
-    name,
-    ...['run', '--kernel', kernel, '--initrd', join(folder, 'initramfs'), '--vcpus', String(vcpus)],
-    ...['--memory', '192M', '--append', `console=ttyS0 quiet panic=-1 ${PATIENT}`],
-  );
-  await guest.prints(/ready after [\d.]+ s/);
-  // What comes before the shell is there may be lost.
-  await guest.prints(/guest# /);
-  return guest;
-}
+afterEach(() => guests.kill());
+afterAll(() => guests.close());
 
 /** Moves the guest of `from` to a process of its own. */
 async function moved(from: string, to: string): Promise<LinuxHost> {
-  const uri = `unix:${join(folder, `${to}.link`)}`;
-  const next = host(to, 'receive', uri, '--once');
-  await next.says(/a guest may come/);
-  await ask(join(folder, `${from}.sock`), 'migrate', { to: uri, ...PATIENCE });
+  const next = await guests.awaiting(to);
+  await guests.move(from, to);
   return next;
 }
 
@@ -67,18 +35,13 @@ async function count(guest: LinuxHost): Promise<number> {
   return Number(await answer(guest, 'echo "at $(cat /tmp/count)"', /^at (\d+)\n/m));
 }
 
-async function answer(guest: LinuxHost, command: string, pattern: RegExp): Promise<string> {
-  guest.type(command);
-  return (await guest.prints(pattern))[1] as string;
-}
-
 const patientTest = (name: string, run: () => Promise<void>): void => test(name, run, 20 * MINUTES);
 
 patientTest('boots to a shell, works while it moves, and switches itself off', async () => {
-  const source = await booted('a', 1);
+  const source = await guests.boot('a', 1);
   // What is typed is computed there, and not only echoed.
   expect(await answer(source, 'echo "is $((6 * 7))"', /^is (\d+)\n/m)).toBe('42');
-  expect(kernel).toContain(await answer(source, 'echo "on $(uname -r)"', /^on (\S+)\n/m));
+  expect(KERNEL).toContain(await answer(source, 'echo "on $(uname -r)"', /^on (\S+)\n/m));
   const sum = await answer(source, 'head -c 8000000 /dev/urandom >/tmp/file; md5sum /tmp/file', MD5);
   source.type('(i=0; while :; do i=$((i + 1)); echo $i >/tmp/count; done) &');
   const before = { uptime: await uptime(source), count: await count(source) };
@@ -101,7 +64,7 @@ const COUNT_ON_BOTH =
   'for n in 0 1; do taskset $((1 << n)) sh -c "i=0; while [ \\$i -lt 2000 ]; do i=\\$((i + 1)); done; echo done $n"; done';
 
 patientTest('two vCPUs: both work, here and after a move, and a reset ends the guest', async () => {
-  const source = await booted('c', 2);
+  const source = await guests.boot('c', 2);
   expect(await answer(source, 'echo "cpus $(nproc)"', /^cpus (\d+)\n/m)).toBe('2');
   source.type(COUNT_ON_BOTH);
   await source.prints(/^done 1\n/m);

@@ -1,17 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import {
-  BUSYBOX_VARIABLE,
-  KERNEL_VARIABLE,
-  MODULES_VARIABLE,
-  PATIENT,
-  writeShellInitramfs,
-} from '../guest/linux-files.js';
-import { LinuxHost } from '../guest/linux-host.js';
-import { ask, PATIENCE } from '../guest/vmm-control.js';
+import { BUSYBOX_VARIABLE, MODULES_VARIABLE } from '../guest/linux-files.js';
+import { answer, ShellGuests } from '../guest/shell-guests.js';
 import { debianModules } from '../harness/kernel-modules.js';
 
 /**
@@ -26,42 +18,18 @@ const DISK_BYTES = 4 * MIB;
 const SCRATCH_AT = 3;
 const MODULES = ['virtio_mmio', 'virtio_blk', 'virtio-rng'];
 
-let folder: string;
+let guests: ShellGuests;
 let disk: string;
-const kernel = process.env[KERNEL_VARIABLE] ?? '';
-const hosts: LinuxHost[] = [];
 
 beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'virtio-guest-'));
-  disk = join(folder, 'disk.img');
-  const busybox = process.env[BUSYBOX_VARIABLE] ?? '';
   const folderOfModules = process.env[MODULES_VARIABLE] ?? '';
+  const busybox = process.env[BUSYBOX_VARIABLE] ?? '';
   const tree = { modules: folderOfModules, release: basename(folderOfModules), program: () => busybox };
-  const modules = await debianModules(tree, MODULES);
-  writeShellInitramfs(join(folder, 'initramfs'), busybox, { console: 'hvc0', modules });
+  guests = new ShellGuests({ console: 'hvc0', modules: await debianModules(tree, MODULES) });
+  disk = join(guests.folder, 'disk.img');
 }, 10 * MINUTES);
-afterEach(async () => {
-  const running = hosts.splice(0);
-  for (const host of running) host.kill();
-  await Promise.all(running.map(({ ended }) => ended));
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-function host(name: string, ...args: string[]): LinuxHost {
-  const started = new LinuxHost([args[0] as string, ...args.slice(1), '--control', join(folder, `${name}.sock`)]);
-  hosts.push(started);
-  return started;
-}
-
-/** Asks the VMM at `from` to move its guest. */
-function migrate(from: string, to: string): Promise<unknown> {
-  return ask(join(folder, `${from}.sock`), 'migrate', { to, ...PATIENCE });
-}
-
-async function answer(guest: LinuxHost, command: string, pattern: RegExp): Promise<string> {
-  guest.type(command);
-  return (await guest.prints(pattern))[1] as string;
-}
+afterEach(() => guests.kill());
+afterAll(() => guests.close());
 
 const md5 = (bytes: Uint8Array): string => createHash('md5').update(bytes).digest('hex');
 
@@ -70,13 +38,7 @@ test(
   async () => {
     const content = randomBytes(DISK_BYTES);
     writeFileSync(disk, content);
-    const source = host(
-      'a',
-      ...['run', '--kernel', kernel, '--initrd', join(folder, 'initramfs'), '--vcpus', '1', '--memory', '192M'],
-      ...['--disk', disk, '--console', 'hvc0', '--append', `console=ttyS0 quiet panic=-1 ${PATIENT}`],
-    );
-    await source.prints(/ready after [\d.]+ s/);
-    await source.prints(/guest# /);
+    const source = await guests.boot('a', 1, '--disk', disk);
     expect(await answer(source, 'echo "is $((6 * 7))"', /^is (\d+)\n/m)).toBe('42');
     expect(await answer(source, 'echo "sectors $(cat /sys/block/vda/size)"', /^sectors (\d+)\n/m)).toBe(
       String(DISK_BYTES / 512),
@@ -98,14 +60,12 @@ test(
     source.type(`(${rewrite}) &`);
 
     // A destination without the disk refuses, and the guest runs on here.
-    const unable = host('x', 'receive', `unix:${join(folder, 'x.link')}`, '--once');
-    await unable.says(/a guest may come/);
-    await expect(migrate('a', `unix:${join(folder, 'x.link')}`)).rejects.toThrow('--disk FILE');
+    await guests.awaiting('x');
+    await expect(guests.move('a', 'x')).rejects.toThrow('--disk FILE');
     const before = Number(await answer(source, 'echo "rounds $(cat /tmp/rounds)"', /^rounds (\d+)\n/m));
 
-    const next = host('b', 'receive', `unix:${join(folder, 'b.link')}`, '--once', '--disk', disk);
-    await next.says(/a guest may come/);
-    await migrate('a', `unix:${join(folder, 'b.link')}`);
+    const next = await guests.awaiting('b', '--disk', disk);
+    await guests.move('a', 'b');
     expect(await source.ended).toBe(0);
     next.type('touch /tmp/stop; wait');
     const after = Number(await answer(next, 'echo "rounds $(cat /tmp/rounds)"', /^rounds (\d+)\n/m));

@@ -23,7 +23,7 @@ export const MACHINES = {
   /** Debian's kernel, with an IOMMU, PCI devices behind it, and KVM. */
   stock: async (tree) => ({
     kernel: tree,
-    image: await debianImage(tree, { kernel: tree, name: 'stock', sources: MODULE_SOURCES }),
+    image: await debianImage(tree, { kernel: tree, name: 'stock', sources: MODULE_SOURCES, parameters: PATIENT }),
   }),
   /** The newest kernel that Debian has, on the same machine. */
   newest: async (tree) => {

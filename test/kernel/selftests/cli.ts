@@ -29,6 +29,9 @@ interface Tally {
   readonly skipped: number;
 }
 
+/** The longest time of one of our tests. Milliseconds: the processor is emulated, and the machine may be busy. */
+const TEST_MS = 600_000;
+
 const say = (text: string): boolean => process.stdout.write(`${text}\n`);
 
 try {
@@ -64,7 +67,15 @@ function scriptOf({ args = [], short = [], ours }: Judge, index: number, path: s
   // Only the folders of these tests are looked through: the whole project takes minutes in there.
   const folders = [...new Set(ours.map((test) => join(ROOT, dirname(test))))];
   const where = folders.flatMap((folder) => ['--roots', folder, '--testMatch', `'${folder}/*.test.js'`]);
-  const run = ['node_modules/jest/bin/jest.js', '--config', 'test/kernel/jest.config.js', ...where, '--', ...ours];
+  const run = [
+    'node_modules/jest/bin/jest.js',
+    '--config',
+    'test/kernel/jest.config.js',
+    `--testTimeout=${TEST_MS}`,
+    ...where,
+    '--',
+    ...ours,
+  ];
   const node = [process.execPath, '--experimental-vm-modules', '--no-warnings=ExperimentalWarning'];
   const runs = values.short && short.length > 0 ? short : [args.join(' ')];
   const calls = runs.map(
@@ -75,7 +86,7 @@ worst=0; cd $TMPDIR
 ${calls.join('\n')}
 cd - >/dev/null; echo $worst >${share}.status
 echo "selftests: ${[path.replace(/.*\//, ''), ...args].join(' ')}: $worst"
-TALLY_FILE=${share}.tally ${[...node, ...run].join(' ')} >${share}.ours 2>&1`;
+GODWIT_TEST_TIMEOUT=${TEST_MS} TALLY_FILE=${share}.tally ${[...node, ...run].join(' ')} >${share}.ours 2>&1`;
 }
 
 function report(session: Session, judge: Judge, { files }: BootResult, index: number): void {

@@ -49,7 +49,8 @@ export function resultsOf(name: string, { text, status }: SelftestOutput): reado
   const planned = plans.length === 0 ? results.length : plans.reduce((sum, count) => sum + count, 0);
   const ended = results.length >= planned && (status === 0 || results.some(({ outcome }) => outcome === 'not ok'));
   const missing = `${name}: ${planned - results.length} of ${planned} tests, it ended with status ${status}`;
-  const once = onceEach(results);
+  // Of one run all count, also those with one name.
+  const once = plans.length === 1 ? results : onceEach(results);
   return ended || status === SKIPPED ? once : [...once, { name: missing, outcome: 'not ok' }];
 }
 

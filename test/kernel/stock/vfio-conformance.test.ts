@@ -1,7 +1,8 @@
 import { release } from 'node:os';
 import { linuxKernel, Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { answerOf, errnoOrResult, named } from '../conformance/conformance-row.js';
+import { answered, answeredAlike } from '../conformance/answered-rows.js';
+import { answerOf, named } from '../conformance/conformance-row.js';
 import { deviceFeatureTable, reportRow } from '../conformance/device-feature-table.js';
 import { type DirtyPagesRow, dirtyPagesTable, MAPPING } from '../conformance/dirty-pages-table.js';
 import { askInfo, infoTable } from '../conformance/info-table.js';
@@ -56,7 +57,7 @@ describe('containers, groups and devices', () => {
   });
 
   test.each(named(setUpTable, release()))('%s: %s', (_when, result, row) => {
-    expect(errnoOrResult(row.call(bench))).toBe(result);
+    expect(answered('set-up', row, release(), row.call(bench))).toBe(result);
   });
 });
 
@@ -69,7 +70,8 @@ describe('VFIO_IOMMU_DIRTY_PAGES', () => {
     (_number, _when, result, row) => {
       container = containerFor(row);
       const argument = row.argument(place);
-      expect(errnoOrResult(call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, argument))).toBe(result);
+      const returned = call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, argument);
+      expect(answered('VFIO_IOMMU_DIRTY_PAGES', row, release(), returned)).toBe(result);
     },
   );
 
@@ -91,11 +93,11 @@ describe('mapping and unmapping', () => {
   const bench = () => ({ container, vaddr: memory.address, place });
 
   test.each(named(mapTable, release()))('VFIO_IOMMU_MAP_DMA: %s: %s', (_when, result, row) => {
-    expect(errnoOrResult(row.call(bench()))).toBe(result);
+    expect(answered('VFIO_IOMMU_MAP_DMA', row, release(), row.call(bench()))).toBe(result);
   });
 
   test.each(named(unmapTable, release()))('VFIO_IOMMU_UNMAP_DMA: %s: %s', (_when, result, row) => {
-    expect(errnoOrResult(row.call(bench()))).toBe(result);
+    expect(answered('VFIO_IOMMU_UNMAP_DMA', row, release(), row.call(bench()))).toBe(result);
   });
 
   test('UNMAP_DMA writes back how much it unmapped', () => {
@@ -114,7 +116,8 @@ describe('VFIO_IOMMU_GET_INFO with mediated devices alone', () => {
   afterAll(() => container.close());
 
   test.each(infoTable.map((row) => [row.when, row] as const))('%s', (_when, row) => {
-    expect(askInfo(container, row)).toEqual(row.result);
+    const answer = askInfo(container, row);
+    expect(answeredAlike('VFIO_IOMMU_GET_INFO', row.when, row.result, answer)).toEqual(row.result);
   });
 });
 
@@ -127,7 +130,8 @@ describe('VFIO_DEVICE_FEATURE', () => {
 
   test.each(named([...deviceFeatureTable, reportRow(false)], release()))('%s: %s', (_when, result, row) => {
     const [mtty, dma] = [container.deviceFile(0), container.deviceFile(1)];
-    expect(errnoOrResult(row.call({ mtty, dma, unmapped: place.unmapped }))).toBe(result);
+    const returned = row.call({ mtty, dma, unmapped: place.unmapped });
+    expect(answered('VFIO_DEVICE_FEATURE', row, release(), returned)).toBe(result);
   });
 
   test('mtty takes DMA_LOGGING_START twice: its log is a stub (mtty.c:1287)', () => {

@@ -18,6 +18,7 @@ export class Chipset implements MigratableDevice {
   readonly id = 'chipset';
   readonly version = 1;
   readonly #vm: KvmVm;
+  #loaded = false;
 
   constructor(vm: KvmVm) {
     this.#vm = vm;
@@ -31,7 +32,16 @@ export class Chipset implements MigratableDevice {
     yield writer.finish();
   }
 
+  /** Destination: loads the chips' own initial state, since the first load of a process takes several times as long as the next. */
+  rehearseLoad(): void {
+    if (this.#loaded) return;
+    for (const [, chip] of CHIPS) this.#vm.setIrqchip(this.#vm.getIrqchip(chip));
+    this.#vm.setPit2(this.#vm.getPit2());
+    this.#vm.setClock(this.#vm.getClock());
+  }
+
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
+    this.#loaded = true;
     requireVersion(this.id, version, this.version);
     const reader = await StateReader.read(this.id, state, [...CHIPS.map(([tag]) => tag), 'PIT2', 'CLCK']);
     const chips = CHIPS.map(([tag, chip]) => {

@@ -65,6 +65,10 @@ import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 /** How long virtio devices may take to complete what they have begun, in milliseconds: a slow disk writes its cache. */
 const DEVICES_MS = 60_000;
 
+/** The number of rehearsed saves. */
+const REHEARSALS = 3;
+let savesRehearsed = false;
+
 const NO_VIRTIO: VirtioParts = { description: [], devices: [] };
 
 /** The options that each host chooses for itself. */
@@ -211,6 +215,12 @@ export class Machine implements VirtualMachine {
    * there is no KVM to be used
    */
   static async create(config: MachineConfig): Promise<Machine> {
+    const machine = await Machine.#create(config);
+    await machine.#rehearseSaves();
+    return machine;
+  }
+
+  static async #create(config: MachineConfig): Promise<Machine> {
     const { memoryBytes, vcpus, program } = config;
     checkShape({ memoryBytes, vcpus, ...(config.linux !== undefined && { boot: 'linux' }) });
     if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
@@ -468,7 +478,27 @@ export class Machine implements VirtualMachine {
 
   async #rehearseLoads(): Promise<void> {
     if (!this.#arriving) return;
-    for (const device of this.devices) if (device instanceof VcpuDevice) await device.rehearseLoad();
+    for (const device of this.devices) {
+      if (device instanceof VcpuDevice) await device.rehearseLoad();
+      if (device instanceof Chipset) device.rehearseLoad();
+    }
+  }
+
+  /**
+   * Saves the initial state that KVM keeps, and throws it away: the first save of a process takes several times as long as the next. A
+   * failure is ignored: the actual save fails too, with the reason.
+   */
+  async #rehearseSaves(): Promise<void> {
+    if (savesRehearsed) return;
+    savesRehearsed = true;
+    try {
+      for (const device of this.devices) {
+        if (!(device instanceof VcpuDevice || device instanceof Chipset)) continue;
+        for (let i = 0; i < REHEARSALS; i++) for await (const state of device.save()) void state;
+      }
+    } catch {
+      // This is only a rehearsal.
+    }
   }
 
   #start(): void {

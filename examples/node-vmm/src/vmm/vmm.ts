@@ -175,7 +175,7 @@ export class Vmm {
   #getReady({ vm }: HostedGuest): void {
     if (this.#closing) return;
     // One more than page channels: the urgent stream of a post-copy has a thread too.
-    this.#threads ??= channelThreads(pageChannelsFor(vm.memory) + 1);
+    this.#threads ??= channelThreads(pageChannelsFor(vm.memory) + 1, { postcopy: true });
     void this.#threads.ready();
     rehearseQuietly();
   }

@@ -1,7 +1,8 @@
 import { Machine } from '@godwit/example-node-vmm';
-import { afterEach, expect } from '@jest/globals';
+import { expect } from '@jest/globals';
 import { GENERATION_ADDRESS } from '../../dist/devices/generation-id.js';
 import { moveGuest } from '../cold-migration.js';
+import { closedAfterEach } from '../kept-machines.js';
 import { NO_KVM, testUnless } from '../machine-kinds.js';
 import { POWER_OFF, toyKernel } from './toy-kernel.js';
 
@@ -9,15 +10,7 @@ import { POWER_OFF, toyKernel } from './toy-kernel.js';
 
 const testKvm = testUnless(NO_KVM);
 const MEMORY_BYTES = 32 * 2 ** 20;
-const machines: Machine[] = [];
-afterEach(async () => {
-  await Promise.all(machines.splice(0).map((machine) => machine.close()));
-});
-
-function kept(machine: Machine): Machine {
-  machines.push(machine);
-  return machine;
-}
+const kept = closedAfterEach();
 
 async function booted(code: readonly number[], vcpus = 1): Promise<Machine> {
   return kept(await Machine.create({ memoryBytes: MEMORY_BYTES, vcpus, linux: { kernel: toyKernel(code) } }));

@@ -1,9 +1,10 @@
 import { type MigrationEvent, migrate, receive } from '@godwit/core';
 import { memoryLink } from '@godwit/core/testing';
 import { Machine } from '@godwit/example-node-vmm';
-import { afterEach, expect } from '@jest/globals';
+import { expect } from '@jest/globals';
 import { BalloonFeature, HintCommand } from '../../dist/virtio/balloon-device.js';
 import { DescriptorFlag } from '../../dist/virtio/virtio-numbers.js';
+import { closedAfterEach } from '../kept-machines.js';
 import { NO_KVM, testUnless } from '../machine-kinds.js';
 import { ListGuest } from './list-guest.js';
 
@@ -15,15 +16,7 @@ const PAGE = 4096;
 const FREE = { address: 64 * MIB, blockBytes: 4 * MIB, blocks: 100 };
 const isFree = (address: number) => address >= FREE.address && address < FREE.address + FREE.blocks * FREE.blockBytes;
 
-const machines: Machine[] = [];
-afterEach(async () => {
-  await Promise.all(machines.splice(0).map((machine) => machine.close()));
-});
-
-function kept(machine: Machine): Machine {
-  machines.push(machine);
-  return machine;
-}
+const kept = closedAfterEach();
 
 /** A word of each page from here on, which is in use or was: none is zero. Below it are the guest's program and its queues. */
 const IN_USE = 18 * MIB;

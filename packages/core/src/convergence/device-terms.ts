@@ -12,6 +12,9 @@ const SAVE_BASE_MS = guess(2.9, 0.1, 14);
 export const FIRST_LOAD_MS = guess(0.012, 0.003, 0.1);
 const LOAD_BASE_MS = guess(3.5, 0.1, 14);
 
+/** What the destination takes to wake up for the devices, which its estimate of loading does not have. Milliseconds. */
+const LOAD_WAKE_MS = guess(0.8, 0, 4);
+
 /** Milliseconds to load a byte while no device has shown its rate: 4 GB/s, 16 to 0.05. */
 export const FIRST_LOAD_MS_PER_BYTE = guess(1 / 4e6, 1 / 16e6, 1 / 5e4);
 
@@ -56,7 +59,7 @@ export function savingDevices(devices: DeviceOutlook, sending: Estimate, channel
 
 /** The time to load `bytes` of state into `count` devices: the destination's estimate, or a guess without one. */
 export function loadingDevices(count: number, bytes: number, told: LoadOutlook | undefined): Estimate {
-  if (told !== undefined) return sumOf([told.fixed, times(told.perByte, bytes)]);
+  if (told !== undefined) return sumOf([told.fixed, times(told.perByte, bytes), LOAD_WAKE_MS]);
   if (count === 0) return guess(0.2, 0, 2);
   return sumOf([LOAD_BASE_MS, times(FIRST_LOAD_MS, count), times(FIRST_LOAD_MS_PER_BYTE, bytes)]);
 }

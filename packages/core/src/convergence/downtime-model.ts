@@ -13,7 +13,7 @@ import { Samples } from './samples.js';
  * over loopback; the ends are those of a busy host.
  */
 const FIRST_GUESS = {
-  pauseMs: guess(1.5, 0.05, 8),
+  pauseMs: guess(0.6, 0.05, 8),
   harvestMs: guess(1.5, 0.06, 18),
   roundTripMs: guess(1.5, 0.1, 30),
   resumeMs: guess(1, 0, 9),
@@ -30,17 +30,17 @@ const HARVESTS = 3;
  * guest does not wait for `running`. `WAKE_MS` is what the processes take to wake up for these messages, in milliseconds.
  */
 const ROUND_TRIPS = 1.5;
-const WAKE_MS = guess(1, 0, 4);
+const WAKE_MS = guess(2, 0, 5);
 
-/** Round trips that are kept; one is measured after each round, when the link is quiet. */
-const ROUND_TRIPS_KEPT = 4;
+/** Round trips that are kept; some are measured before round 1, and one after each round, when the link is quiet. */
+const ROUND_TRIPS_KEPT = 16;
 
 /**
  * The lower end of the sum is this many times further from its point than it would be if the terms did not depend on each other: all terms
- * become shorter together, since a paused guest leaves its processors to all of them. Fitted to 48 live migrations on 2 processors (`npm
- * run bench -- prediction`): without this factor the actual downtime of 37 lay inside its interval, and with it that of 45 would have.
+ * become shorter together, since a paused guest leaves its processors to all of them. Fitted, as the ends of RAM's term are, to 144 live
+ * migrations on 2 processors (`npm run bench -- prediction`), so that nine in ten lie inside.
  */
-const LOWER_TOGETHER = 1.5;
+const LOWER_TOGETHER = 1.1;
 
 /** A term of this migration divided by the same term of an earlier one, which had other pages, devices and neighbours. */
 const PRIOR = guess(1, 1 / 3, 3);
@@ -83,7 +83,7 @@ export class DowntimeModel {
   readonly #pauses = new Samples();
   readonly #rehearsals = new Samples();
   readonly #late = new Samples();
-  /** The last few samples, of which the smallest counts: an outlier is ignored, and an old minimum soon forgotten. */
+  /** The last few samples, of which the smallest counts: the others have waited for a processor, or behind other traffic. */
   readonly #roundTrips: number[] = [];
   readonly #roundTripSamples = new Samples();
   readonly #learned: LearnedTerms;
@@ -177,11 +177,16 @@ export class DowntimeModel {
   }
 
   /**
-   * Learns from device state that was sent while the guest runs, or from a probe: bytes, the milliseconds that they took, and those of them
-   * in which the link was waited for.
+   * Learns from device state that was sent while the guest runs: bytes, the milliseconds that they took, and those of them in which the link
+   * was waited for.
    */
   stateSent(bytes: number, busyMs: number, wallMs = busyMs): void {
     this.#ram.stateSent(bytes, busyMs, wallMs);
+  }
+
+  /** Learns from a probe of the link: bytes that the destination has thrown away, and the milliseconds that they took. */
+  probed(bytes: number, ms: number): void {
+    this.#ram.probed(bytes, ms);
   }
 
   /** Whether the link's rate was measured in rounds in which the sender waited for the link. */

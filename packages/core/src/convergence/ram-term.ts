@@ -1,6 +1,6 @@
 import type { ThreadsTime } from '../processor-time.js';
 import { allPages } from '../round-record.js';
-import type { SentRound } from '../source/sent-rounds.js';
+import { hidesLink, type SentRound } from '../source/sent-rounds.js';
 import { type Estimate, guess, NOTHING, scaled, sumOf } from './estimate.js';
 import { LinkRate } from './link-rate.js';
 import { Samples } from './samples.js';
@@ -14,7 +14,7 @@ const OTHER_ENCODING = 0.3;
 /**
  * The ratio of measured to predicted time before any round was compared with its prediction: nothing was learned, so the interval is wide.
  */
-const UNCOMPARED = guess(1, 0.25, 4);
+const UNCOMPARED = guess(1, 0.35, 2.5);
 
 /**
  * The ends of the same ratio while only a lower bound of the link's rate is known: `low` is a share of the expected time, `ofBound` a
@@ -43,6 +43,15 @@ const ENOUGH_BYTES = 4 * 2 ** 20;
 const LOADED = 0.25;
 
 /**
+ * A probe is thrown away at the destination, and repeats the same few bytes: reading pages or device state at one end and putting them into
+ * their place at the other goes on beside that, at this rate on 2 processors. Bytes per second.
+ */
+const PLACED = 1e9;
+
+/** The ends of the time with the guest paused, as shares of what a probe says of it. */
+const PROBED = { low: 0.3, high: 2.5 };
+
+/**
  * A thread that wakes up late by this much shows that processors are short: a pause then frees much of their time for the sender.
  * Milliseconds.
  */
@@ -58,8 +67,8 @@ const PAUSED_SHORT = guess(0.32, 0.08, 1.3);
  * The ends of the ratio of `PAUSED_FAST` where that is known, as shares of its point, which is `RAN_LEAST` at least: seen in the same
  * migrations. Nothing takes much longer with the guest paused than it did before.
  */
-const RAN_LOW = 0.3;
-const RAN_HIGH = 3.5;
+const RAN_LOW = 0.4;
+const RAN_HIGH = 2.2;
 const RAN_LEAST = 0.1;
 const NO_SLOWER = 1.1;
 
@@ -79,10 +88,12 @@ interface PageCosts {
   readonly pages: number;
   readonly encoded: number;
   readonly bytes: number;
+  /** Wire bytes of these pages with the guest paused, when no bandwidth limit makes encodings worth it. */
+  readonly pausedBytes: number;
   readonly scanMs: number;
 }
 
-const NO_COSTS: PageCosts = { pages: 0, encoded: 0, bytes: 0, scanMs: 0 };
+const NO_COSTS: PageCosts = { pages: 0, encoded: 0, bytes: 0, pausedBytes: 0, scanMs: 0 };
 
 /**
  * Predicts how long it takes to send pages: their wire bytes (expected from how the last pages were encoded) divided by the link's rate,
@@ -101,8 +112,12 @@ export class RamTerm {
   #before: { readonly bytesPerSecond: number; readonly was: number } | undefined;
   /** The rate at which device state and probes were sent with this number of channels. */
   #state = new LinkRate();
+  /** Whether that rate is the one of a probe. */
+  #probed = false;
   #costs = NO_COSTS;
   #rounds = 0;
+  /** Whether the last round hid the rate of the link (`hidesLink`). */
+  #hidden = false;
   /** By how many milliseconds this thread wakes up late while the guest runs: more than 0 shows that processors are short. */
   lateMs = 0;
   /** The processor time of the threads that send while the guest runs; recent rounds weigh more. */
@@ -149,11 +164,20 @@ export class RamTerm {
     return this.#costs.pages === 0 || this.#costs.bytes === 0 ? undefined : this.#costs.bytes / this.#costs.pages;
   }
 
-  /** Learns from device state, or a probe, that was sent beside the pages; `busyMs` is the time in which the link was waited for. */
+  /** Learns from a probe of the link. */
+  probed(bytes: number, ms: number): void {
+    this.#state = new LinkRate();
+    this.#state.add(bytes, ms);
+    this.#probed = true;
+  }
+
+  /** Learns from device state that was sent beside the pages; `busyMs` is the time in which the link was waited for. */
   stateSent(bytes: number, busyMs: number, wallMs: number): void {
     // Between two pieces the link still sends what is in its buffers, so that the whole time counts; where the sender waited for the link
     // for less than half of it, no rate is learned.
-    if (busyMs >= wallMs / 2) this.#state.add(bytes, wallMs);
+    if (busyMs < wallMs / 2) return;
+    this.#state.add(bytes, wallMs);
+    this.#probed = false;
   }
 
   /**
@@ -174,7 +198,10 @@ export class RamTerm {
     const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
     const busyMs = Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs));
     // In round 1 the destination has to allocate the memory that is filled; in later rounds it is allocated, and the rounds are faster.
-    if (this.#rounds === 1 && round.burstBytes >= ENOUGH_BYTES && busyMs >= LOADED * wallMs) {
+    this.#hidden = hidesLink(round);
+    if (this.#hidden) {
+      if (!this.linkKnown) this.#link.add(round.burstBytes, 0, wallMs);
+    } else if (this.#rounds === 1 && round.burstBytes >= ENOUGH_BYTES && busyMs >= LOADED * wallMs) {
       this.#link = new LinkRate();
       this.#links.set(this.#channels, this.#link);
       this.#before = undefined;
@@ -184,7 +211,7 @@ export class RamTerm {
     }
     // A round with the guest paused has taught its ratio; if it taught the rate too, it would count twice.
     if (paused && this.linkKnown) return;
-    this.#link.add(round.burstBytes, busyMs, wallMs);
+    if (!this.#hidden) this.#link.add(round.burstBytes, busyMs, wallMs);
     // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
     // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.
     const first = ++this.#rounds === 1;
@@ -194,6 +221,7 @@ export class RamTerm {
       pages: counted,
       encoded: round.pages.delta + round.pages.compressed,
       bytes: round.wireBytes,
+      pausedBytes: round.wireBytes + (round.encodedForLimit === true ? round.savedBytes : 0),
       scanMs: round.scanMs,
     };
     const before = this.#costs;
@@ -203,6 +231,7 @@ export class RamTerm {
       pages: before.pages * keep + now.pages,
       encoded: before.encoded * keep + now.encoded,
       bytes: before.bytes * keep + now.bytes,
+      pausedBytes: before.pausedBytes * keep + now.pausedBytes,
       scanMs: before.scanMs * keep + now.scanMs,
     };
   }
@@ -213,17 +242,15 @@ export class RamTerm {
    */
   predict(pages: number, roundTrip: Estimate, paused: boolean, bytesPerSecond?: number): Estimate {
     if (pages === 0) return NOTHING;
-    const ms = this.#bareMs(pages, bytesPerSecond);
+    const ms = this.#bareMs(pages, paused, bytesPerSecond);
     const exactly = { ms, lowMs: ms, highMs: ms };
     const ack = sumOf([roundTrip, { ms: 0, lowMs: 0, highMs: WAKE_MS }]);
-    const seen = scaled(exactly, this.#ratio());
-    if (!paused) return sumOf([seen, ack]);
-    return sumOf([
-      this.#pausedRatios.estimate === undefined
-        ? scaled(seen, this.#pausedAt(this.bytesPerSecond ?? bytesPerSecond ?? 0))
-        : scaled(exactly, this.#pausedRatio()),
-      ack,
-    ]);
+    if (!paused) return sumOf([scaled(exactly, this.#ratio()), ack]);
+    if (this.#pausedRatios.estimate !== undefined) return sumOf([scaled(exactly, this.#pausedRatio()), ack]);
+    // A probe is short, and waits for a processor less often than a round: halfway on a scale of ratios.
+    const atRate = this.#pausedAt(this.bytesPerSecond ?? bytesPerSecond ?? 0);
+    if (this.#onlyProbed) return sumOf([afterProbe(ms * Math.sqrt(atRate.ms), this.#pausedBytes(pages)), ack]);
+    return sumOf([scaled(scaled(exactly, this.#ratio()), atRate), ack]);
   }
 
   /** The time to send this many bytes of device state with the guest paused. */
@@ -238,7 +265,14 @@ export class RamTerm {
     const least = this.bytesPerSecond ?? 0;
     if (known === undefined || known === 0)
       return guess(at(atLeast(least)), at(Math.max(least, FASTEST)), at(Math.max(least, SLOWEST)));
-    return scaled({ ms: at(known), lowMs: at(known), highMs: at(known) }, this.#pausedAt(known));
+    const ms = at(known);
+    const sent = scaled({ ms, lowMs: ms, highMs: ms }, this.#pausedAt(known));
+    return this.#probed ? afterProbe(sent.ms, bytes) : sent;
+  }
+
+  /** Whether the rate of the link is that of a probe, and rounds hide their own. */
+  get #onlyProbed(): boolean {
+    return this.#hidden && !this.#link.known && this.#before === undefined && this.#state.known && this.#probed;
   }
 
   #ran(time: ThreadsTime | undefined): void {
@@ -265,15 +299,21 @@ export class RamTerm {
   }
 
   /** The time for the pages by their costs alone, without a round trip and without a ratio. */
-  #bareMs(pages: number, otherwise?: number): number {
+  #bareMs(pages: number, paused: boolean, otherwise?: number): number {
     const { pages: counted, bytes: seenBytes, scanMs: seenMs } = this.#costs;
-    const bytes = pages * (counted > 0 ? seenBytes / counted : this.#pageSize);
+    const bytes = paused ? this.#pausedBytes(pages) : pages * (counted > 0 ? seenBytes / counted : this.#pageSize);
     const scanMs = pages * (counted > 0 ? seenMs / counted : 0);
     const rate = this.linkKnown ? (this.bytesPerSecond ?? 0) : (otherwise ?? atLeast(this.bytesPerSecond ?? 0));
     const bytesPerMs = rate / 1000;
     const linkMs = bytesPerMs > 0 ? bytes / bytesPerMs : 0;
     // A lower bound of the rate was measured over time that includes scanning, which must not be added again.
     return this.linkKnown ? scanMs + linkMs : Math.max(scanMs, linkMs);
+  }
+
+  /** Expected wire bytes of these pages with the guest paused. */
+  #pausedBytes(pages: number): number {
+    const { pages: counted, pausedBytes } = this.#costs;
+    return pages * (counted > 0 ? pausedBytes / counted : this.#pageSize);
   }
 
   #ratio(): Estimate {
@@ -301,7 +341,7 @@ export class RamTerm {
   #compare(round: SentRound, pages: number, busyMs: number, paused: boolean): void {
     // Nothing is known before round 1, so that it has no prediction to be compared with.
     if (this.#rounds === 0 || !this.linkKnown || this.#costs.pages === 0 || round.burstBytes === 0) return;
-    const predicted = this.#bareMs(pages);
+    const predicted = this.#bareMs(pages, paused);
     const seen = round.scanMs + (round.wireBytes * busyMs) / round.burstBytes;
     if (predicted <= 0 || seen <= 0) return;
     // The time of a round that sends too little at once is mostly that of a wake-up.
@@ -327,4 +367,10 @@ function pausedAt(bytesPerSecond: number, fast: Estimate): Estimate {
   const between = (slow: number, most: number) => slow + (most - slow) * share;
   const slow = PAUSED_SLOW;
   return guess(between(slow.ms, fast.ms), between(slow.lowMs, fast.lowMs), between(slow.highMs, fast.highMs));
+}
+
+/** The time of `bytes` with the guest paused, where the rate is that of a probe, which says `ms`. */
+function afterProbe(ms: number, bytes: number): Estimate {
+  const most = Math.max(ms, (bytes / PLACED) * 1000);
+  return guess(most, most * PROBED.low, most * PROBED.high);
 }

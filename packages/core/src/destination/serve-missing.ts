@@ -1,5 +1,6 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
+import type { DirtyBitmap } from '../memory/dirty-bitmap.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { postcopyBlockers } from '../source/blockers.js';
 import type { Arriving, DestinationContext } from './destination-context.js';
@@ -31,14 +32,17 @@ export async function serveMissing(
   }
   const coming = await link.comingPages();
   const contents = new DirtyBitmaps(vm.memory);
+  const first = coming.workingSet && new DirtyBitmaps(vm.memory);
   for (const [i, block] of hello.blocks.entries()) {
     // The hello was compared with the VM's memory: both have the same blocks, in any order.
     const index = vm.memory.blocks.findIndex(({ id }) => id === block.id);
-    contents.at(index).or(coming.contents[i] as (typeof coming.contents)[number]);
+    contents.at(index).or(coming.contents[i] as DirtyBitmap);
+    first?.at(index).or(coming.workingSet?.[i] as DirtyBitmap);
   }
   context.missing = await faults.serve({
     memory: vm.memory,
     contents,
+    first,
     source: coming.source,
     onLost: (block, page, reason) => {
       const message = `page ${page} of RAM block "${vm.memory.blocks[block]?.id}" cannot be had: ${reason.message}`;

@@ -57,6 +57,11 @@ export class SentEncodings {
     return this.#offered.filter((one) => !this.#agreed.includes(one)).map(({ name }) => name);
   }
 
+  /** Whether there are encodings that are used only where they pay. */
+  get adaptive(): boolean {
+    return this.#adaptive && (this.#cache !== undefined || this.#wholePages().length > 0);
+  }
+
   /** Whether deltas are used. */
   get usesDeltas(): boolean {
     return this.#cache !== undefined;

@@ -1,4 +1,5 @@
 import type { DirtyBitmap } from '../memory/dirty-bitmap.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { ThreadRecipe } from '../thread-recipe.js';
 import type { FrameStream } from './frame-stream.js';
@@ -26,6 +27,11 @@ export interface MigrationLink {
    * counts none; the first end of a round makes durable what the target has written.
    */
   pageTarget?(): ThreadRecipe;
+  /**
+   * Notes the pages that the guest needs first where it is restored, for each block in the hello's order; absent where the link keeps
+   * nothing. Called at most once, after the answer to the hello. The bitmaps do not change until the link is closed.
+   */
+  keepWorkingSet?(pages: DirtyBitmaps): void;
 }
 
 /** What a source asks a connector for. */
@@ -69,6 +75,8 @@ export interface LinkListener {
 export interface ComingPages {
   /** Which pages of each block have contents, in the hello's order; all others are zero. */
   readonly contents: readonly DirtyBitmap[];
+  /** The pages of each block that the guest needs first, in the hello's order; undefined where that is not known. */
+  readonly workingSet?: readonly DirtyBitmap[] | undefined;
   /** The recipe of the `PageSource` that reads these pages, on any thread. */
   readonly source: ThreadRecipe;
 }

@@ -50,6 +50,8 @@ export interface PagesToServe {
   readonly memory: GuestMemory;
   /** The pages that are to come. The bitmaps are not used after the call. */
   readonly contents: DirtyBitmaps;
+  /** Those of them that are loaded before the others. The bitmaps are not used after the call. Default: none. */
+  readonly first?: DirtyBitmaps | undefined;
   /** The other pages become `zero` (the default), or `stay` as they are. */
   readonly others?: 'zero' | 'stay';
   /** The recipe of the `PageSource`, which each thread makes once. Undefined: the pages come through sinks and `MissingMemory.askOver`. */
@@ -62,6 +64,11 @@ export interface PagesToServe {
 export interface FaultService {
   /** Resolves when the threads of the next service are ready; the guest is not paused before that. Never rejects. */
   ready(): Promise<void>;
+  /**
+   * Prepares for `serve` of this memory with pages that come over a link, as far as that changes nothing in the memory: the guest is paused
+   * when `serve` is called. May be called any number of times. A failure shows when `serve` is called. Default: nothing is prepared.
+   */
+  prepare?(memory: GuestMemory): void;
   /** Why this memory cannot be served, a sentence for each reason; empty when it can. */
   blockers(memory: GuestMemory): readonly string[];
   /**

@@ -8,6 +8,13 @@ export interface PageQueueBuffers {
   readonly control: ArrayBufferLike;
   /** For each block: bits and summary of the pages that are owed, and of those that were taken. */
   readonly blocks: readonly QueueBlockBuffers[];
+  /** For each block bits and summary of the pages that go first; undefined: no page does. */
+  readonly first?: readonly FirstBuffers[] | undefined;
+}
+
+interface FirstBuffers {
+  readonly bits: ArrayBufferLike;
+  readonly summary: ArrayBufferLike;
 }
 
 interface QueueBlockBuffers {
@@ -41,6 +48,8 @@ enum Word {
   chunk,
   /** The number of pages that were taken for answers, modulo 2^32. */
   answered,
+  /** 1 while takers get only pages that go first. */
+  onlyFirst,
   count,
 }
 
@@ -61,7 +70,9 @@ enum Word {
  * owed pages.
  */
 export class PageQueue {
-  readonly buffers: PageQueueBuffers;
+  #buffers: PageQueueBuffers;
+  #first: DirtyBitmaps | undefined;
+  readonly #memory: GuestMemory;
   /** Pages that no taker has. Only to be read and set while the queue is closed. */
   readonly owed: DirtyBitmaps;
   /** Pages that takers have taken in this round, for any connection. */
@@ -75,7 +86,9 @@ export class PageQueue {
 
   private constructor(memory: GuestMemory, buffers: PageQueueBuffers) {
     const { blocks, control } = buffers;
-    this.buffers = buffers;
+    this.#buffers = buffers;
+    this.#memory = memory;
+    this.#first = buffers.first && firstOf(memory, buffers.first);
     this.owed = new DirtyBitmaps(
       memory,
       blocks.map((block) => block.owed),
@@ -114,6 +127,32 @@ export class PageQueue {
     return new PageQueue(memory, buffers);
   }
 
+  /** The queue's memory, which another thread joins. */
+  get buffers(): PageQueueBuffers {
+    return this.#buffers;
+  }
+
+  /** Has these pages go before the others in passes that ask for it. Called before another thread joins; takes 1 bit more for each page. */
+  prefer(pages: DirtyBitmaps): void {
+    const first = pages.blocks.map(({ pageCount }): FirstBuffers => {
+      const [bits, summary] = [DirtyBitmap.storageBytes(pageCount), DirtyBitmap.summaryBytes(pageCount)];
+      return { bits: sharedBuffer(bits), summary: sharedBuffer(summary) };
+    });
+    this.#buffers = { ...this.#buffers, first };
+    this.#first = firstOf(this.#memory, first);
+    this.#first.or(pages);
+  }
+
+  /** The pages that go before the others (`prefer`); undefined: none. */
+  get first(): DirtyBitmaps | undefined {
+    return this.#first;
+  }
+
+  /** In a pass of pages that go first: these pages; undefined in any other. */
+  get only(): DirtyBitmaps | undefined {
+    return Atomics.load(this.#control, Word.onlyFirst) === 0 ? undefined : this.#first;
+  }
+
   /** Number of pages that no taker has. */
   count(): number {
     return this.owed.count();
@@ -132,13 +171,14 @@ export class PageQueue {
 
   /**
    * Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier pass gets no pages. `takers`: how
-   * many takers are to share `pages` pages.
+   * many takers are to share `pages` pages. With `onlyFirst` they get the pages of `prefer` only.
    */
-  open(takers = 1, pages = this.count()): number {
+  open(takers = 1, pages = this.count(), onlyFirst = false): number {
     this.#pass = (this.#pass + 1) | 0 || 1;
     let chunkPages = this.mostChunkPages;
     while (chunkPages > UNIT_PAGES && chunkPages * takers * CHUNKS_PER_TAKER > pages) chunkPages /= 2;
     Atomics.store(this.#control, Word.chunk, chunkPages);
+    Atomics.store(this.#control, Word.onlyFirst, onlyFirst ? 1 : 0);
     Atomics.store(this.#control, Word.cursor, 0);
     Atomics.store(this.#control, Word.open, this.#pass);
     return this.#pass;
@@ -242,6 +282,11 @@ export class PageQueue {
     if (page % this.windowPages === 0) into.pushApart(page, pages);
     else into.push(page, pages);
   }
+}
+
+function firstOf(memory: GuestMemory, first: readonly FirstBuffers[]): DirtyBitmaps {
+  const [bits, summaries] = [first.map((block) => block.bits), first.map((block) => block.summary)];
+  return new DirtyBitmaps(memory, bits, summaries);
 }
 
 /** Makes memory that other threads can see, where `SharedArrayBuffer` exists: a browser has it only on isolated pages. */

@@ -1,3 +1,5 @@
+import type { DirtyBitmap } from '../memory/dirty-bitmap.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import { PageRunList } from '../memory/page-run.js';
 import { cutHoles } from '../memory/populated-pages.js';
@@ -24,12 +26,15 @@ export class PageTaker {
   readonly #memory: GuestMemory;
   readonly #rearm: Rearm | undefined;
   readonly #words: Uint32Array;
+  readonly #masks: Uint32Array;
   readonly #runs = new PageRunList();
   /** The pages of the claimed chunk that have memory and those that are holes, each list with the place up to which it was taken. */
   readonly #present = { list: new PageRunList(), run: 0, page: 0 };
   readonly #holes = { list: new PageRunList(), run: 0, page: 0 };
   #block = 0;
   #pass = 0;
+  /** In this pass only these of the owed pages are taken; undefined: all. */
+  #only: DirtyBitmaps | undefined;
   #chunkPages = 0;
   #firstChunk: readonly number[] = [];
 
@@ -39,12 +44,14 @@ export class PageTaker {
     this.#memory = memory;
     this.#rearm = rearm;
     this.#words = new Uint32Array(queue.mostChunkPages / 32);
+    this.#masks = new Uint32Array(queue.first === undefined ? 0 : queue.mostChunkPages / 32);
   }
 
   /** Begins a pass of the queue (`PageQueue.open`). Pages that it had claimed before and not taken are still owed. */
   begin(pass: number): void {
     this.#pass = pass;
-    const { chunkPages } = this.#queue;
+    const { chunkPages, only } = this.#queue;
+    this.#only = only;
     if (chunkPages !== this.#chunkPages) {
       this.#chunkPages = chunkPages;
       this.#firstChunk = this.#queue.firstChunks(chunkPages);
@@ -113,13 +120,21 @@ export class PageTaker {
       if (this.#rearm !== undefined) {
         const words = this.#words.subarray(0, Math.ceil(pageCount / 64) * 2);
         bitmap.copyWords(firstPage, words);
+        if (this.#only !== undefined) this.#keepOnly(this.#only.at(this.#block), firstPage, words);
         this.#rearm(this.#block, firstPage, pageCount, words);
       }
       this.#runs.clear();
-      bitmap.runs(this.#runs, firstPage, pageCount);
+      // Those of them that are not owed are left out when the pages are moved.
+      (this.#only?.at(this.#block) ?? bitmap).runs(this.#runs, firstPage, pageCount);
       this.#findHoles(this.#memory.blocks[this.#block] as RamBlock);
       if (this.#hasClaimed) return true;
     }
+  }
+
+  #keepOnly(only: DirtyBitmap, firstPage: number, words: Uint32Array): void {
+    const masks = this.#masks.subarray(0, words.length);
+    only.copyWords(firstPage, masks);
+    for (let i = 0; i < words.length; i++) words[i] = (words[i] as number) & (masks[i] as number);
   }
 
   #findHoles(block: RamBlock): void {
@@ -133,14 +148,14 @@ export class PageTaker {
 
   /** The first chunk from number `at` on with pages that are owed, or -1; `#block` is then its block. */
   #find(at: number): number {
-    const { owed } = this.#queue;
+    const wanted = this.#only ?? this.#queue.owed;
     const firstChunk = this.#firstChunk;
     const chunkPages = this.#chunkPages;
     // The search before this one has ended behind the cursor: it has found nothing, or it was in another pass.
     if (at < (firstChunk[this.#block] as number)) this.#block = 0;
-    for (; this.#block < owed.blocks.length; this.#block++) {
+    for (; this.#block < wanted.blocks.length; this.#block++) {
       const first = firstChunk[this.#block] as number;
-      const page = owed.at(this.#block).nextDirty(Math.max(0, at - first) * chunkPages);
+      const page = wanted.at(this.#block).nextDirty(Math.max(0, at - first) * chunkPages);
       if (page !== -1) return first + Math.floor(page / chunkPages);
     }
     return -1;

@@ -14,10 +14,10 @@ const PIECE_BYTES = 2 ** 20;
 export const MOST_UNANSWERED = 1024;
 
 /**
- * A piece of fewer bytes goes over the control stream even where there are page channels: handing it to another thread would take longer
- * than writing it.
+ * A piece of fewer bytes goes over the control stream even where there are page channels: handing it to another thread takes longer than
+ * writing it, up to some milliseconds where the processors are busy. The state of a vCPU is such a piece.
  */
-const LEAST_CHANNEL_BYTES = 4096;
+const LEAST_CHANNEL_BYTES = 16 * 1024;
 
 /** The part of a connection that device state needs. */
 export interface DeviceLink {

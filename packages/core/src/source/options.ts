@@ -6,6 +6,7 @@ import { checkEncodings, type PageEncoding } from '../encoding/page-encoding.js'
 import { GodwitError, quoted } from '../errors.js';
 import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { OwnershipAuthority } from '../ownership/ownership-authority.js';
 import type { WriteProtection } from '../protect/write-protection.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
@@ -98,6 +99,13 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    * of `balanced` and other policies that count rounds ends sooner. Default false.
    */
   readonly hotPagesLast?: boolean;
+  /**
+   * The pages that the guest needs first, such as what `AccessTracker` of `@godwit/linux` has sampled. After a switchover by post-copy they
+   * are sent before the others; a snapshot notes them, and a restore that runs at once loads them first. They must not change until the
+   * migration has ended. Without `postcopy` and with a link to no file nothing has an order of pages: the migration is then refused with
+   * `GODWIT_UNSUPPORTED` before a page moves. Default: pages go in the order of their addresses.
+   */
+  readonly workingSet?: DirtyBitmaps;
   /**
    * How long the guest may take, before round 1, to name the pages that it has freed (`MigratableVm.freePages`); the pages that it has named
    * by then are not sent. Milliseconds; default 1,000. With 0 it is not asked.
@@ -210,6 +218,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly missingEncoding: 'refuse' | 'warn';
   readonly adaptiveEncodings: boolean;
   readonly hotPagesLast: boolean;
+  readonly workingSet: DirtyBitmaps | undefined;
   readonly freePagesTimeoutMs: number;
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
@@ -256,6 +265,7 @@ const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
   postcopy: true,
   background: true,
   hotPagesLast: true,
+  workingSet: true,
   freePagesTimeoutMs: true,
   timeBudgetMs: true,
   policy: true,
@@ -346,6 +356,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     missingEncoding: oneOf('missingEncoding', options.missingEncoding ?? 'refuse', ['refuse', 'warn']),
     adaptiveEncodings: flag('adaptiveEncodings', options.adaptiveEncodings, true),
     hotPagesLast: flag('hotPagesLast', options.hotPagesLast, false),
+    workingSet: checkWorkingSet(options.workingSet),
     freePagesTimeoutMs: nonNegative('freePagesTimeoutMs', options.freePagesTimeoutMs ?? 1000),
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
@@ -381,6 +392,14 @@ function checkBackground(options: MigrateOptions): WriteProtection | undefined {
     without.length > 0
       ? `a background snapshot takes no ${without.join(', ')}: leave that out, or leave background out`
       : `background must be what writeProtection() of @godwit/workers returns, got ${quoted(background)}`,
+  );
+}
+
+function checkWorkingSet(pages: MigrateOptions['workingSet']): DirtyBitmaps | undefined {
+  if (pages === undefined || pages instanceof DirtyBitmaps) return pages;
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    `workingSet must be DirtyBitmaps of the VM's memory, got ${quoted(pages)}`,
   );
 }
 

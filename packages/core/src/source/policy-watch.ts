@@ -59,7 +59,7 @@ export class PolicyWatch implements RoundCuts {
   }
 
   async run(over: AbortSignal): Promise<void> {
-    const { ownership, session, throttle } = this.#context;
+    const { ownership, session, throttle, rehearsal } = this.#context;
     while (!over.aborted) {
       const moment = await this.#next(over);
       if (over.aborted || session.signal.aborted) return;
@@ -68,6 +68,8 @@ export class PolicyWatch implements RoundCuts {
       try {
         throttle.refresh();
         this.#ask(moment);
+        // A round that is being sent is not followed by a pause at once: none is begun after `roundEnds`.
+        if (this.#round !== undefined && !this.#checking) rehearsal.begin();
       } catch (error) {
         // The session ends with this error, which every pending wait of the migration then rejects with.
         session.end.set(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the policy could not be asked'));

@@ -14,6 +14,8 @@ export interface RoundSenderParts {
   readonly limit: BandwidthLimit;
   readonly clock: Clock;
   readonly signal: AbortSignal;
+  /** Whether the channels choose encodings by the rate of the link or of the bandwidth limit. Default false: there are none, or always. */
+  readonly adaptive?: boolean;
   /** Most bytes of payload that the destination takes in one frame. */
   readonly maximumPayload: number;
   /** Resolves when the destination has acknowledged the round with the number of pages that it received. */

@@ -3,7 +3,7 @@ import { GodwitError } from '../errors.js';
 import { PageRunList } from '../memory/page-run.js';
 import { type ProcessorTime, processorTimeSince, type ThreadsTime } from '../processor-time.js';
 import { PageTaker } from '../queue/page-taker.js';
-import { allPages } from '../round-record.js';
+import { allPages, noPages, type PagesByKind } from '../round-record.js';
 import {
   difference,
   processorTimes,
@@ -49,6 +49,7 @@ interface Burst {
   readonly at: number;
   readonly scanMs: readonly number[];
   readonly takeMs: number;
+  readonly pages: PagesByKind;
   /** The processor times of the channels' own threads, and of this one. */
   readonly channels: readonly ProcessorTime[];
   readonly here: ProcessorTime | undefined;
@@ -79,7 +80,7 @@ export class RoundSender {
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
-  #burst: Burst = { bytes: 0, at: 0, scanMs: [], takeMs: 0, channels: [], here: undefined };
+  #burst: Burst = { bytes: 0, at: 0, scanMs: [], takeMs: 0, pages: noPages(), channels: [], here: undefined };
   #begun = {
     ...{ start: 0, wireBefore: 0, before: noTotals() as Readonly<PageChannelTotals> },
     scanMs: [] as readonly number[],
@@ -91,6 +92,7 @@ export class RoundSender {
   /** The pending end of the round, once `roundEnd` was sent on the channels. */
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
   #postcopy = false;
+  #encodedForLimit = false;
   /** The time at which a channel last took a batch. */
   #lastProgress = 0;
 
@@ -138,15 +140,21 @@ export class RoundSender {
     this.#dirtyPages = queue.count();
     this.#sharePages = Math.floor(this.#dirtyPages / (channels.length * SHARES_PER_CHANNEL));
     this.#lastProgress = start;
+    this.#encodedForLimit = limited && this.#parts.limit.bytesPerSecond > 0 && this.#parts.adaptive === true;
+    // Pages that the guest needs first have a pass of their own, once it waits for pages.
+    let onlyFirst = postcopy && queue.first !== undefined;
     try {
       while (this.#dispatched < this.#dirtyPages) {
         this.#check();
-        const pass = queue.open(channels.length, this.#dirtyPages - this.#dispatched);
+        const most = onlyFirst ? (queue.first?.count() ?? 0) : this.#dirtyPages;
+        const pass = queue.open(channels.length, Math.min(most, this.#dirtyPages - this.#dispatched), onlyFirst);
         const already = this.#dispatched;
         this.#stopped = false;
         if (this.#mayTake(limited)) await this.#letTake(round, pass);
         else await this.#hand(round, pass, limited);
-        if (this.#dispatched === already && !this.#stopped) break;
+        if (this.#stopped) continue;
+        if (this.#dispatched === already && !onlyFirst) break;
+        onlyFirst = false;
       }
     } finally {
       queue.close();
@@ -206,6 +214,8 @@ export class RoundSender {
       burstBytes: this.#pageBytes - this.#burst.bytes,
       burstMs: Math.max(0, burstWallMs - burstScanMs),
       burstWallMs,
+      encodedForLimit: this.#encodedForLimit,
+      burstEncoded: encodedShare(difference(after, this.#burst.pages)),
       burstProcessor: this.#processorTime(),
     };
   }
@@ -214,6 +224,7 @@ export class RoundSender {
     const { channels, clock } = this.#parts;
     return {
       ...{ bytes: this.#pageBytes, at, scanMs: scanTimes(channels), takeMs: this.#takeMs },
+      pages: totals(channels),
       ...{ channels: processorTimes(channels), here: clock.processorTime?.() },
     };
   }
@@ -420,4 +431,9 @@ export class RoundSender {
       );
     }
   }
+}
+
+/** The share of these pages that are encoded; zero pages, which take no time, do not count. */
+function encodedShare({ raw, delta, compressed }: PagesByKind): number {
+  return (delta + compressed) / Math.max(1, raw + delta + compressed);
 }

@@ -13,9 +13,19 @@ import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
 import type { ResolvedOptions } from './options.js';
 import { probeLink } from './probe-link.js';
-import { addRounds, type SentRound } from './sent-rounds.js';
+import { addRounds, hidesLink, type SentRound } from './sent-rounds.js';
 import { type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
 import type { Greeted, SourceSession } from './source-session.js';
+
+/**
+ * Round trips that are measured one after the other, before round 1 and after it, as long as those so far took less than `PINGS_MS`
+ * together. After a later round one is measured. Milliseconds.
+ */
+const PINGS = 4;
+const PINGS_MS = 25;
+
+/** The time between two measurements of the link while rounds hide it. Milliseconds. */
+const PROBE_EVERY_MS = 5000;
 
 /** Thrown when the destination was restarted and has lost everything: pre-copy begins again with round 1. */
 export class DestinationRestarted extends Error {
@@ -34,10 +44,12 @@ export interface RoundTransferParts {
   readonly setState: (state: MigrationState) => void;
   /** Called with the pages of the round that are still to be sent over a new connection. */
   readonly onOwed: (pages: number) => void;
-  /** Learns from device state, or a probe, that was sent beside the pages (`DowntimeModel.stateSent`). */
+  /** Learns from device state that was sent beside the pages (`DowntimeModel.stateSent`). */
   readonly onStateSent: (bytes: number, busyMs: number, wallMs: number) => void;
   /** Whether the link's rate has to be measured: a prediction depends on it, and no round has shown it. */
   readonly isLinkUnknown: () => boolean;
+  /** Learns from a probe of the link (`DowntimeModel.probed`). */
+  readonly onProbed: (bytes: number, ms: number) => void;
   /** Called with the connection when its page channels were made, and with `undefined` when they are over. */
   readonly onChannels: (connection: SourceConnection | undefined) => void;
 }
@@ -60,8 +72,8 @@ export class RoundTransfer {
   #welcome: WelcomeFrame | undefined;
   /** The last connection that was used; an attempt to make another one may have failed since. */
   #last: SourceConnection | undefined;
-  /** The connection on which the link was measured. */
-  #probed: SourceConnection | undefined;
+  /** The connection on which the link was measured last, and the time of that. */
+  #probed: { readonly connection: SourceConnection; readonly at: number } | undefined;
   /** The time at which the link was first lost after the last acknowledgement. */
   #lostSince: number | undefined;
 
@@ -136,9 +148,9 @@ export class RoundTransfer {
           if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limitMs };
         }
         const arrived = devices.arrival();
-        onRoundTrip(await connection.ping());
+        await this.#pings(connection, onRoundTrip);
         await arrived();
-        await this.#probe(connection, cut);
+        await this.#probe(connection, sum as SentRound, cut, onRoundTrip);
         this.#lostSince = undefined;
         return sum as SentRound;
       } catch (error) {
@@ -211,14 +223,15 @@ export class RoundTransfer {
     return sent;
   }
 
-  /** Measures the round trip before the first round, in milliseconds; reconnects after a lost link. */
-  async ping(): Promise<number> {
+  /** Measures round trips before the first round (`#pings`); reconnects after a lost link. */
+  async ping(onRoundTrip: (ms: number) => void): Promise<void> {
     const { clock, handshakeTimeoutMs } = this.#parts.options;
     for (;;) {
       try {
         const connection = await this.connected();
         try {
-          return await inTime(connection.ping(), clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
+          const answered = this.#pings(connection, onRoundTrip);
+          return await inTime(answered, clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
         } catch (error) {
           await this.#reconnect(connection, error);
         }
@@ -282,15 +295,37 @@ export class RoundTransfer {
     return limitedMs;
   }
 
-  /** Measures the link once on each connection, if no round has loaded it and there is device state whose time depends on it. */
-  async #probe(connection: SourceConnection, cut: AbortSignal): Promise<void> {
-    const { options, sender, isLinkUnknown, onStateSent } = this.#parts;
-    if (this.#probed === connection || cut.aborted || !isLinkUnknown()) return;
-    this.#probed = connection;
-    if (!this.welcome.features.includes(FEATURES.probe)) return;
+  /**
+   * Measures the link where a prediction needs that: once on each connection, if no round has loaded it and there is device state whose
+   * time depends on it; and every 5 s while rounds hide it (`hidesLink`).
+   */
+  async #probe(
+    connection: SourceConnection,
+    sent: SentRound,
+    cut: AbortSignal,
+    onRoundTrip: (ms: number) => void,
+  ): Promise<void> {
+    const { options, sender, isLinkUnknown, onProbed } = this.#parts;
+    const { clock } = options;
+    if (cut.aborted || !this.welcome.features.includes(FEATURES.probe)) return;
+    const before = this.#probed?.connection === connection ? this.#probed.at : undefined;
+    const due = hidesLink(sent)
+      ? before === undefined || clock.now() - before >= PROBE_EVERY_MS
+      : before === undefined && isLinkUnknown();
+    if (!due) return;
+    this.#probed = { connection, at: clock.now() };
     const limits = { most: sender.limit.most, cut };
-    const { lastBytes, lastMs } = await probeLink(connection, this.welcome, options.clock, limits);
-    onStateSent(lastBytes, lastMs, lastMs);
+    const { lastBytes, lastMs, roundTripMs } = await probeLink(connection, this.welcome, clock, limits);
+    onRoundTrip(roundTripMs);
+    onProbed(lastBytes, lastMs);
+  }
+
+  /** Measures a round trip, or several short ones: a single one may have waited for a processor at either end. */
+  async #pings(connection: SourceConnection, onRoundTrip: (ms: number) => void): Promise<void> {
+    const { clock } = this.#parts.options;
+    const start = clock.now();
+    const most = this.#round > 1 ? 1 : PINGS;
+    for (let i = 0; i < most && (i === 0 || clock.now() - start < PINGS_MS); i++) onRoundTrip(await connection.ping());
   }
 
   /** Sends the whole round; if it is ended early, resolves with the part that the destination has acknowledged. */

@@ -22,8 +22,23 @@ export interface SentRound {
   readonly burstBytes: number;
   readonly burstMs: number;
   readonly burstWallMs: number;
+  /** The pages of this burst that were encoded, as a share of its pages with contents: 0 to 1. */
+  readonly burstEncoded?: number | undefined;
+  /** Whether encodings were chosen for a bandwidth limit, so that the same pages are sent raw where there is none. */
+  readonly encodedForLimit?: boolean | undefined;
   /** The processor time in this burst of the threads that send; `undefined`: not known. */
   readonly burstProcessor?: ThreadsTime | undefined;
+}
+
+/**
+ * Where a bandwidth limit makes encodings worth it, a burst of which more than this share of the pages is encoded shows how fast both ends
+ * encode and decode, and not what the link carries.
+ */
+const MOSTLY_RAW = 0.1;
+
+/** Whether a round hides the rate at which its pages would go out raw (`MOSTLY_RAW`). */
+export function hidesLink({ encodedForLimit = false, burstEncoded = 0 }: SentRound): boolean {
+  return encodedForLimit && burstEncoded > MOSTLY_RAW;
 }
 
 /**
@@ -51,6 +66,8 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
     burstBytes: busy.burstBytes,
     burstMs: busy.burstMs,
     burstWallMs: busy.burstWallMs,
+    burstEncoded: busy.burstEncoded,
+    encodedForLimit: sent.encodedForLimit,
     burstProcessor: busy.burstProcessor,
   };
 }

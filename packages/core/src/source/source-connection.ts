@@ -5,6 +5,7 @@ import { inTime, settledWithin } from '../in-time.js';
 import type { ReceivedFrame } from '../link/frame-stream.js';
 import type { LinkConnector, LinkRequest, MigrationLink } from '../link/migration-link.js';
 import type { PageStream } from '../link/page-stream.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type {
   Frame,
@@ -72,6 +73,8 @@ export class SourceConnection extends Connection<'source'> {
   readonly request: LinkRequest;
   /** `MigrationLink.pageTarget` */
   readonly pageTarget: (() => ThreadRecipe) | undefined;
+  /** `MigrationLink.keepWorkingSet` */
+  readonly keepWorkingSet: ((pages: DirtyBitmaps) => void) | undefined;
   readonly #source: SourceConnectionParts;
   readonly #pages: readonly PageStream[];
   #stage: HelloStage = 'running';
@@ -104,6 +107,7 @@ export class SourceConnection extends Connection<'source'> {
     });
     this.request = request;
     this.pageTarget = link.pageTarget && (() => link.pageTarget?.() as ThreadRecipe);
+    this.keepWorkingSet = link.keepWorkingSet && ((pages) => link.keepWorkingSet?.(pages));
     this.#source = parts;
     // A link with fewer streams than requested (a file) has no urgent channel.
     const hasUrgent =
@@ -213,6 +217,7 @@ export class SourceConnection extends Connection<'source'> {
       tracker,
       deviceBytes: this.#pages.length > 0 ? () => devices.bytes : parts.deviceBytes,
       channels: this.#channels,
+      adaptive: encodings.adaptive,
       clock,
       signal: this.signal,
       acknowledged: (round) => this.#acknowledged(round),

@@ -305,6 +305,7 @@ function makeContext(
     },
     onOwed: (pages) => meter.roundOwes(pages),
     onStateSent: (bytes, busyMs, wallMs) => model.stateSent(bytes, busyMs, wallMs),
+    onProbed: (bytes, ms) => model.probed(bytes, ms),
     isLinkUnknown: () => !model.linkKnown && devices.reports.outlook.bytes >= MEASURED_FROM_BYTES,
     onChannels: (connection) => {
       meter.channels = connection?.channels ?? [];

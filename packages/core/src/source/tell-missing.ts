@@ -8,20 +8,42 @@ import type { SourceContext } from './source-context.js';
 
 /**
  * Tells the destination, with the guest still running here, which pages are owed now: most of those that will be missing there. The
- * destination gives up what it has of these pages before the guest is paused. A failure is left to the next step, which uses the same
- * connection.
+ * destination gives up what it has of these pages before the guest is paused. Resolves with these pages, and with none after a failure,
+ * which is left to the next step, over the same connection.
  */
-export async function announceMissing(context: SourceContext, connection: SourceConnection): Promise<void> {
+export async function announceMissing(context: SourceContext, connection: SourceConnection): Promise<DirtyBitmaps> {
+  const { vm, queue } = context;
+  const announced = new DirtyBitmaps(vm.memory);
+  announced.or(queue.owed);
   try {
-    await tellMissing(context, connection, context.queue.owed);
+    await tellMissing(context, connection, announced);
     await connection.ping();
+    return announced;
   } catch {
     // The link is lost, or the migration is over.
+    return new DirtyBitmaps(vm.memory);
   }
 }
 
-/** Tells the destination that these pages will be missing there too. */
-export async function tellMissing(
+/**
+ * Tells the destination that these pages will be missing there too, as far as they are not among those that it was `told` over this
+ * connection, and adds them to those: with the guest paused, a small frame is made and read sooner than a large one.
+ */
+export async function tellFurtherMissing(
+  context: SourceContext,
+  connection: SourceConnection,
+  pages: DirtyBitmaps,
+  told: DirtyBitmaps,
+): Promise<void> {
+  const further = new DirtyBitmaps(context.vm.memory);
+  further.or(pages);
+  further.andNot(told);
+  told.or(further);
+  if (!further.isEmpty()) await tellMissing(context, connection, further);
+}
+
+/** Tells the destination that these pages will be missing there. */
+async function tellMissing(
   { rounds, options, session }: SourceContext,
   connection: SourceConnection,
   pages: DirtyBitmaps,

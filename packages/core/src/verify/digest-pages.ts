@@ -4,6 +4,10 @@ import { digestWords, mixDigest } from './page-digest.js';
 /** Bytes that are copied into the module's memory at once: they stay in the processor's second cache. */
 const COPY_BYTES = 256 * 1024;
 
+/** The distance of the places in a buffer where its words begin, and the most bytes of them: their indices are 32-bit integers. */
+const ANCHOR_BYTES = 2 ** 30;
+const MOST_BYTES = 2 ** 32;
+
 /** The module of this thread with its memory: `COPY_BYTES` of pages, then what it writes. */
 interface Instance {
   readonly module: DigestModule;
@@ -56,8 +60,11 @@ export function digestPages(
   if (done === byteLength) return;
   const perPage = pageSize >>> 2;
   const wholeWords = (bytes.byteOffset + at) % 4 === 0;
-  const words = wholeWords ? wordsOf(bytes) : new Int32Array(bytes.slice(at + done, at + byteLength).buffer);
-  const start = wholeWords ? (bytes.byteOffset + at + done) >>> 2 : 0;
+  const from = bytes.byteOffset + at + done;
+  const words = wholeWords
+    ? wordsAround(bytes.buffer, from)
+    : new Int32Array(bytes.slice(at + done, at + byteLength).buffer);
+  const start = wholeWords ? (from % ANCHOR_BYTES) / 4 : 0;
   for (let page = 0; done < byteLength; page++, done += pageSize) {
     digestWords(words, start + page * perPage, perPage, into, first + (2 * done) / pageSize);
   }
@@ -91,7 +98,14 @@ function newInstance(): Instance | null {
   }
 }
 
-function wordsOf({ buffer }: Uint8Array): Int32Array {
-  if (lastWords?.buffer !== buffer) lastWords = new Int32Array(buffer, 0, buffer.byteLength >>> 2);
+/**
+ * The words of a buffer from the last multiple of `ANCHOR_BYTES` at or before `byteOffset` on. A buffer of 4 GiB and more has more bytes
+ * than a 32-bit integer counts, and one of 8 GiB more words than an index of `digestWords` does.
+ */
+function wordsAround(buffer: ArrayBufferLike, byteOffset: number): Int32Array {
+  const anchor = byteOffset - (byteOffset % ANCHOR_BYTES);
+  if (lastWords?.buffer !== buffer || lastWords.byteOffset !== anchor) {
+    lastWords = new Int32Array(buffer, anchor, Math.floor(Math.min(buffer.byteLength - anchor, MOST_BYTES) / 4));
+  }
   return lastWords;
 }

@@ -43,11 +43,15 @@ class Model implements Compression {
   }
 }
 
-/** Moves 48 MiB, every page of it different, over a link of so many bytes a second. */
+/**
+ * Moves 48 MiB, every page of it different, over a link of so many bytes a second. At the end of round 1 the guest writes `lateBytes`
+ * again.
+ */
 async function move(
   bytesPerSecond: number,
   models: readonly Model[],
   options: MigrateOptions = {},
+  lateBytes = 0,
 ): Promise<MigrationSummary> {
   const source = new ToyVm(BLOCKS, { pageSize: PAGE });
   source.write(0, 0, new Uint8Array(48 * MIB).fill(1));
@@ -56,7 +60,13 @@ async function move(
   const toy = start({
     source,
     destination: new ToyVm(BLOCKS, { pageSize: PAGE, running: false }),
-    link: { bytesPerSecond },
+    link: {
+      bytesPerSecond,
+      fromSource: (frame, payload) => {
+        if (frame.type === 'roundEnd' && frame.round === 1) source.write(0, 0, new Uint8Array(lateBytes).fill(7));
+        return { frame, payload };
+      },
+    },
     migrate: { encodings: models, downtimeLimitMs: 1e9, ...options },
     receive: { encodings: [delta(), ...models] },
   });
@@ -81,6 +91,16 @@ describe('compression', () => {
     const { totalMs, pages } = await move(1e9, [new Model('good', 2, 0.25)], options);
     expect(pages.raw).toBe(0);
     expect(totalMs).toBeLessThan(raw.totalMs / 3);
+  });
+
+  test('for a bandwidth limit says nothing of the pages that are sent without one, in the pause', async () => {
+    const model = new Model('slow', 20, 0.05);
+    const { downtime, rounds } = await move(200e6, [model], { bandwidthLimit: 20e6 }, 8 * MIB);
+    expect(rounds[0]?.pages.compressed).toBeGreaterThan(700);
+    expect(rounds.at(-1)?.pages.raw).toBe(128);
+    const { predictedMs, actualMs } = downtime.ramMs;
+    expect(actualMs).toBeGreaterThan(40);
+    expect(Math.abs(predictedMs / actualMs - 1)).toBeLessThan(0.2);
   });
 
   test('is not even tried on a link that is faster than it is', async () => {

@@ -90,17 +90,47 @@ export class SharedUserfaultfd {
    * SyscallError EBUSY when it belongs to a userfaultfd that is not shared
    */
   static join(ranges: readonly AddressRange[], use: RangeUse): SharedUserfaultfd {
-    const shared = descriptorFor(ranges, use);
-    const user = new SharedUserfaultfd(shared, ranges, use);
-    shared.users.add(user);
-    shared.holders.add(user);
+    const user = SharedUserfaultfd.reserve(ranges, use);
     try {
-      for (const { address, byteLength, mode } of user.#pieces()) shared.uffd.register(address, byteLength, mode);
+      user.register();
       return user;
     } catch (error) {
       user.leave();
       throw error;
     }
+  }
+
+  /**
+   * Finds or opens the descriptor for a `join` of these ranges, which `register` completes: a thread can be given the descriptor beforehand.
+   *
+   * @throws GodwitError, SyscallError as `join`
+   */
+  static reserve(ranges: readonly AddressRange[], use: RangeUse): SharedUserfaultfd {
+    const shared = descriptorFor(ranges, use);
+    const user = new SharedUserfaultfd(shared, ranges, use);
+    shared.holders.add(user);
+    return user;
+  }
+
+  /**
+   * Registers the ranges of a `reserve`, once. After an error the user can only `leave`.
+   *
+   * @throws GodwitError, SyscallError as `join`; GODWIT_INVALID_STATE when another descriptor has a range by now
+   */
+  register(): void {
+    const { users, uffd } = this.#shared;
+    for (const other of descriptors) {
+      for (const user of other.users) {
+        const objection = user.objection(this.#ranges, this.#use);
+        if (objection !== undefined) throw objection;
+        if (other !== this.#shared && user.covers(this.#ranges)) {
+          throw new GodwitError('GODWIT_INVALID_STATE', 'a range has got another userfaultfd since it was reserved');
+        }
+      }
+    }
+    descriptors.add(this.#shared);
+    users.add(this);
+    for (const { address, byteLength, mode } of this.#pieces()) uffd.register(address, byteLength, mode);
   }
 
   /**
@@ -196,7 +226,6 @@ function descriptorFor(ranges: readonly AddressRange[], use: RangeUse): Shared {
     uffd.close();
     throw error;
   }
-  descriptors.add(shared);
   return shared;
 }
 

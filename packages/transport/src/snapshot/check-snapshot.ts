@@ -5,7 +5,13 @@ import { DIGEST_BYTES } from '@godwit/core/pages';
 import { digestBytes, pageCount } from './page-segments.js';
 import { PositionedFile } from './positioned-file.js';
 import { decodeHeader, HEADER_BYTES, MAGIC } from './snapshot-header.js';
-import { bitmapBytes, blockPages, indexBytes, type SnapshotMetadata } from './snapshot-metadata.js';
+import {
+  bitmapBytes,
+  blockPages,
+  indexBytes,
+  type SavedWorkingSet,
+  type SnapshotMetadata,
+} from './snapshot-metadata.js';
 import { type SnapshotBatch, SnapshotReader } from './snapshot-reader.js';
 
 /** Bytes of pages that are read and checked at once; pages larger than this are read one by one. */
@@ -69,6 +75,7 @@ export async function* checkSnapshot(path: string): AsyncGenerator<SnapshotItem,
     const { metadata } = reader;
     yield { type: 'metadata', metadata, fileBytes, offset };
     offset = metadata.indexOffset;
+    yield* checkWorkingSet(reader);
     await checkIndexHash(file, metadata);
     yield* checkPages(file, reader);
     yield* checkPieces(reader);
@@ -77,6 +84,16 @@ export async function* checkSnapshot(path: string): AsyncGenerator<SnapshotItem,
   } finally {
     await reader?.close();
     await file.close();
+  }
+}
+
+/** A guest can do without its working set, so that a damaged one leaves the rest worth checking. */
+async function* checkWorkingSet(reader: SnapshotReader): AsyncGenerator<SnapshotItem> {
+  try {
+    await reader.readWorkingSet();
+  } catch (error) {
+    const { offset } = reader.metadata.workingSet as SavedWorkingSet;
+    yield { type: 'damage', offset, error: asDamage(error), fatal: false };
   }
 }
 

@@ -132,7 +132,8 @@ class Restore {
     this.#pagesCome = true;
     this.#readAhead();
     const contents = await this.#reader.readBitmaps();
-    return { contents, source: this.#reader.pagesRecipe(contents) };
+    const workingSet = await this.#reader.readWorkingSet();
+    return { contents, workingSet, source: this.#reader.pagesRecipe(contents) };
   }
 
   /** Reads all device state at once, if it is small, since the guest waits only for the devices. */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import {
   type DeviceFrame,
+  type DirtyBitmaps,
   FEATURES,
   type Frame,
   GodwitError,
@@ -51,6 +52,7 @@ export function saveTo(path: string): LinkConnector {
         pageChannels: Array.from({ length: pageChannels }, (_, index) => new SaveStream(save, index)),
         peer: `file:${path}`,
         pageTarget: () => save.pageTarget(),
+        keepWorkingSet: (pages) => save.keepWorkingSet(pages),
       };
     },
   };
@@ -109,6 +111,11 @@ class Save implements SaveTarget {
   /** Hands the pages to another thread: see `MigrationLink.pageTarget`. */
   pageTarget(): ThreadRecipe {
     return this.#written.writer.toOtherThread();
+  }
+
+  /** Notes the guest's working set: see `MigrationLink.keepWorkingSet`. */
+  keepWorkingSet(pages: DirtyBitmaps): void {
+    this.#written.writer.keepWorkingSet(pages);
   }
 
   /** Takes a frame, in the tick of the call; resolves with the bytes that went into the file for it. */

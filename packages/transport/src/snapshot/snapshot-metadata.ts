@@ -42,6 +42,14 @@ export interface SnapshotMetadata {
    * none.
    */
   readonly bitmapsSha256?: Uint8Array | undefined;
+  /** The bitmaps of the pages that the guest needs first, of all blocks, one after the other; undefined where that is not known. */
+  readonly workingSet?: SavedWorkingSet | undefined;
+}
+
+/** The place of a working set, and its checksum. It has as many bytes as the bitmaps of present pages. */
+export interface SavedWorkingSet {
+  readonly offset: number;
+  readonly sha256: Uint8Array;
 }
 
 /** Pages of each block of a hello. */
@@ -71,8 +79,14 @@ export function indexBytes({ hello, presentPages }: Pick<SnapshotMetadata, 'hell
   return blockPages(hello).reduce((sum, pages, i) => sum + bitmapBytes(pages) + (presentPages[i] as number) * 8, 0);
 }
 
+/** Bytes of the bitmaps of all blocks. */
+function allBitmapBytes(hello: HelloFrame): number {
+  return blockPages(hello).reduce((sum, pages) => sum + bitmapBytes(pages), 0);
+}
+
 export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
-  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 } = metadata;
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256, workingSet } =
+    metadata;
   if (pieces.length > MOST_PIECES) {
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
@@ -88,6 +102,7 @@ export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
     pieces.map((piece) => [piece.device, integer(piece.offset), piece.byteLength, piece.sha256]),
     runState,
     ...(bitmapsSha256 === undefined ? [] : [bitmapsSha256]),
+    ...(workingSet === undefined ? [] : [integer(workingSet.offset), workingSet.sha256]),
   ]);
 }
 
@@ -124,13 +139,17 @@ function parse(bytes: Uint8Array, metadataOffset: number): SnapshotMetadata {
   // Snapshots from before run states existed are of guests that ran.
   const runState = fields.ended ? 'running' : fields.oneOf('runState', MOVED_RUN_STATES);
   const bitmapsSha256 = fields.ended ? undefined : checksum(fields.any());
-  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 };
+  const workingSet = fields.ended
+    ? undefined
+    : { offset: fields.uint('workingSetOffset'), sha256: checksum(fields.any()) };
+  const places = { blockOffsets, presentPages, indexOffset, pieces };
+  const metadata = { hello, ...places, indexSha256, runState, bitmapsSha256, workingSet };
   checkPlaces(metadata, metadataOffset);
   return metadata;
 }
 
 function checkPlaces(metadata: SnapshotMetadata, metadataOffset: number): void {
-  const { hello, blockOffsets, presentPages, indexOffset, pieces } = metadata;
+  const { hello, blockOffsets, presentPages, indexOffset, pieces, workingSet } = metadata;
   if (!Number.isInteger(Math.log2(hello.pageSize))) throw wrong(`pages of ${hello.pageSize} bytes`);
   if (blockOffsets.length !== hello.blocks.length || presentPages.length !== hello.blocks.length) {
     throw wrong(`${hello.blocks.length} blocks, but ${blockOffsets.length} places and ${presentPages.length} counts`);
@@ -153,6 +172,7 @@ function checkPlaces(metadata: SnapshotMetadata, metadataOffset: number): void {
     if (offset % hello.pageSize !== 0) throw wrong(`the pages of RAM block "${id}" start at ${offset}`);
   }
   for (const [i, { offset, byteLength }] of pieces.entries()) place(`device piece ${i}`, offset, byteLength);
+  if (workingSet !== undefined) place('the working set', workingSet.offset, allBitmapBytes(hello));
   place('the index', indexOffset, indexBytes(metadata));
   if (end !== metadataOffset) throw wrong(`the index ends at ${end}, the metadata starts at ${metadataOffset}`);
 }

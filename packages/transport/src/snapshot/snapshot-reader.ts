@@ -134,6 +134,25 @@ export class SnapshotReader {
     return bitmaps;
   }
 
+  /** Reads the pages that the guest needs first; undefined when the snapshot does not say. */
+  async readWorkingSet(): Promise<readonly DirtyBitmap[] | undefined> {
+    const { hello, workingSet } = this.metadata;
+    if (workingSet === undefined) return undefined;
+    const hash = createHash('sha256');
+    const bitmaps: DirtyBitmap[] = [];
+    let { offset } = workingSet;
+    for (const pages of blockPages(hello)) {
+      const bitmap = new DirtyBitmap(pages);
+      await this.#file.read(bitmap.bytes, offset);
+      hash.update(bitmap.bytes);
+      offset += bitmap.bytes.length;
+      bitmap.maskTail();
+      bitmaps.push(bitmap);
+    }
+    if (hash.digest().equals(workingSet.sha256)) return bitmaps;
+    throw damaged(this.#file.path, 'the bitmaps of its working set do not match their checksum');
+  }
+
   /**
    * The recipe with which other threads read pages while the guest runs, once the bitmaps were read. They make their sources before `close`,
    * which does not disturb a source that was made.

@@ -64,7 +64,7 @@ class SnapshotTarget implements PageTarget {
   write(block: number, page: number, pageCount: number, bytes: Uint8Array, offset: number): number {
     const size = this.#pageSize;
     if (this.#words?.buffer !== bytes.buffer)
-      this.#words = new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >>> 2);
+      this.#words = new Int32Array(bytes.buffer, 0, Math.floor(bytes.buffer.byteLength / 4));
     const words = this.#words;
     const perPage = size / 4;
     const first = (bytes.byteOffset + offset) / 4;

@@ -1,5 +1,12 @@
 import { createHash, type Hash } from 'node:crypto';
-import { DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState, type ThreadRecipe } from '@godwit/core';
+import {
+  DirtyBitmap,
+  type DirtyBitmaps,
+  GodwitError,
+  type HelloFrame,
+  type MovedRunState,
+  type ThreadRecipe,
+} from '@godwit/core';
 import { DIGEST_BYTES } from '@godwit/core/pages';
 import { byteCount, digestBytes, eachSegment, holdWholePages, PageDigester, pageCount } from './page-segments.js';
 import type { PartialFile } from './partial-file.js';
@@ -12,6 +19,7 @@ import {
   MOST_PIECES,
   packMetadata,
   placeBlocks,
+  type SavedWorkingSet,
 } from './snapshot-metadata.js';
 import { SNAPSHOT_TARGET, type SnapshotTargetOptions } from './snapshot-target.js';
 
@@ -34,6 +42,7 @@ export class SnapshotWriter {
   readonly #digester: PageDigester;
   readonly #pieces: DevicePiece[] = [];
   #piece: { device: number; offset: number; byteLength: number; hash: Hash } | undefined;
+  #workingSet: DirtyBitmaps | undefined;
   /** The offset of the next piece of device state. */
   #end: number;
 
@@ -76,6 +85,11 @@ export class SnapshotWriter {
     this.#file.writtenElsewhere();
     const options: SnapshotTargetOptions = { path: this.#file.path, fd: this.#file.fd, pageSize, blocks: shared };
     return { ...SNAPSHOT_TARGET, options };
+  }
+
+  /** Notes the pages that the guest needs first where it is restored; `finish` writes them. */
+  keepWorkingSet(pages: DirtyBitmaps): void {
+    this.#workingSet = pages;
   }
 
   /** Writes pages to their places, over those of earlier rounds. Resolves with the number of bytes. */
@@ -141,6 +155,7 @@ export class SnapshotWriter {
    */
   async finish(runState: MovedRunState): Promise<void> {
     this.#closePiece();
+    const workingSet = await this.#writeWorkingSet();
     const indexOffset = this.#end;
     const { indexSha256, bitmapsSha256, end } = await this.#writeIndex(indexOffset);
     const metadata = packMetadata({
@@ -152,12 +167,25 @@ export class SnapshotWriter {
       pieces: this.#pieces,
       runState,
       bitmapsSha256,
+      workingSet,
     });
     const header = { metadataOffset: end, metadataBytes: metadata.length, metadataSha256: sha256(metadata) };
     // Both are written at once, with one flush for all: a reader checks the metadata against the checksum in the header, so that their
     // order on the disk does not matter.
     await settled([this.#file.write(metadata, end), this.#file.write(encodeHeader(header), 0)]);
     await settled([this.#file.sync(), this.#partial.mustBeThere()]);
+  }
+
+  async #writeWorkingSet(): Promise<SavedWorkingSet | undefined> {
+    if (this.#workingSet === undefined) return undefined;
+    const hash = createHash('sha256');
+    const offset = this.#end;
+    for (const bitmap of this.#workingSet.blocks) {
+      const words = new Uint32Array(DirtyBitmap.storageBytes(bitmap.pageCount) / 4);
+      bitmap.copyWords(0, words);
+      this.#end = await this.#append(new Uint8Array(words.buffer), this.#end, hash);
+    }
+    return { offset, sha256: hash.digest() };
   }
 
   async #writeIndex(

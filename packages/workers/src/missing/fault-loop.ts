@@ -38,6 +38,9 @@ export class FaultLoop {
   readonly #source: PageSource | undefined;
   #link: LinkPages | undefined;
   #generation = 0;
+  readonly #pollMs: number;
+  /** Until then the thread polls for an answer. Milliseconds of `performance.now`. */
+  #pollUntil = 0;
   /** True while the main thread asks for pages. */
   #relayed = false;
   /** Without a `PageSource`: pages that were asked for and have not come. */
@@ -58,7 +61,9 @@ export class FaultLoop {
     source: PageSource | undefined,
     takeOrder: () => FaultOrder | undefined,
     report: (report: ServiceReport) => void,
+    pollMs = 0,
   ) {
+    this.#pollMs = pollMs;
     this.#messages = new FaultMessages(parts.uffd);
     this.#statistics = new FaultStatistics(parts.statistics);
     this.#putter = new PagePutter(parts, PAGES_AT_ONCE);
@@ -94,15 +99,24 @@ export class FaultLoop {
   }
 
   /**
-   * The thread sleeps as soon as there is no work. A thread that polls and yields its processor meanwhile comes back only when the one
-   * that it was yielded to has used up its time: with V8's own threads beside it on 2 processors, 1 fault in 50 waited 1 to 4 ms.
+   * The thread sleeps as soon as there is no work, unless it has a real-time priority and waits for an answer: waking up takes as long as
+   * the answer. A thread of the usual policy that polls and yields its processor meanwhile comes back only when the one that it was yielded
+   * to has used up its time: with V8's own threads beside it on 2 processors, 1 fault in 50 waited 1 to 4 ms.
    */
   #run(): void {
     while (Atomics.load(this.#control, ControlWord.stop) === 0) {
-      if (this.turn()) continue;
+      if (this.turn() || this.#polls()) continue;
       this.#poll.wait(SLEEP_MS);
       if (this.#poll.found(1) !== 0) readFd(this.#wake, this.#counter);
     }
+  }
+
+  /** Whether the answer to the last request is still polled for. */
+  #polls(): boolean {
+    if (this.#pollUntil === 0) return false;
+    if (performance.now() < this.#pollUntil) return true;
+    this.#pollUntil = 0;
+    return false;
   }
 
   /** Does all pending work; returns false when there was none. */
@@ -165,8 +179,10 @@ export class FaultLoop {
     if (this.#unasked.length === 0) return;
     for (const { block, page } of this.#unasked.splice(0)) {
       if (!this.#isMissing(block, page)) continue;
-      if (this.#link !== undefined) this.#link.request(block, page);
-      else if (this.#relayed) this.#report({ type: 'asked', block, page });
+      if (this.#link !== undefined) {
+        this.#link.request(block, page);
+        if (this.#pollMs > 0) this.#pollUntil = performance.now() + this.#pollMs;
+      } else if (this.#relayed) this.#report({ type: 'asked', block, page });
     }
   }
 
@@ -239,7 +255,7 @@ export class FaultLoop {
     this.#generation = generation;
     this.#link?.close();
     this.#relayed = link === undefined;
-    this.#link = link && new LinkPages(link, sizesOf(this.#parts));
+    this.#link = link && new LinkPages(link, sizesOf(this.#parts), this.#pollMs);
     this.#poll = this.#pollSet(link?.fd);
     this.#unasked.splice(0, this.#unasked.length, ...this.#asked.still());
   }

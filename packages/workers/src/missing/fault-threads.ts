@@ -1,12 +1,4 @@
-import {
-  type DirtyBitmaps,
-  type FaultService,
-  GodwitError,
-  type GuestMemory,
-  type MissingMemory,
-  type PageRun,
-  type PagesToServe,
-} from '@godwit/core';
+import { type FaultService, GodwitError, type GuestMemory, type MissingMemory, type PagesToServe } from '@godwit/core';
 import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { ServedMemory } from './served-memory.js';
 import { type ServiceThread, startServiceThread, stopThreads } from './service-thread-pool.js';
@@ -22,6 +14,8 @@ import { memoryBlockers, rangesOf, servable, servingBlockers } from './serving-b
  */
 export class FaultThreads implements FaultService {
   #idle: readonly [ServiceThread, ServiceThread] | undefined;
+  /** A service that stands ready to begin, for pages that come over a link. */
+  #prepared: ServedMemory | undefined;
   #closed = false;
 
   constructor() {
@@ -30,8 +24,21 @@ export class FaultThreads implements FaultService {
 
   /** Resolves when the threads of the next service are ready. `serve` waits for this by itself. */
   async ready(): Promise<void> {
-    if (!this.#closed) this.#idle ??= pair();
+    if (!this.#closed && this.#prepared === undefined) this.#idle ??= pair();
     await Promise.all(this.#idle?.map(({ ready }) => ready) ?? []);
+  }
+
+  /** The process may end while a service is only prepared. */
+  prepare(memory: GuestMemory): void {
+    if (this.#closed || (this.#prepared?.usable === true && this.#prepared.memory === memory)) return;
+    void this.#dropPrepared();
+    if (memoryBlockers(memory).length > 0) return;
+    try {
+      this.#prepared = this.#make(servable(memory) as MappedGuestMemory, undefined, this.#takeThreads());
+      this.#prepared.serving().catch(() => {});
+    } catch {
+      // `serve` makes the service anew, and reports what fails then.
+    }
   }
 
   blockers(memory: GuestMemory): readonly string[] {
@@ -47,32 +54,13 @@ export class FaultThreads implements FaultService {
       throw new GodwitError('GODWIT_BLOCKED', `the guest cannot run before its memory is whole: ${reasons.join('; ')}`);
     }
     const memory = servable(request.memory) as MappedGuestMemory;
-    const threads = this.#idle ?? pair();
-    this.#idle = undefined;
-    await Promise.all(threads.map(({ ready }) => ready));
-    let user: SharedUserfaultfd | undefined;
-    let served: ServedMemory | undefined;
-    try {
-      user = SharedUserfaultfd.join(rangesOf(memory), 'missing');
-      // The contents are given up after the registration, so that no page can be populated again meanwhile.
-      giveUpContents(memory, request.others === 'stay' ? request.contents : undefined);
-      served = new ServedMemory(memory, request, user, threads);
-      await served.serving();
-      // Two more threads are started for the next guest, once this guest needs no processor time for its pages.
-      const again = (): void => {
-        if (!this.#closed) this.#idle ??= pair();
-      };
-      served.whole.then(again, again);
-      return served;
-    } catch (error) {
-      // No guest has run: the memory is ordinary memory again, in which no page is marked as one that never comes.
-      await served?.undo();
-      if (served === undefined) {
-        user?.leave();
-        await stopThreads(threads);
-      }
-      throw error;
-    }
+    const served = (await this.#begunPrepared(memory, request)) ?? (await this.#begunNew(memory, request));
+    // Two more threads are started for the next guest, once this guest needs no processor time for its pages.
+    const again = (): void => {
+      if (!this.#closed && this.#prepared === undefined) this.#idle ??= pair();
+    };
+    served.whole.then(again, again);
+    return served;
   }
 
   /** Ends the idle threads. Threads that serve end with their service. */
@@ -80,7 +68,69 @@ export class FaultThreads implements FaultService {
     this.#closed = true;
     const idle = this.#idle;
     this.#idle = undefined;
-    if (idle !== undefined) await stopThreads(idle);
+    await Promise.all([this.#dropPrepared(), idle && stopThreads(idle)]);
+  }
+
+  /** Begins the prepared service; undefined when there is none for this request, or it could not begin. */
+  async #begunPrepared(memory: MappedGuestMemory, request: PagesToServe): Promise<ServedMemory | undefined> {
+    const served = this.#prepared;
+    if (served?.usable !== true || served.memory !== memory || request.source !== undefined) return undefined;
+    this.#prepared = undefined;
+    try {
+      await served.serving();
+      served.begin(request);
+      return served;
+    } catch {
+      // The memory has got another userfaultfd meanwhile, or a thread has failed; another service may do better.
+      await served.undo();
+      return undefined;
+    }
+  }
+
+  async #begunNew(memory: MappedGuestMemory, request: PagesToServe): Promise<ServedMemory> {
+    await this.#dropPrepared();
+    const threads = this.#takeThreads();
+    await Promise.all(threads.map(({ ready }) => ready));
+    let served: ServedMemory | undefined;
+    try {
+      served = this.#make(memory, request.source, threads);
+      await served.serving();
+      served.begin(request);
+      return served;
+    } catch (error) {
+      // No guest has run: the memory is ordinary memory again, in which no page is marked as one that never comes.
+      await served?.undo();
+      throw error;
+    }
+  }
+
+  #takeThreads(): readonly [ServiceThread, ServiceThread] {
+    const threads = this.#idle ?? pair();
+    this.#idle = undefined;
+    return threads;
+  }
+
+  /** Makes a service that has not begun; when that fails, its threads end. */
+  #make(
+    memory: MappedGuestMemory,
+    source: PagesToServe['source'],
+    threads: readonly [ServiceThread, ServiceThread],
+  ): ServedMemory {
+    let user: SharedUserfaultfd | undefined;
+    try {
+      user = SharedUserfaultfd.reserve(rangesOf(memory), 'missing');
+      return new ServedMemory(memory, source, user, threads);
+    } catch (error) {
+      user?.leave();
+      void stopThreads(threads);
+      throw error;
+    }
+  }
+
+  async #dropPrepared(): Promise<void> {
+    const served = this.#prepared;
+    this.#prepared = undefined;
+    await served?.undo();
   }
 }
 
@@ -96,34 +146,8 @@ export function faultThreads(): FaultThreads {
 }
 
 function pair(): readonly [ServiceThread, ServiceThread] {
-  return [startServiceThread('godwit page faults'), startServiceThread('godwit page loading')];
-}
-
-/** Gives back the memory behind the pages, or those of `only`: from now on they are missing. */
-function giveUpContents({ blocks }: MappedGuestMemory, only?: DirtyBitmaps): void {
-  for (const [index, block] of blocks.entries()) {
-    for (const run of block.populated()) {
-      if (only === undefined) discard(block, run);
-      else for (const part of setRuns(only.at(index), run)) discard(block, part);
-    }
-  }
-}
-
-function discard(block: MappedGuestMemory['blocks'][number], run: PageRun): void {
-  if (block.discard(run)) return;
-  throw new GodwitError(
-    'GODWIT_BLOCKED',
-    `pages ${run.firstPage} to ${run.firstPage + run.pageCount - 1} of RAM block "${block.id}" are pinned, and cannot come anew`,
-  );
-}
-
-/** The runs of set bits within a run of pages. */
-function* setRuns(bitmap: DirtyBitmaps['blocks'][number], { firstPage, pageCount }: PageRun): Generator<PageRun> {
-  const end = firstPage + pageCount;
-  for (let first = bitmap.nextDirty(firstPage, end); first !== -1; ) {
-    const stop = Math.min(bitmap.nextClean(first), end);
-    yield { firstPage: first, pageCount: stop - first };
-    if (stop >= end) return;
-    first = bitmap.nextDirty(stop, end);
-  }
+  const faults = startServiceThread('godwit page faults', 'service-thread', true);
+  // Only the code of the one that a vCPU waits for is compiled beforehand.
+  faults.worker.postMessage({ warmUp: true });
+  return [faults, startServiceThread('godwit page loading')];
 }

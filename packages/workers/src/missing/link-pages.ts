@@ -47,12 +47,12 @@ export class LinkPages {
   /** The error after which no page can be asked for any more. */
   #failure: unknown;
 
-  /** Of `memory` only the sizes of its blocks are used; the memory itself is not touched. */
-  constructor({ fd, peer, unread, checksums, received }: UrgentLink, memory: GuestMemory) {
+  /** Of `memory` only the sizes of its blocks are used; the memory itself is not touched. `pollMs`: see `DescriptorStream.pollFor`. */
+  constructor({ fd, peer, unread, checksums, received }: UrgentLink, memory: GuestMemory, pollMs: number) {
     this.descriptor = fd;
     this.#memory = memory;
     this.#bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received), READ_AHEAD);
-    this.#bytes.neverPoll();
+    this.#bytes.pollFor(pollMs);
     this.#frames = frameStream(this.#bytes, { checksums }).blocking as BlockingFrames;
   }
 

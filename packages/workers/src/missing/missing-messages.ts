@@ -10,6 +10,8 @@ export interface ServedMemoryParts {
   /** For each block the address of its mapping and its size in bytes. */
   readonly blocks: readonly { readonly address: number; readonly byteLength: number }[];
   readonly missing: MissingPagesBuffers;
+  /** For each block the bits of the pages that are loaded before the others; undefined: none. */
+  readonly first?: readonly SharedArrayBuffer[] | undefined;
   /** `FaultStatistics.storage` */
   readonly statistics: SharedArrayBuffer;
   /** `ControlWord`s, of 32 bits. */

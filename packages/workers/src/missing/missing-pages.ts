@@ -35,19 +35,28 @@ export class MissingPages {
 
   /** Makes the bits of a memory in which all pages of `contents` are missing. */
   static of(contents: DirtyBitmaps): MissingPages {
-    const pages = contents.blocks.map(({ pageCount }) => pageCount);
+    const made = MissingPages.none(contents.blocks.map(({ pageCount }) => pageCount));
+    made.begin(contents);
+    return made;
+  }
+
+  /** Makes the bits of a memory in which no page is missing. `pages`: for each block, how many it has. */
+  static none(pages: readonly number[]): MissingPages {
     const storage = () => pages.map((count) => new SharedArrayBuffer(Math.ceil(count / 32) * 4));
-    const made = new MissingPages({
+    return new MissingPages({
       pages,
       missing: storage(),
       claimed: storage(),
       counts: new SharedArrayBuffer(COUNTS * 4),
     });
+  }
+
+  /** All pages of `contents` are missing from now on, where none was. Called once, before any thread can wait for a page. */
+  begin(contents: DirtyBitmaps): void {
     for (const [i, bitmap] of contents.blocks.entries()) {
-      bitmap.copyWords(0, new Uint32Array((made.#missing[i] as Int32Array).buffer));
+      bitmap.copyWords(0, new Uint32Array((this.#missing[i] as Int32Array).buffer));
     }
-    made.#counts[LEFT] = contents.count();
-    return made;
+    Atomics.store(this.#counts, LEFT, contents.count());
   }
 
   /** The number of missing pages. */
@@ -88,16 +97,17 @@ export class MissingPages {
 
   /**
    * The first page of the first run of missing and unclaimed pages at or after `page` and before `end`; -1 when there is none. `runPages`
-   * is then its length, at most `most`.
+   * is then its length, at most `most`. With `only`, a bitmap of the block, just pages of that.
    */
-  unclaimedRun(block: number, page: number, end: number, most: number): number {
+  unclaimedRun(block: number, page: number, end: number, most: number, only?: Int32Array): number {
     const missing = this.#missing[block] as Int32Array;
     const claimed = this.#claimed[block] as Int32Array;
     this.runPages = 0;
     let start = -1;
     for (let at = page; at < end && this.runPages < most; ) {
       const word = at >>> 5;
-      const free = Atomics.load(missing, word) & ~Atomics.load(claimed, word) & (-1 << (at & 31));
+      const wanted = (only === undefined ? -1 : (only[word] as number)) & (-1 << (at & 31));
+      const free = Atomics.load(missing, word) & ~Atomics.load(claimed, word) & wanted;
       if (start === -1) {
         at = free === 0 ? (at | 31) + 1 : (at & ~31) + lowestBit(free);
         if (free === 0 || at >= end) continue;

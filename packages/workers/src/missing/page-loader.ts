@@ -7,9 +7,15 @@ const BATCH_BYTES = 2 ** 20;
 /** Bytes of pages that are brought after one for which a thread has waited: usually the thread needs them next. */
 const BEHIND_BYTES = 2 ** 17;
 
+/** Which pages of a block are brought: those before a page, or those of a bitmap. */
+interface Which {
+  readonly before?: number;
+  readonly only?: Int32Array | undefined;
+}
+
 /**
- * Brings all missing pages in the background, in their order, but first those after the last fault. A page that a fault brings is left
- * out.
+ * Brings all missing pages in the background: first the guest's working set, where it is known, then the others, each in their order, but
+ * before all of them those after the last fault. A page that a fault brings is left out.
  */
 export class PageLoader {
   readonly #putter: PagePutter;
@@ -19,6 +25,7 @@ export class PageLoader {
   readonly #place: PagePlace = { block: 0, page: 0 };
   readonly #most: number;
   readonly #behind: number;
+  readonly #first: readonly Int32Array[] | undefined;
   #hintSeen = -1;
 
   constructor(parts: ServedMemoryParts, source: PageSource, report: (report: ServiceReport) => void) {
@@ -27,21 +34,28 @@ export class PageLoader {
     this.#putter = new PagePutter(parts, this.#most);
     this.#control = new Int32Array(parts.control);
     this.#source = source;
+    this.#first = parts.first?.map((bits) => new Int32Array(bits));
     this.#report = report;
   }
 
   /** Returns when all unclaimed pages were brought, or when it is told to stop. */
   run(): void {
+    if (this.#first !== undefined) this.#bringAll(this.#first);
+    this.#bringAll();
+    if (!this.#stopped) this.#source.finish?.();
+  }
+
+  /** Brings all unclaimed pages, or those of `only`. */
+  #bringAll(only?: readonly Int32Array[]): void {
     for (const block of this.#putter.blocks.keys()) {
       for (let from = 0; ; ) {
         if (this.#stopped) return;
         this.#bringHinted();
-        const page = this.#bring(block, from, this.#most);
+        const page = this.#bring(block, from, this.#most, { only: only?.[block] });
         if (page === -1) break;
         from = page;
       }
     }
-    if (!this.#stopped) this.#source.finish?.();
   }
 
   get #stopped(): boolean {
@@ -54,14 +68,14 @@ export class PageLoader {
     this.#hintSeen = page;
     const block = Atomics.load(this.#control, ControlWord.hintBlock);
     // The hint's two words are not read at once, so that its page may belong to another block and be after the end of this one.
-    this.#bring(block, page + 1, this.#behind, page + 1 + this.#behind);
+    this.#bring(block, page + 1, this.#behind, { before: page + 1 + this.#behind });
   }
 
   /** Brings the next run at or after `from`; returns the end of the run, or -1 when there is none. */
-  #bring(block: number, from: number, most: number, before = Number.POSITIVE_INFINITY): number {
+  #bring(block: number, from: number, most: number, { before = Number.POSITIVE_INFINITY, only }: Which): number {
     const { missing } = this.#putter;
     const end = Math.min(before, missing.buffers.pages[block] ?? 0);
-    const page = missing.unclaimedRun(block, from, end, most);
+    const page = missing.unclaimedRun(block, from, end, most, only);
     if (page === -1) return -1;
     const pages = missing.runPages;
     if (!this.#fetch(block, page, pages)) {

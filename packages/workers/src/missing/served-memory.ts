@@ -1,5 +1,6 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import {
+  DirtyBitmap,
   DirtyBitmaps,
   type FaultStatus,
   GodwitError,
@@ -13,6 +14,7 @@ import type { MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { closeFd, eventfd, writeFd } from '@godwit/linux/unstable';
 import { WorkerStream } from '../worker-stream.js';
 import { FaultStatistics } from './fault-statistics.js';
+import { giveUpContents } from './give-up-contents.js';
 import { markMissing } from './mark-missing.js';
 import {
   type AskOver,
@@ -45,20 +47,31 @@ interface PresentWait {
   readonly reject: (error: GodwitError) => void;
 }
 
+/** A copy of a bitmap that other threads read. */
+function sharedBits(bitmap: DirtyBitmap): SharedArrayBuffer {
+  const shared = new SharedArrayBuffer(DirtyBitmap.storageBytes(bitmap.pageCount));
+  bitmap.copyWords(0, new Uint32Array(shared));
+  return shared;
+}
+
 /** Memory whose pages come while the guest runs, and the two threads that bring them. */
 export class ServedMemory implements MissingMemory {
   readonly whole: Promise<void>;
   readonly #memory: MappedGuestMemory;
   readonly #user: SharedUserfaultfd;
-  readonly #threads: readonly ServiceThread[];
+  readonly #threads: readonly [faults: ServiceThread, loading: ServiceThread];
   readonly #missing: MissingPages;
   readonly #statistics = new FaultStatistics();
   readonly #control = new Int32Array(new SharedArrayBuffer(ControlWord.count * 4));
   readonly #wake = eventfd(0);
   readonly #orders: MessagePort;
-  readonly #total: number;
-  readonly #began = performance.now();
-  readonly #onLost: PagesToServe['onLost'];
+  #total = 0;
+  #began = performance.now();
+  #onLost: PagesToServe['onLost'];
+  /** The guest's working set, which is loaded first. */
+  #first: ServedMemoryParts['first'];
+  /** False while this is only prepared: no page is missing, and no range is registered. */
+  #begun = false;
   readonly #lost = new Map<string, GodwitError>();
   readonly #waits = new Map<number, PresentWait>();
   readonly #serving: Promise<void>;
@@ -79,21 +92,19 @@ export class ServedMemory implements MissingMemory {
   readonly #onExit = (): void => this.#stop();
 
   /**
-   * `user`: the registered ranges, of which no page is populated. `threads`: the thread for faults and the thread that loads the
-   * rest, both ready.
+   * Starts the threads, with nothing to do until `begin`. `user`: the ranges of the memory, reserved. `threads`: the thread for faults and
+   * the thread that loads the rest. The process may end meanwhile.
    */
   constructor(
     memory: MappedGuestMemory,
-    { contents, source, onLost }: PagesToServe,
+    source: PagesToServe['source'],
     user: SharedUserfaultfd,
     threads: readonly [faults: ServiceThread, loading: ServiceThread],
   ) {
     this.#memory = memory;
     this.#user = user;
     this.#threads = threads;
-    this.#onLost = onLost;
-    this.#missing = MissingPages.of(contents);
-    this.#total = this.#missing.left;
+    this.#missing = MissingPages.none(memory.blocks.map(({ byteLength }) => byteLength / memory.pageSize));
     Atomics.store(this.#control, ControlWord.hintBlock, -1);
     Atomics.store(this.#control, ControlWord.hintPage, -1);
     this.whole = new Promise((resolve, reject) => {
@@ -115,7 +126,6 @@ export class ServedMemory implements MissingMemory {
     this.#parts = parts;
     this.sinkRecipe = { module: PUTTER, make: 'missingSinkOf', options: parts };
     process.once('exit', this.#onExit);
-    memory.missing = this;
     const [faults, loading] = threads;
     const { port1, port2 } = new MessageChannel();
     port1.unref();
@@ -124,8 +134,38 @@ export class ServedMemory implements MissingMemory {
     // Without a `PageSource` the pages come from a sender, and nothing has to be loaded.
     this.#loaded = source === undefined;
     this.#loadRest = () => {
-      if (source !== undefined) void this.#give(loading, { role: 'loading', parts }).catch(() => {});
+      if (source !== undefined)
+        void this.#give(loading, { role: 'loading', parts: { ...parts, first: this.#first } }).catch(() => {});
     };
+    faults.worker.unref();
+  }
+
+  /**
+   * Begins to serve the memory: from now on the pages of `contents` are missing, and the others as `others` says. Throws when the ranges
+   * cannot be registered or contents not be given up; then only `undo` is left to call.
+   */
+  begin({ contents, first, others, onLost }: PagesToServe): void {
+    this.#threads[0].worker.ref();
+    this.#onLost = onLost;
+    this.#first = first?.blocks.map(sharedBits);
+    this.#began = performance.now();
+    this.#begun = true;
+    // The bits come first: the fault thread makes a page zero that is not missing.
+    this.#missing.begin(contents);
+    this.#total = this.#missing.left;
+    this.#memory.missing = this;
+    this.#user.register();
+    // The contents are given up after the registration, so that no page can be populated again meanwhile.
+    giveUpContents(this.#memory, others === 'stay' ? contents : undefined);
+  }
+
+  /** Whether this serves the memory or could begin to. */
+  get usable(): boolean {
+    return !this.#settled && this.#ending === undefined;
+  }
+
+  get memory(): MappedGuestMemory {
+    return this.#memory;
   }
 
   loadRest(): void {
@@ -311,7 +351,7 @@ export class ServedMemory implements MissingMemory {
 
   #settleIfOver(): void {
     const { left } = this.#missing;
-    if (!this.#loaded || this.#settled) return;
+    if (!this.#begun || !this.#loaded || this.#settled) return;
     if (left === 0) {
       this.#settled = true;
       this.end().then(this.#resolve, (error: unknown) =>
@@ -384,7 +424,7 @@ export class ServedMemory implements MissingMemory {
     if (how === 'whole') this.#resolveWaits();
     const ended = await settlesWithin(threadsEnded, END_MS);
     this.#fail(this.#gone('the service was ended'));
-    this.#memory.missing = how === 'poison' ? this : undefined;
+    if (this.#begun) this.#memory.missing = how === 'poison' ? this : undefined;
     const marked = how !== 'poison' || this.#markMissing();
     this.#orders.close();
     // After this a hole is no missing page any more; a page that never came was marked. Where one could not be marked, the registration stays

@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { type ThreadName, threadFile } from '../thread-modules.js';
+import { withLargeYoungGeneration } from '../young-generation.js';
 import type { ServiceReport } from './missing-messages.js';
 
 /** A thread that waits for its order. */
@@ -10,10 +11,11 @@ export interface ServiceThread {
   readonly ended: Promise<void>;
 }
 
-/** Starts a thread. The thread does not keep the process alive until it is given its order. */
-export function startServiceThread(name: string, thread: ThreadName = 'service-thread'): ServiceThread {
+/** Starts a thread. The thread does not keep the process alive until it is given its order. `urgent`: vCPUs wait for it. */
+export function startServiceThread(name: string, thread: ThreadName = 'service-thread', urgent = false): ServiceThread {
   const [file, options] = threadFile(thread);
-  const worker = new Worker(file, { ...options, name, execArgv: [] });
+  const start = (): Worker => new Worker(file, { ...options, name, execArgv: [] });
+  const worker = urgent ? withLargeYoungGeneration(start) : start();
   worker.unref();
   const ended = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());

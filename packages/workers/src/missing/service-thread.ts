@@ -23,6 +23,9 @@ const report = (message: ServiceReport): void => port.postMessage(message);
  */
 const NICER = 4;
 
+/** How long the fault thread polls for an answer before it sleeps, where it has its priority. Milliseconds. */
+const ANSWER_POLL_MS = 0.04;
+
 async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
   const source =
     parts.source === undefined ? undefined : ((await makeFromRecipe(parts.source, 'a PageSource')) as PageSource);
@@ -30,8 +33,8 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
     report({ type: 'serving' });
     source?.warmUp?.();
     if (role === 'faults') {
-      beFirst();
-      new FaultLoop(parts, source, () => take(orders), report).run();
+      const pollMs = beFirst() ? ANSWER_POLL_MS : 0;
+      new FaultLoop(parts, source, () => take(orders), report, pollMs).run();
     } else if (source !== undefined) {
       beNicerBy(NICER);
       new PageLoader(parts, source, report).run();
@@ -46,11 +49,18 @@ function take(orders: MessagePort | undefined): FaultOrder | undefined {
   return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
 }
 
-/** True until the order comes, which has the role: both threads are started alike. */
+/** True until the order comes, which has the role. */
 let waiting = true;
 
-port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+port.on('message', (message: { warmUp: true } | { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+  if ('warmUp' in message) {
+    void warmUpFaults(nextTurn);
+    return;
+  }
+  // An order is the only one; after it comes the end at most, which the thread sees in shared memory.
+  if (!waiting) return;
   waiting = false;
+  const { order, orders } = message;
   if (order === undefined) {
     port.close();
     return;
@@ -66,7 +76,6 @@ port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders
     });
 });
 report({ type: 'ready' });
-void warmUpFaults(nextTurn);
 
 /** Lets the event loop run; resolves with true when no order has come. */
 async function nextTurn(): Promise<boolean> {

@@ -24,9 +24,9 @@ const PLAIN = { out: undefined, in: undefined, begun: true } as const;
 
 /**
  * Asks for pages and answers, both on this thread, over a socket of its own, until V8 has compiled this code: once a vCPU waits, it is too
- * late. `goOn` is called now and then, and ends the warm-up when it resolves with false.
+ * late. `goOn` is called now and then, and ends the warm-up when it resolves with false. Resolves with whether the warm-up was whole.
  */
-export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Promise<void> {
+export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Promise<boolean> {
   const [near, far] = socketPair();
   const client = new DescriptorStream(near, 'itself', new Uint8Array(), counter(), 0);
   const server = new Server(far);
@@ -34,12 +34,13 @@ export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Pro
     const stream = frameStream(client, { checksums: PLAIN });
     const bytes = new Uint8Array(new ArrayBuffer(64 * PAGE));
     for (let i = 0; i < ROUNDS; i++) {
-      if (i % CHUNK === 0 && !(await goOn())) return;
+      if (i % CHUNK === 0 && !(await goOn())) return false;
       // The requested pages are far apart, so that no page is sent ahead.
       await stream.write({ type: 'requestPages', block: 0, page: (i * 67) % PAGES, pages: 1 });
       await server.answer();
       await readAnswer(stream, server.memory, bytes);
     }
+    return true;
   } finally {
     client.free();
     server.close();

@@ -147,6 +147,7 @@ export class Receive implements ServingPhase {
     const arriving = this.#arriving;
     const { welcome, vm, receiver } = arriving;
     if (!welcome.features.includes(FEATURES.postcopy)) throw notAgreed('missing', FEATURES.postcopy);
+    if (arriving.named === undefined) this.#context.options.faults?.prepare?.(vm.memory);
     arriving.named ??= new DirtyBitmaps(vm.memory);
     const fresh = new DirtyBitmaps(vm.memory);
     addNamedPages(vm.memory, frame, fresh);

@@ -7,6 +7,7 @@ import { admit } from '../admission.js';
 import { backgroundBlockers, migrationBlockers, postcopyBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
+import { keepWorkingSet, preferWorkingSet } from '../working-set-order.js';
 
 /** Checks the VM, makes the first connection, negotiates with the destination and starts the trackers. No page moves. */
 export class SetUp implements SourcePhase {
@@ -19,6 +20,7 @@ export class SetUp implements SourcePhase {
     context.setState('setup');
     checkGuestMemory(vm.memory);
     checkIdentities(vm.memory);
+    preferWorkingSet(context);
     if (vm.trackers.length === 0 && options.background === undefined) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
@@ -44,6 +46,7 @@ export class SetUp implements SourcePhase {
     rounds.start(connection, answer);
     if (options.postcopy && !context.postcopyAgreed) throw noUrgentChannel(connection.peer);
     if (options.background !== undefined && connection.pageTarget === undefined) throw noFile(connection.peer);
+    keepWorkingSet(context, connection);
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, sizes, blockers);
       context.emit({ type: 'dry-run', report });
@@ -62,7 +65,7 @@ export class SetUp implements SourcePhase {
     context.claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
     await abortable(starting, signal);
     context.rehearsal.begin();
-    model.roundTrip(await rounds.ping());
+    await rounds.ping((ms) => model.roundTrip(ms));
     await admit(context, connection, answer);
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();

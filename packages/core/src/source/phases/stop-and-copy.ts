@@ -1,6 +1,7 @@
 import { abortable, underAll } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
+import type { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';
 import type { ReadyFrame } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
 import type { RoundRecord } from '../../round-record.js';
@@ -22,7 +23,7 @@ import {
   announceMissing,
   openToRequests,
   stateFits,
-  tellMissing,
+  tellFurtherMissing,
   tooMuchState,
 } from '../tell-missing.js';
 import { verifyMemory } from '../verify-memory.js';
@@ -53,6 +54,8 @@ export class StopAndCopy implements SourcePhase {
   readonly name = 'stop-and-copy';
   readonly #last: PrecopyRound;
   #connection: SourceConnection;
+  /** By post-copy: the pages that the destination was told over this connection. */
+  #told: DirtyBitmaps | undefined;
 
   constructor(last: PrecopyRound, connection: SourceConnection) {
     this.#last = last;
@@ -70,7 +73,7 @@ export class StopAndCopy implements SourcePhase {
     if (context.byPostcopy) {
       // Where a device does not report its size, the check is possible only here, with the guest paused.
       if (!stateFits(context)) throw tooMuchState(rounds.welcome.maximumDeviceState);
-      await announceMissing(context, this.#connection);
+      this.#told = await announceMissing(context, this.#connection);
     }
     session.phase = 'stop-and-copy';
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
@@ -108,7 +111,7 @@ export class StopAndCopy implements SourcePhase {
 
     bound.enter('harvestMs');
     const last = await this.#harvest(context, bound);
-    if (byPostcopy) await this.#within(bound, tellMissing(context, this.#connection, last.fresh));
+    await this.#tell(context, bound, last);
     const harvested = clock.now();
     if (!byPostcopy) checkLastHarvest(context, bound, this.#last, last, force);
     bound.enter('ramMs');
@@ -130,7 +133,7 @@ export class StopAndCopy implements SourcePhase {
     const harvestedAgain = clock.now();
     bound.enter('ramMs');
     if (byPostcopy) {
-      await this.#within(bound, tellMissing(context, this.#connection, leftOver.fresh));
+      await this.#tell(context, bound, leftOver);
       openToRequests(context);
     } else if (leftOver.dirtyPages > 0) (await this.#send(context, bound, leftOver))();
     const sentAgain = clock.now();
@@ -204,6 +207,12 @@ export class StopAndCopy implements SourcePhase {
     const harvest = await underAll(signals, (signal) => harvester.harvest(signal));
     model.harvested(harvest.harvestMs, true);
     return harvest;
+  }
+
+  /** By post-copy: tells the destination which pages were written since it was told before. */
+  async #tell(context: SourceContext, bound: PauseBound, { fresh }: Harvest): Promise<void> {
+    if (this.#told === undefined) return;
+    await this.#within(bound, tellFurtherMissing(context, this.#connection, fresh, this.#told));
   }
 
   /** Sends the pages; returns a function that ends the round and makes its record. */
