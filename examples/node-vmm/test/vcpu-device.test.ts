@@ -198,6 +198,15 @@ test("vCPU 0's counter stands to the paravirtual clock at its new host as it did
   }
 });
 
+test('a paravirtual clock that is far behind is not the one that was saved, and the counter does not go back with it', async () => {
+  const from = vcpus({ offset: 700n });
+  from.time.clockOffset = 2_000_000_000n;
+  const state = await savedState(from.device);
+  const to = vcpus({ offset: 90_000n });
+  await to.device.load(inChunks(state), from.device.version);
+  expect(to.last.done.filter((what) => what.startsWith('offset'))).toEqual([]);
+});
+
 test('a KVM that takes no offset keeps its own counter', async () => {
   const to = vcpus({ offset: 0n, keepsOffset: false });
   await move(vcpus({ offset: 7n }).device, to.device);

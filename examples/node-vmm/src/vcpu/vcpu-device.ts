@@ -59,6 +59,9 @@ const REHEARSALS = 5;
 /** A distance of minutes on any processor's time-stamp counter: far more than the second within which KVM matches two values. */
 const FAR_AWAY = 2n ** 42n;
 
+/** The chipset's clock may be saved this long before vCPU 0's counter, with the guest paused at both. */
+const UNSEEN_NS = 1_000_000_000n;
+
 /**
  * The state that KVM keeps of a vCPU, as a device. It is saved and loaded only while the vCPU's thread is parked.
  *
@@ -219,13 +222,14 @@ export class VcpuDevice implements MigratableDevice {
    * Sets vCPU 0's counter so that it stands to the paravirtual clock as it stood at the source. The guest has seen neither run on after the
    * chipset was saved, and the clock continues from there: so the counter is not behind what the guest has seen.
    *
-   * @returns false where it stays as it is: for another vCPU, without such a reading, and where this host's KVM takes no offset
+   * @returns false where it stays as it is: for another vCPU, without such a reading, where the clock here is not the guest's (it is far
+   * behind), and where this host's KVM takes no offset
    */
   #followClock(bytes: Uint8Array | undefined): boolean {
     if (bytes === undefined || this.#vcpu.id !== this.#first.id) return false;
     const there = decodeReading(this.id, bytes);
     const [offset, here] = [this.#vcpu.tscOffset(), readClocks(this.#vm, this.#vcpu)];
-    if (offset === undefined || here === undefined) return false;
+    if (offset === undefined || here === undefined || here.clock + UNSEEN_NS < there.clock) return false;
     const wanted = BigInt.asUintN(64, offset + counterCorrection(there, here, this.#vcpu.tscKhz()));
     this.#vcpu.setTscOffset(wanted);
     return this.#vcpu.tscOffset() === wanted;
