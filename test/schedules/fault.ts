@@ -84,7 +84,7 @@ const BACK: readonly FrameName[] = [
 ];
 
 /** Frames whose loss leaves wrong memory that the engine cannot detect. They are garbled only with checksums. */
-const UNNOTICED: readonly FrameName[] = ['owed'];
+export const UNNOTICED: readonly FrameName[] = ['owed'];
 
 const SOURCE_STATES = ['paused', 'paused', 'transferring', 'handedOver', 'released', 'kept', 'unknown', 'running'];
 const DESTINATION_STATES = ['ready', 'ready', 'asking', 'running', 'settled', 'abandoned', 'stranded', 'receiving'];

@@ -1,5 +1,5 @@
 import type { Frame } from '@godwit/core';
-import type { Action, Call, Direction, Fault, Side, Stage } from './fault.js';
+import { type Action, type Call, type Direction, type Fault, type Side, type Stage, UNNOTICED } from './fault.js';
 import type { Delay } from './machine.js';
 import type { Fate } from './network.js';
 
@@ -48,11 +48,11 @@ export class Injector {
   frame(direction: Direction, stage: Stage, frame: Frame): Fate {
     let fate: Fate = 'pass';
     for (const fault of this.#due(
-      ({ trigger: t }) =>
+      ({ trigger: t, action }) =>
         t.on === 'frame' &&
         t.direction === direction &&
         t.stage === stage &&
-        (t.type === 'any' || t.type === frame.type),
+        (t.type === 'any' ? action.do !== 'garble' || !UNNOTICED.includes(frame.type) : t.type === frame.type),
     )) {
       this.#run(fault);
       if (fault.action.do === 'garble') fate = garbled(fault.action.into, direction);
