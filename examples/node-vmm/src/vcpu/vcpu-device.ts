@@ -66,10 +66,10 @@ const UNSEEN_NS = 1_000_000_000n;
  * The state that KVM keeps of a vCPU, as a device. It is saved and loaded only while the vCPU's thread is parked.
  *
  * A loaded time-stamp counter continues from its value when the guest was paused: it never goes back, and does not count the time in
- * between (the pause clock does). vCPU 0's counter stands to the paravirtual clock, which the chipset has set before, as it stood at the
- * source, where this host's KVM takes offsets; those of the others follow it. KVM matches the counters of vCPUs that are loaded within a second of each other, so that they stay equal. When a
- * state is loaded again after the guest has run on at the source, vCPU 0, which comes first, ensures that its counter is not matched
- * with those of the first load.
+ * between (the pause clock does). Where this host's KVM takes offsets, vCPU 0's counter stands to the paravirtual clock, which the chipset
+ * has set before, as it stood at the source; those of the others follow it. KVM matches the counters of vCPUs that are loaded within a
+ * second of each other, so that they stay equal. When a state is loaded again after the guest has run on at the source, vCPU 0, which comes
+ * first, ensures that its counter is not matched with those of the first load.
  */
 export class VcpuDevice implements MigratableDevice {
   readonly id: string;
